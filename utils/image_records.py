@@ -1,0 +1,187 @@
+"""The description of a data set: `image_records.json` beside its shards.
+
+It is what makes ImageNet one data set among others: class names, label base,
+image sizes, the channels' statistics, how training may distort an image, and
+for every shard its number of examples and bytes, so that a shard that lost its
+end, or was swapped, is noticed. The name is not `dataset_info.json`: folders
+prepared by TFDS have one of their own.
+"""
+
+import dataclasses
+import json
+import math
+
+from etils import epath
+
+from utils import paths
+
+FORMAT = 1
+_IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+_IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """What a shard holds: number of examples, and its size in bytes."""
+
+  examples: int
+  bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRecords:
+  """A data set of images and labels.
+
+  Attributes:
+    name: one word, a level in the paths of results.
+    class_names: [num_classes] free text, in the order of the class ids.
+    label_base: what the first class is called in the records, 0 or 1. Class
+      ids are 0-based everywhere else.
+    image_size: height and width, in pixels, of the network's input.
+    resize_size: pixels of the shorter side before the central crop of
+      evaluation; equal to image_size for no crop.
+    channel_mean: [3] on the 0..255 scale, subtracted from red, green, blue.
+    channel_std: [3] on the 0..255 scale, the divisor after it.
+    crop_area_min: smallest share of the image's area that a random crop of
+      training keeps, in (0, 1]; 1 is no crop.
+    horizontal_flip: whether training may mirror an image.
+    splits: split -> shard's file name -> `Shard`. Empty where unknown.
+    class_keys: [num_classes] stable names of the classes (wnids), or empty.
+  """
+
+  name: str
+  class_names: tuple[str, ...]
+  label_base: int = 1
+  image_size: int = 224
+  resize_size: int = 256
+  channel_mean: tuple[float, ...] = _IMAGENET_MEAN
+  channel_std: tuple[float, ...] = _IMAGENET_STD
+  crop_area_min: float = 0.08
+  horizontal_flip: bool = True
+  splits: dict[str, dict[str, Shard]] = dataclasses.field(default_factory=dict)
+  class_keys: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    # Sequences arrive from JSON as lists; a description is hashable by value.
+    for field in ('class_names', 'channel_mean', 'channel_std', 'class_keys'):
+      object.__setattr__(self, field, tuple(getattr(self, field)))
+    if not self.name or '/' in self.name or self.name in ('.', '..'):
+      raise ValueError(f'name is {self.name!r}, wanted one word')
+    if len(self.class_names) < 2:
+      raise ValueError(
+        f'class_names has {len(self.class_names)} entries, wanted 2 or more'
+      )
+    for field in ('class_names', 'class_keys'):
+      names = getattr(self, field)
+      if not all(isinstance(name, str) for name in names):
+        raise ValueError(f'{field} holds something that is not text')
+    if self.class_keys and (
+      len(set(self.class_keys)) != len(self.class_names)
+      or len(self.class_keys) != len(self.class_names)
+    ):
+      raise ValueError(
+        f'class_keys has {len(set(self.class_keys))} different entries, '
+        f'wanted one for each of {len(self.class_names)} classes'
+      )
+    if self.label_base not in (0, 1):
+      raise ValueError(f'label_base is {self.label_base}, wanted 0 or 1')
+    if not 0 < self.image_size <= self.resize_size:
+      raise ValueError(
+        f'image_size {self.image_size} and resize_size {self.resize_size}, '
+        'wanted 0 < image_size <= resize_size'
+      )
+    for field, low in (('channel_mean', -math.inf), ('channel_std', 0)):
+      values = getattr(self, field)
+      if len(values) != 3 or not all(low < v < math.inf for v in values):
+        raise ValueError(
+          f'{field} is {values}, wanted 3 numbers'
+          + (' above 0' if low == 0 else '')
+        )
+    if not 0 < self.crop_area_min <= 1:
+      raise ValueError(
+        f'crop_area_min is {self.crop_area_min}, wanted a number in (0, 1]'
+      )
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes."""
+    return len(self.class_names)
+
+  def num_examples(self, split: str) -> int:
+    """Number of examples in a split, 0 where the description has none."""
+    return sum(shard.examples for shard in self.splits.get(split, {}).values())
+
+  def shard(self, file_name: str) -> Shard | None:
+    """What a shard should hold, or None for a file it does not mention."""
+    for shards in self.splits.values():
+      if file_name in shards:
+        return shards[file_name]
+    return None
+
+
+def imagenet(num_classes: int = 1000, label_base: int = 1) -> ImageRecords:
+  """ImageNet as the original has it, for folders without a description.
+
+  Args:
+    num_classes: classes of the network that will see the images.
+    label_base: as detected from the records' features.
+
+  Returns:
+    A description whose class names are the class ids, since neither the
+    records nor the original say them.
+  """
+  return ImageRecords(
+    name='imagenet',
+    class_names=tuple(str(i) for i in range(num_classes)),
+    label_base=label_base,
+  )
+
+
+def write(folder: str, records: ImageRecords) -> None:
+  """Writes the description beside the shards."""
+  fields = dataclasses.asdict(records)
+  text = json.dumps(
+    {'format': FORMAT, 'num_classes': records.num_classes, **fields},
+    indent=1,
+    ensure_ascii=False,
+  )
+  paths.write_complete(paths.image_records(folder), text + '\n')
+
+
+def read(folder: str) -> ImageRecords:
+  """Reads the description beside the shards.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: it is damaged or contradicts itself; names file and field.
+  """
+  path = paths.image_records(folder)
+  try:
+    fields = json.loads(epath.Path(path).read_text())
+  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise ValueError(f'{path} is not JSON: {error}') from None
+  try:
+    if not isinstance(fields, dict):
+      raise ValueError('wanted a JSON object')
+    if fields.pop('format', None) != FORMAT:
+      raise ValueError(f'format is not {FORMAT}')
+    num_classes = fields.pop('num_classes', None)
+    known = {field.name for field in dataclasses.fields(ImageRecords)}
+    if set(fields) - known:
+      raise ValueError(f'unknown fields {sorted(set(fields) - known)}')
+    for name in ('name', 'class_names'):
+      if name not in fields:
+        raise ValueError(f'no field {name!r}')
+    fields['splits'] = {
+      split: {name: Shard(**shard) for name, shard in shards.items()}
+      for split, shards in fields.get('splits', {}).items()
+    }
+    records = ImageRecords(**fields)
+    if num_classes != records.num_classes:
+      raise ValueError(
+        f'num_classes is {num_classes}, but class_names has '
+        f'{records.num_classes} entries'
+      )
+  except (TypeError, ValueError, AttributeError) as error:
+    raise ValueError(f'{path}: {error}') from None
+  return records

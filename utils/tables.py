@@ -1,0 +1,392 @@
+"""Every CSV of the pipeline: columns, types, ranges, keys and row order.
+
+The scripts meet in these tables, so each is spelled once, here, and checked
+both when it is written and when it is read. Columns keep the original code's
+names where it has one; ours come after them. A table that was written by hand
+or by another framework is as good as ours when it passes `read`.
+
+Missing, misspelled, out-of-range or duplicate content is a `ValueError` that
+names the file, the column and the first rows at fault (1-based, the header
+being line 1). Nothing here imports TensorFlow.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from etils import epath
+
+from utils import paths
+
+_DTYPES = {'int': 'int64', 'float': 'float64', 'text': 'str'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """A column of a table.
+
+  Attributes:
+    name: the header.
+    kind: 'int', 'float' or 'text'.
+    meaning: what the values say, with the unit.
+    low: smallest value allowed.
+    high: largest value allowed.
+    nullable: whether cells may be empty.
+    default: value for tables that lack the column; None makes it required.
+  """
+
+  name: str
+  kind: str
+  meaning: str
+  low: float | None = None
+  high: float | None = None
+  nullable: bool = False
+  default: object = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A kind of CSV.
+
+  Attributes:
+    name: for messages.
+    columns: in the order of the file.
+    key: names of the columns that identify a row.
+    sort_by: names of the columns that order the rows of a file.
+  """
+
+  name: str
+  columns: tuple[Column, ...]
+  key: tuple[str, ...]
+  sort_by: tuple[str, ...]
+
+  def column(self, name: str) -> Column:
+    """The column of a name."""
+    return next(column for column in self.columns if column.name == name)
+
+
+def _fraction(name: str, meaning: str, **options) -> Column:
+  return Column(name, 'float', meaning, low=0.0, high=1.0, **options)
+
+
+def _count(name: str, meaning: str, **options) -> Column:
+  return Column(name, 'int', meaning, low=0, **options)
+
+
+# The identity of a member, in every row about one.
+MEMBER = (
+  Column('exp', 'text', 'experiment', default=''),
+  Column('pruning_method', 'text', "'baseline' or how weights were pruned"),
+  _fraction('fraction_pruned', 'share of weights that are zero'),
+  _count('start_pruning_step', 'optimiser step of the first update', default=0),
+  _count('end_pruning_step', 'optimiser step of the last update', default=0),
+  _count('pruning_frequency', 'steps between mask updates', default=0),
+  _count('global_step', 'optimiser steps of the checkpoint', default=0),
+  _count('replicate', 'index of the independent training run'),
+)
+MEMBER_KEY = tuple(column.name for column in MEMBER)
+
+PREDICTIONS = Table(
+  'predictions',
+  (
+    _count('predictions', 'predicted class id'),
+    _count('true_class', 'class id of the label'),
+    _fraction(
+      'predicted_probability', 'softmax probability of the predicted class'
+    ),
+    Column(
+      'top_5_indices',
+      'text',
+      'class ids by falling probability, "[682 141 933]"',
+      nullable=True,
+      default='',
+    ),
+    Column('split', 'text', "'train' or 'eval'", default=''),
+    Column('filename', 'text', 'shard that holds the image', default=''),
+    *MEMBER,
+    Column('image_key', 'text', "the image's identity"),
+    _count('image_index', "the record's position in its shard, from 0"),
+    Column(
+      'cross_entropy',
+      'float',
+      'loss of the image with label smoothing, in nats',
+      low=0.0,
+      nullable=True,
+      default=np.nan,
+    ),
+    Column('preprocessing', 'text', 'name and version', default=''),
+    Column('precision', 'text', "'float32' or 'bfloat16'", default=''),
+  ),
+  key=(*MEMBER_KEY, 'image_key'),
+  sort_by=('image_index',),
+)
+
+MODAL_LABELS = Table(
+  'modal labels',
+  (
+    _fraction('pruning_fraction', 'level of the pruned population'),
+    _count('image_index', "the record's position in its shard, from 0"),
+    _count('true_class_label', 'class id of the label'),
+    _count('variant_modal_label', 'most frequent prediction, pruned'),
+    _count('variant_number_observ', 'number of pruned members'),
+    _count('baseline_modal_label', 'most frequent prediction, dense'),
+    _count('baseline_number_observ', 'number of dense members'),
+    Column('pruning_method', 'text', 'how the pruned population was pruned'),
+    Column('filename', 'text', 'shard that holds the image'),
+    Column('image_key', 'text', "the image's identity"),
+    _fraction('baseline_vote_share', 'share of dense members that agree'),
+    _fraction('variant_vote_share', 'share of pruned members that agree'),
+    _fraction(
+      'baseline_mean_probability',
+      'mean of predicted_probability over dense members',
+    ),
+    _fraction(
+      'variant_mean_probability',
+      'mean of predicted_probability over pruned members',
+    ),
+    _count('baseline_tied', '1 if another label has as many votes', high=1),
+    _count('variant_tied', '1 if another label has as many votes', high=1),
+    _count(
+      'taxicab_distance',
+      'sum over labels of |dense votes - pruned votes| (arXiv 2010.03058)',
+    ),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'image_key'),
+  sort_by=('image_index',),
+)
+
+PIE_STATISTICS = Table(
+  'PIE statistics',
+  (
+    Column('file', 'text', 'shard'),
+    _count('pie_count', 'images whose modal labels differ'),
+    _count(
+      'pruned_correct_count', 'PIEs that the pruned modal label has right'
+    ),
+    _count('total_images_count', 'images in the shard'),
+    _fraction('sparsity', 'level of the pruned population'),
+    Column('mode', 'text', "'train' or 'eval'"),
+    Column('pruning_method', 'text', 'how the pruned population was pruned'),
+    _count(
+      'baseline_correct_count', 'PIEs that the dense modal label has right'
+    ),
+  ),
+  key=('file', 'pruning_method', 'sparsity', 'mode'),
+  sort_by=('file', 'pruning_method', 'sparsity'),
+)
+
+CLASS_METRICS = Table(
+  'class metrics',
+  (
+    _count('class_id', 'class id, from 0'),
+    Column('class', 'text', 'name of the class'),
+    _count('support', 'images of the class'),
+    _count('predicted_count', 'images predicted to be of the class'),
+    _count('correct_count', 'images of the class that are predicted so'),
+    _fraction('recall', 'correct_count / support', nullable=True),
+    _fraction('precision', 'correct_count / predicted_count', nullable=True),
+    _fraction('eval_accuracy', "top-1 over all images, the member's"),
+    _fraction(
+      'top_5_eval_accuracy',
+      "top-5 over all images, the member's",
+      nullable=True,
+    ),
+    Column(
+      'loss',
+      'float',
+      'mean cross entropy with label smoothing, in nats, without weight decay',
+      low=0.0,
+      nullable=True,
+    ),
+    *MEMBER,
+    Column('split', 'text', "'train' or 'eval'", default=''),
+    Column('ckpt', 'text', 'path of the checkpoint', default=''),
+  ),
+  key=(*MEMBER_KEY, 'class_id'),
+  sort_by=('class_id',),
+)
+
+
+def check(table: Table, frame: pd.DataFrame, source: str) -> pd.DataFrame:
+  """Checks a frame against a table, at the door.
+
+  Args:
+    table: what is wanted.
+    frame: what was got; columns in any order, unknown ones are left out.
+    source: file name or description, for the message.
+
+  Returns:
+    The table's columns that the frame has, in the table's order, typed.
+
+  Raises:
+    ValueError: names the source, the column and the first rows at fault.
+  """
+  checked = {}
+  for column in table.columns:
+    if column.name in frame:
+      checked[column.name] = _check_column(column, frame[column.name], source)
+  key = [name for name in table.key if name in checked]
+  result = pd.DataFrame(checked, index=frame.index)
+  if key:
+    # Constant columns (the member, in a file of one member) tell no rows apart.
+    varying = [name for name in key if not _is_constant(result[name])] or key[
+      -1:
+    ]
+    repeated = result.duplicated(varying, keep=False)
+    if repeated.any():
+      first = result.loc[repeated, varying].head(4)
+      raise ValueError(
+        f'{source}: {int(repeated.sum())} rows of the table of {table.name} '
+        f'share their identity {tuple(table.key)}, for example lines '
+        f'{_lines(repeated)}: {first.to_dict("records")}'
+      )
+  return result
+
+
+def _is_constant(values: pd.Series) -> bool:
+  return len(values) == 0 or bool((values == values.iloc[0]).all())
+
+
+def _lines(at_fault: pd.Series) -> str:
+  return ', '.join(str(i + 2) for i in np.flatnonzero(at_fault)[:5])
+
+
+def _check_column(column: Column, values: pd.Series, source: str) -> pd.Series:
+  def refuse(at_fault, wanted):
+    got = values[at_fault].iloc[0]
+    raise ValueError(
+      f'{source}: column {column.name!r} holds {got!r} in line '
+      f'{_lines(at_fault)}, wanted {wanted} ({column.meaning})'
+    )
+
+  empty = values.isna()
+  if column.kind == 'text':
+    return values.astype('str').where(~empty, '')
+  numbers = pd.to_numeric(values, errors='coerce')
+  unreadable = numbers.isna() & ~empty
+  if unreadable.any():
+    refuse(unreadable, 'a number')
+  if empty.any() and not column.nullable:
+    refuse(empty, 'a number, not an empty cell')
+  infinite = np.isinf(numbers.astype('float64'))
+  if infinite.any():
+    refuse(infinite, 'a finite number')
+  if column.low is not None and (numbers < column.low).any():
+    refuse(numbers < column.low, f'at least {column.low}')
+  if column.high is not None and (numbers > column.high).any():
+    refuse(numbers > column.high, f'at most {column.high}')
+  if column.kind == 'int':
+    broken = (numbers % 1).fillna(0) != 0
+    if broken.any():
+      refuse(broken, 'a whole number')
+    return numbers.astype('Int64' if empty.any() else 'int64')
+  return numbers.astype('float64')
+
+
+def write(table: Table, frame: pd.DataFrame, path: str) -> None:
+  """Checks, sorts and writes a table; the file appears complete or not at all.
+
+  Equal frames give equal bytes: floats are written as the shortest decimal
+  that reads back to the same value, lines end in one newline.
+
+  Raises:
+    ValueError: the frame does not pass `check`, or lacks a column.
+  """
+  missing = [c.name for c in table.columns if c.name not in frame]
+  if missing:
+    raise ValueError(f'{path}: the frame lacks the columns {missing}')
+  frame = check(table, frame, path).sort_values(
+    list(table.sort_by), kind='stable'
+  )
+  paths.write_complete(path, frame.to_csv(index=False, lineterminator='\n'))
+
+
+def read(
+  table: Table, path: str, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+  """Reads and checks a table.
+
+  Args:
+    table: what is wanted.
+    path: the CSV.
+    columns: names of the columns to read, or None for all of the table. A
+      column with a default is filled in where the file lacks it.
+
+  Raises:
+    ValueError: the file is no such table; names file, column and line.
+  """
+  wanted = [
+    column
+    for column in table.columns
+    if columns is None or column.name in columns
+  ]
+  text = epath.Path(path).read_bytes()
+  try:
+    header = list(pd.read_csv(io.BytesIO(text), nrows=0).columns)
+  except (ValueError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path} is not a CSV: {error}') from None
+  missing = [c.name for c in wanted if c.name not in header]
+  required = [name for name in missing if table.column(name).default is None]
+  if required:
+    raise ValueError(
+      f'{path} is not a table of {table.name}: it lacks the columns '
+      f'{required}, it has {header}'
+    )
+  names = [c.name for c in wanted if c.name in header]
+  # Only empty cells are missing values: a class may be called "None" or "NA".
+  options = {
+    'usecols': names,
+    'keep_default_na': False,
+    'na_values': {
+      c.name: ['', 'nan', 'NaN'] for c in wanted if c.kind != 'text'
+    },
+    'encoding': 'utf-8',
+  }
+  try:
+    try:
+      frame = pd.read_csv(
+        io.BytesIO(text),
+        dtype={
+          c.name: 'float64'
+          if c.nullable and c.kind == 'int'
+          else _DTYPES[c.kind]
+          for c in wanted
+          if c.name in names
+        },
+        **options,
+      )
+    except ValueError:
+      # Slower, without types, so that the check can name the cell at fault.
+      frame = pd.read_csv(io.BytesIO(text), dtype='object', **options)
+  except (ValueError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path} is not a CSV: {error}') from None
+  for column in wanted:
+    if column.name not in header:
+      frame[column.name] = column.default
+  return check(table, frame, path)
+
+
+def read_all(
+  table: Table, files: Iterable[str], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+  """Reads several files of one table and checks identities across them.
+
+  Raises:
+    ValueError: as `read`, or a row stands in two files.
+  """
+  files = list(files)
+  frames = [read(table, path, columns) for path in files]
+  together = pd.concat(frames, ignore_index=True)
+  key = [name for name in table.key if name in together]
+  repeated = together.duplicated(key, keep=False)
+  if repeated.any():
+    source = np.repeat(files, [len(frame) for frame in frames])
+    first = together.loc[repeated, key].iloc[0]
+    same = repeated & (together[key] == first).all(axis=1)
+    raise ValueError(
+      f'{int(repeated.sum())} rows of {table.name} stand more than once, for '
+      f'example {first.to_dict()} in {sorted(set(source[same]))}'
+    )
+  return together
