@@ -183,7 +183,11 @@ CLASS_METRICS = Table(
     _count('class_id', 'class id, from 0'),
     Column('class', 'text', 'name of the class'),
     _count('support', 'images of the class'),
-    _count('predicted_count', 'images predicted to be of the class'),
+    _count(
+      'predicted_count',
+      'images predicted to be of the class; empty for a group of images',
+      nullable=True,
+    ),
     _count('correct_count', 'images of the class that are predicted so'),
     _fraction('recall', 'correct_count / support', nullable=True),
     _fraction('precision', 'correct_count / predicted_count', nullable=True),
