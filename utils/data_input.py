@@ -1,0 +1,211 @@
+"""Pipelines from TFRecord shards to batches of pixels.
+
+Two of them. `OrderedReader` gives every record of a shard once, in order, with
+its image key, for evaluation; the last partial batch counts. `TrainingReader`
+gives an endless, shuffled, randomly cropped stream whose order and pixels are
+a function of (seed, epoch) alone, so that training can go on where it stopped.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from utils import image_records, preprocessing, tfrecords
+
+# Records in flight between reading and cropping, as the original has it.
+_SHUFFLE_BUFFER = 1024
+_CYCLE_LENGTH = 8
+
+
+class OrderedReader:
+  """Reads shards in order, for evaluation.
+
+  The graph of the pipeline is traced once, for all shards.
+  """
+
+  def __init__(
+    self,
+    records: image_records.ImageRecords,
+    dialect: tfrecords.Dialect,
+    preprocessing_name: str,
+    batch_size: int,
+  ):
+    """Keeps what all shards share.
+
+    Args:
+      records: the description of the data set.
+      dialect: how the records are spelled.
+      preprocessing_name: 'legacy' or 'modern'.
+      batch_size: images a batch.
+    """
+    self._records = records
+    self._dialect = dialect
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+    def dataset(path):
+      def parse(index, serialized):
+        example = tfrecords.parse(serialized, dialect, records, path, index)
+        image = preprocessing.central_crop(
+          preprocessing.decode(example['encoded']),
+          records.resize_size,
+          records.image_size,
+          preprocessing_name,
+        )
+        return example['image_key'], example['label'], image
+
+      # One thread decodes: the model beside it fills the other cores, and
+      # more decoders would only take them away from it.
+      on_accelerator = bool(tf.config.list_logical_devices('GPU'))
+      threads = tf.data.AUTOTUNE if on_accelerator else 1
+      return (
+        tf.data.TFRecordDataset(path)
+        .enumerate()
+        .map(parse, num_parallel_calls=threads, deterministic=True)
+        .batch(batch_size)
+        .prefetch(2)
+      )
+
+    self._dataset = dataset
+
+  def read(
+    self, path: str
+  ) -> Iterator[tuple[list[str], np.ndarray, tf.Tensor]]:
+    """Yields the batches of a shard.
+
+    Yields:
+      Image keys [n], class ids [n] int64 from 0, images [n, image_size,
+      image_size, 3] float32 on the 0..255 scale.
+
+    Raises:
+      ValueError: the shard is damaged, holds fewer or more records than the
+        description says, or a label outside the classes; names the record.
+    """
+    seen = 0
+    try:
+      for keys, labels, images in self._dataset(path):
+        seen += len(labels)
+        yield (
+          [tfrecords.key_text(key) for key in keys.numpy()],
+          labels.numpy(),
+          images,
+        )
+    except tf.errors.OpError as error:
+      tfrecords.find_fault(path, self._dialect, self._records)
+      raise ValueError(f'{path}: {error.message}') from None
+    tfrecords.check_count(path, seen, self._records)
+
+
+class TrainingReader:
+  """Reads shuffled, randomly cropped batches without end.
+
+  An epoch is every record once. Its order is a function of the seed and the
+  epoch's number, an image's crop of both and its place in the epoch.
+  """
+
+  def __init__(
+    self,
+    shards: Sequence[str],
+    records: image_records.ImageRecords,
+    dialect: tfrecords.Dialect,
+    preprocessing_name: str,
+    batch_size: int,
+  ):
+    """Keeps what all members share; the graph is traced once, for all.
+
+    Args:
+      shards: paths of the TFRecords.
+      records: the description of the data set.
+      dialect: how the records are spelled.
+      preprocessing_name: 'legacy' or 'modern'.
+      batch_size: images a batch; batches run across the ends of epochs.
+    """
+    self._shards = list(shards)
+    self._records = records
+    self._dialect = dialect
+
+    def image_and_label(index, serialized, seed):
+      example = tfrecords.parse(serialized, dialect, records, '', index)
+      image = preprocessing.random_crop(
+        preprocessing.decode(example['encoded']),
+        seed,
+        records.image_size,
+        records.crop_area_min,
+        records.horizontal_flip,
+        preprocessing_name,
+      )
+      return image, example['label']
+
+    def epoch(number, seed):
+      # Shuffled before it is repeated: an epoch is every record once.
+      epoch_seed = tf.random.fold_in(seed, number)
+      order = tf.random.experimental.stateless_shuffle(
+        tf.constant(self._shards), seed=epoch_seed
+      )
+      serialized = tf.data.Dataset.from_tensor_slices(order).interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=_CYCLE_LENGTH,
+        block_length=1,
+        num_parallel_calls=min(_CYCLE_LENGTH, len(self._shards)),
+        deterministic=True,
+      )
+      shuffled = serialized.shuffle(
+        _SHUFFLE_BUFFER,
+        seed=epoch_seed[0],
+        reshuffle_each_iteration=False,
+      )
+      return shuffled.enumerate().map(
+        lambda index, record: (
+          index,
+          record,
+          tf.random.fold_in(epoch_seed, index),
+        )
+      )
+
+    @tf.function(
+      input_signature=[
+        tf.TensorSpec((), tf.int64),
+        tf.TensorSpec((), tf.int64),
+      ]
+    )
+    def dataset(seed, skipped_batches):
+      seed = tf.stack([seed, 0])
+      return (
+        tf.data.Dataset.range(tf.int64.max)
+        .flat_map(lambda number: epoch(number, seed))
+        # Skipped before they are decoded.
+        .skip(skipped_batches * batch_size)
+        .map(
+          image_and_label,
+          num_parallel_calls=tf.data.AUTOTUNE,
+          deterministic=True,
+        )
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+      )
+
+    self._dataset = dataset
+
+  def read(self, seed: int, skipped_batches: int = 0) -> tf.data.Dataset:
+    """The stream of one member.
+
+    Args:
+      seed: decides order, crops and mirrors.
+      skipped_batches: batches that a run before this one has used.
+
+    Returns:
+      Batches of images [batch_size, image_size, image_size, 3] float32 on the
+      0..255 scale and class ids [batch_size] int64 from 0.
+    """
+    return self._dataset(
+      tf.constant(seed, tf.int64), tf.constant(skipped_batches, tf.int64)
+    )
+
+  def find_fault(self) -> None:
+    """Names the damaged record after a pipeline failed.
+
+    Raises:
+      ValueError: a shard is damaged.
+    """
+    for path in self._shards:
+      tfrecords.find_fault(path, self._dialect, self._records)

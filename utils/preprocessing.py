@@ -1,0 +1,173 @@
+"""From encoded images to pixels, the same for every room.
+
+Which preprocessing is used changes predictions, so it is a named, versioned
+choice that every output records (`version`):
+
+  legacy  the original's: TensorFlow 1's bicubic resize, whose grid is not
+          centred on pixels, without antialiasing. Bit-equal to the original.
+  modern  the same steps with today's `tf.image.resize`: half-pixel centres.
+
+Evaluation: the shorter side becomes `resize_size`, the central square of
+`image_size` is kept; values are not clipped. Training: one attempt at a random
+crop (area, aspect), stretched to `image_size`, else the central crop; then a
+random mirror image. The randomness is stateless: a seed per example makes an
+image the same on every machine and after every restart.
+"""
+
+import tensorflow as tf
+
+NAMES = ('legacy', 'modern')
+_VERSIONS = {'legacy': 1, 'modern': 1}
+_ASPECT_RANGE = (3 / 4, 4 / 3)
+_MIN_OBJECT_COVERED = 0.1
+# A decoder allocates what a header declares: refuse before it does.
+_MAX_PIXELS = 2**27
+
+
+def version(name: str) -> str:
+  """The name as outputs record it, with its version.
+
+  Raises:
+    ValueError: there is no preprocessing of this name.
+  """
+  if name not in NAMES:
+    raise ValueError(f'preprocessing is {name!r}, wanted one of {NAMES}')
+  return f'{name}-{_VERSIONS[name]}'
+
+
+def resize(images: tf.Tensor, size: tf.Tensor, name: str) -> tf.Tensor:
+  """Bicubic resize.
+
+  Args:
+    images: [height, width, 3] uint8 or float32.
+    size: [2] int32, new height and width.
+    name: 'legacy' or 'modern'.
+
+  Returns:
+    [*size, 3] float32, not clipped.
+  """
+  images = tf.cast(images, tf.float32)
+  if name == 'legacy':
+    return tf.raw_ops.ResizeBicubic(
+      images=images[tf.newaxis],
+      size=size,
+      align_corners=False,
+      half_pixel_centers=False,
+    )[0]
+  return tf.image.resize(images, size, method='bicubic')
+
+
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+  """Decodes a JPEG or PNG to [height, width, 3] uint8.
+
+  TensorFlow's default decoding, as the original: the fast integer transform
+  with fancy upsampling. The op reads PNG as well. Images that declare more
+  than 2**27 pixels are refused before memory is taken for them.
+  """
+  is_jpeg = tf.strings.substr(encoded, 0, 2) == b'\xff\xd8'
+  shape = tf.cond(
+    is_jpeg,
+    lambda: tf.io.extract_jpeg_shape(encoded),
+    lambda: _png_shape(encoded),
+  )
+  pixels = tf.cast(shape[0], tf.int64) * tf.cast(shape[1], tf.int64)
+  with tf.control_dependencies(
+    [tf.debugging.assert_less_equal(pixels, tf.constant(_MAX_PIXELS, tf.int64))]
+  ):
+    return tf.image.decode_jpeg(encoded, channels=3)
+
+
+def _png_shape(encoded: tf.Tensor) -> tf.Tensor:
+  # A PNG begins with 8 bytes of signature and an IHDR chunk: 8 bytes of
+  # length and type, then width and height, big endian.
+  size = tf.io.decode_raw(
+    tf.strings.substr(encoded, 16, 8), tf.uint8, little_endian=False
+  )
+  size = tf.reshape(tf.cast(size, tf.int32), (2, 4))
+  scale = tf.constant([2**24, 2**16, 2**8, 1], tf.int32)
+  width, height = tf.unstack(tf.reduce_sum(size * scale, axis=1))
+  return tf.stack([height, width, 3])
+
+
+def central_crop(
+  image: tf.Tensor, resize_size: int, image_size: int, name: str
+) -> tf.Tensor:
+  """Evaluation: shorter side to resize_size, central image_size square.
+
+  Args:
+    image: [height, width, 3].
+    resize_size: pixels of the shorter side.
+    image_size: pixels of the square that is kept.
+    name: 'legacy' or 'modern'.
+
+  Returns:
+    [image_size, image_size, 3] float32 on the 0..255 scale, not clipped.
+  """
+  height = tf.shape(image)[0]
+  width = tf.shape(image)[1]
+  h, w = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+  # In float32 and truncated, as the original: another rounding moves the grid.
+  longer = tf.cast(
+    tf.where(height > width, h / w, w / h) * resize_size, tf.int32
+  )
+  size = tf.where(
+    height > width,
+    tf.stack([longer, resize_size]),
+    tf.stack([resize_size, longer]),
+  )
+  image = resize(image, size, name)
+  top, left = tf.unstack((size - image_size + 1) // 2)
+  image = image[top : top + image_size, left : left + image_size]
+  image.set_shape((image_size, image_size, 3))
+  return image
+
+
+def random_crop(
+  image: tf.Tensor,
+  seed: tf.Tensor,
+  image_size: int,
+  crop_area_min: float,
+  horizontal_flip: bool,
+  name: str,
+) -> tf.Tensor:
+  """Training: a random crop, stretched to the network's input, and a mirror.
+
+  Args:
+    image: [height, width, 3].
+    seed: [2] int64, all the randomness there is.
+    image_size: pixels of the result.
+    crop_area_min: smallest share of the area that the crop keeps, in (0, 1];
+      1 is no crop.
+    horizontal_flip: whether half of the images are mirrored.
+    name: 'legacy' or 'modern'.
+
+  Returns:
+    [image_size, image_size, 3] float32 on the 0..255 scale, not clipped.
+  """
+  seeds = tf.random.split(seed, 2)
+  if crop_area_min < 1:
+    shape = tf.shape(image)
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+      shape,
+      bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+      seed=seeds[0],
+      min_object_covered=_MIN_OBJECT_COVERED,
+      aspect_ratio_range=_ASPECT_RANGE,
+      area_range=(crop_area_min, 1.0),
+      max_attempts=1,
+      use_image_if_no_bounding_boxes=True,
+    )
+    # A failed attempt gives the whole image back, of whatever aspect.
+    image = tf.cond(
+      tf.reduce_all(size == shape),
+      lambda: central_crop(image, image_size, image_size, name),
+      lambda: resize(
+        tf.slice(image, begin, size), tf.constant([image_size] * 2), name
+      ),
+    )
+  else:
+    image = central_crop(image, image_size, image_size, name)
+  if horizontal_flip:
+    image = tf.image.stateless_random_flip_left_right(image, seeds[1])
+  image.set_shape((image_size, image_size, 3))
+  return image
