@@ -328,9 +328,25 @@ def write_complete(path: str | os.PathLike, data: bytes | str) -> None:
     raise
 
 
+def flush_to_disk(path: str) -> None:
+  """Waits until a local file is on disk, so that a rename cannot outrun it."""
+  if '://' in path:
+    return
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
 def exists(path: str | os.PathLike) -> bool:
   """True when the file or folder is there."""
   return epath.Path(path).exists()
+
+
+def name(path: str) -> str:
+  """The last component of a path."""
+  return epath.Path(path).name
 
 
 def image_records(folder: str | os.PathLike) -> str:
@@ -448,6 +464,14 @@ def class_metrics(
 ) -> str:
   """Per-class metrics of one member."""
   folder = epath.Path(output_path) / dataset / 'class_metrics' / mode
+  return str(folder / f'class_metrics_{of.file_stem}.csv')
+
+
+def group_metrics(
+  output_path: str, dataset: str, mode: str, of: Checkpoint
+) -> str:
+  """Metrics of one member per group of classes or images."""
+  folder = epath.Path(output_path) / dataset / 'group_metrics' / mode
   return str(folder / f'class_metrics_{of.file_stem}.csv')
 
 

@@ -227,6 +227,108 @@ GROUPS = Table(
   sort_by=('group', 'class_id', 'class', 'image_key'),
 )
 
+# A class whose pvalue_recall_norm is at or below this is significant.
+SIGNIFICANCE = 0.05
+
+
+def _number(name: str, meaning: str) -> Column:
+  return Column(name, 'float', meaning, nullable=True)
+
+
+_LEVEL = (
+  Column('pruning_method', 'text', 'how the pruned models were pruned'),
+  _fraction('pruning_fraction', 'level of the pruned population'),
+)
+
+T_STATISTIC = Table(
+  't-tests of classes',
+  (
+    Column('class', 'text', 'name of the class'),
+    _LEVEL[1],
+    _fraction('baseline_mean_recall', 'mean over dense models', nullable=True),
+    _fraction('variant_mean_recall', 'mean over pruned models', nullable=True),
+    _fraction(
+      'pvalue_recall_norm',
+      'of the two-sided Welch test of normalised recall, uncorrected',
+      nullable=True,
+    ),
+    _number(
+      'statistic_recall_norm',
+      'Welch t, dense minus pruned: positive if the class lost more than the '
+      'model as a whole; empty with a reason',
+    ),
+    _count('class_id', 'class id, from 0'),
+    _LEVEL[0],
+    _count('support', 'images of the class', nullable=True),
+    _number('recall_change', 'pruned minus dense mean recall'),
+    _number('recall_change_low', 'lower end of its 95 % interval'),
+    _number('recall_change_high', 'upper end of its 95 % interval'),
+    _number(
+      'normalised_recall_change',
+      'recall_change minus the change of the accuracy of the whole',
+    ),
+    _number('normalised_recall_change_low', 'lower end of its 95 % interval'),
+    _number('normalised_recall_change_high', 'upper end of its 95 % interval'),
+    _number(
+      'effect_size',
+      'normalised_recall_change over the root of the mean of both variances',
+    ),
+    _fraction(
+      'qvalue_recall_norm',
+      'Benjamini-Hochberg, over the classes of the level',
+      nullable=True,
+    ),
+    Column(
+      'direction', 'text', "'lower' or 'higher', sign of the normalised change"
+    ),
+    Column('reason', 'text', 'why there is no statistic; empty if there is'),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'class_id'),
+  sort_by=('class_id', 'pruning_method', 'pruning_fraction'),
+)
+
+CLASS_IMPACT_SUMMARY = Table(
+  'class impact',
+  (
+    *_LEVEL,
+    Column('normalisation', 'text', 'what was subtracted from recall'),
+    _count('baseline_models', 'number of dense models'),
+    _count('variant_models', 'number of pruned models'),
+    _fraction('baseline_accuracy', 'mean that was subtracted, dense'),
+    _fraction('variant_accuracy', 'mean that was subtracted, pruned'),
+    _count('classes', 'number of classes'),
+    _count('tested', 'classes that have a statistic'),
+    _count('lower', 'classes significantly lower, uncorrected'),
+    _count('higher', 'classes significantly higher, uncorrected'),
+    _count('lower_corrected', 'of these, with a q-value as low'),
+    _count('higher_corrected', 'of these, with a q-value as low'),
+    _number('expected_by_chance', 'tested times the level of significance'),
+    _count(
+      'half_models', 'models a side in the next six columns', nullable=True
+    ),
+    _number('null_mean', 'significant classes, dense against dense halves'),
+    _number('null_low', '2.5th percentile over the random halves'),
+    _number('null_high', '97.5th percentile over the random halves'),
+    _number('half_mean', 'significant classes, dense against pruned halves'),
+    _number('half_low', '2.5th percentile over the random halves'),
+    _number('half_high', '97.5th percentile over the random halves'),
+    _number('lower_mean_recall_change', 'mean over the lower classes'),
+    _number('lower_mean_normalised_change', 'mean over the lower classes'),
+    _number('higher_mean_recall_change', 'mean over the higher classes'),
+    _number('higher_mean_normalised_change', 'mean over the higher classes'),
+    Column('worst_class', 'text', 'class of the lowest recall, pruned'),
+    _fraction('worst_recall', 'its variant_mean_recall', nullable=True),
+    _fraction(
+      'worst_to_best', 'worst_recall over the best, pruned', nullable=True
+    ),
+    _fraction(
+      'baseline_worst_to_best', 'lowest over best recall, dense', nullable=True
+    ),
+  ),
+  key=('pruning_method', 'pruning_fraction'),
+  sort_by=('pruning_method', 'pruning_fraction'),
+)
+
 
 def check(table: Table, frame: pd.DataFrame, source: str) -> pd.DataFrame:
   """Checks a frame against a table, at the door.

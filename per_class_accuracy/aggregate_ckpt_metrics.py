@@ -1,0 +1,464 @@
+r"""Measures recall and precision of every class, for each trained network.
+
+Reads, one of
+  --ckpt_dir                checkpoints, which are evaluated on the TFRecords of
+                            --data_directory; or
+  --predictions_directory   the CSVs of predictions that imagenet_predictions
+                            (or another framework) has written. No network runs
+                            and TensorFlow is not loaded.
+The two give equal numbers for equal predictions.
+
+Writes one CSV per network, `tables.CLASS_METRICS`:
+  <output_path>/<dataset>/class_metrics/<mode>/class_metrics_<network>.csv
+with support, recall and precision of every class, and top-1, top-5 and mean
+loss over all images in every row. A network whose file exists is skipped. With
+--groups_file the rows are groups instead of classes, the folder is
+group_metrics, and gen_tstatistic reads it as it reads classes.
+
+  python -m per_class_accuracy.aggregate_ckpt_metrics \
+      --predictions_directory=runs/digits/predictions_dataframe/eval \
+      --data_directory=data/digits --output_path=runs
+
+Expect about a second per network and 50,000 predictions. Every network must
+cover the same images; those of a data set whose image_records.json counts them
+must be complete.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from absl import flags, logging
+from etils import epath
+
+from utils import (
+  class_level_metrics,
+  command_line,
+  image_records,
+  paths,
+  tables,
+)
+
+_COLUMNS = (
+  'predictions',
+  'true_class',
+  'top_5_indices',
+  'filename',
+  *tables.MEMBER_KEY,
+  'image_key',
+  'cross_entropy',
+)
+
+
+def define_flags() -> None:
+  """Defines the flags of this script."""
+  flags.DEFINE_list(
+    'ckpt_dir',
+    [],
+    'Checkpoints to evaluate: prefixes (.../model.ckpt-420), folders at or '
+    'above members (the last checkpoint of each), or globs of either, '
+    'comma-separated. Empty to read --predictions_directory instead.',
+  )
+  flags.DEFINE_string(
+    'predictions_directory',
+    '',
+    'Folder at or above the CSVs of predictions of one split, or a pattern of '
+    'them. Empty to evaluate --ckpt_dir instead.',
+  )
+  flags.DEFINE_string(
+    'data_directory',
+    '',
+    'Data set. With --ckpt_dir: folder, path or pattern of its TFRecord '
+    'shards. With --predictions_directory: folder of its image_records.json, '
+    'for the names of the classes and the number of images; empty to name '
+    'classes by their ids.',
+  )
+  flags.DEFINE_string(
+    'output_path', '', 'Folder of results, above <dataset>/class_metrics.'
+  )
+  flags.DEFINE_enum('mode', 'eval', ['train', 'eval'], 'Split to measure.')
+  flags.DEFINE_string(
+    'dataset_name',
+    '',
+    'Data set in the names of results; empty for the name in '
+    'image_records.json.',
+  )
+  flags.DEFINE_integer(
+    'num_classes',
+    None,
+    'Number of classes, for --predictions_directory without --data_directory; '
+    'unset for the largest class id there plus 1.',
+    lower_bound=2,
+  )
+  flags.DEFINE_string(
+    'groups_file',
+    '',
+    'CSV with a column group beside one of class_id, class or image_key: '
+    'measure these groups instead of classes. Empty for classes.',
+  )
+  flags.DEFINE_integer(
+    'batch_size', 64, 'Images per step, with --ckpt_dir.', lower_bound=1
+  )
+  flags.DEFINE_enum(
+    'preprocessing',
+    'legacy',
+    ['legacy', 'modern'],
+    'With --ckpt_dir: resize as TF1 did (the original) or as TF2 does.',
+  )
+  flags.DEFINE_enum(
+    'precision',
+    'float32',
+    ['float32', 'bfloat16'],
+    'With --ckpt_dir: number format of the forward pass.',
+  )
+  flags.DEFINE_float(
+    'label_smoothing',
+    0.1,
+    'With --ckpt_dir: share of the target that is spread evenly over all '
+    'classes in the loss, in [0, 1); 0 is none.',
+    lower_bound=0,
+    upper_bound=1,
+  )
+  flags.DEFINE_boolean(
+    'test_small_sample',
+    False,
+    'With --ckpt_dir: try the command on one checkpoint and one shard; the '
+    'result goes below <output_path>/test_small_sample.',
+  )
+
+
+def run(
+  *,
+  ckpt_dir: Sequence[str],
+  predictions_directory: str,
+  data_directory: str,
+  output_path: str,
+  mode: str,
+  dataset_name: str,
+  num_classes: int | None,
+  groups_file: str,
+  batch_size: int,
+  preprocessing: str,
+  precision: str,
+  label_smoothing: float,
+  test_small_sample: bool,
+) -> list[str]:
+  """Measures every network; arguments as the flags say.
+
+  Returns:
+    The files of all networks, those that were skipped included.
+
+  Raises:
+    ValueError: contradicting arguments, damaged input, or networks that cover
+      different images.
+    OSError: a file or folder is missing.
+  """
+  if bool(ckpt_dir) == bool(predictions_directory):
+    raise ValueError(
+      'wanted one of --ckpt_dir and --predictions_directory, got '
+      + ('both' if ckpt_dir else 'none')
+    )
+  if not output_path:
+    raise ValueError('--output_path is empty, wanted the folder of results')
+  if ckpt_dir:
+    # TensorFlow, which the other way does without.
+    from utils import inference, tfrecords
+
+    if num_classes is not None:
+      raise ValueError('--num_classes goes with --predictions_directory')
+    checkpoints = paths.find_checkpoints(ckpt_dir)
+    inputs = paths.find_shards(data_directory, mode)
+    if test_small_sample:
+      checkpoints, inputs = checkpoints[:1], inputs[:1]
+      output_path = str(epath.Path(output_path) / 'test_small_sample')
+    records = tfrecords.describe(inputs)
+    class_names = records.class_names
+  else:
+    if test_small_sample:
+      raise ValueError('--test_small_sample goes with --ckpt_dir')
+    records = image_records.read(data_directory) if data_directory else None
+    inputs = paths.find_csvs(predictions_directory, 'predictions')
+    files = _files_by_member(inputs)
+    checkpoints = sorted(files)
+    class_names = _class_names(records, num_classes, inputs)
+  dataset_name = dataset_name or (records.name if records else '')
+  if not dataset_name:
+    raise ValueError(
+      '--dataset_name is empty, and there is no --data_directory to take it '
+      'from'
+    )
+  groups = _read_groups(groups_file, class_names) if groups_file else None
+  path_of = paths.class_metrics if groups is None else paths.group_metrics
+  outputs = {
+    checkpoint: path_of(output_path, dataset_name, mode, checkpoint)
+    for checkpoint in checkpoints
+  }
+  todo = [c for c in checkpoints if not paths.exists(outputs[c])]
+  if len(todo) < len(checkpoints):
+    logging.info(
+      '%d of %d networks are measured already',
+      len(checkpoints) - len(todo),
+      len(checkpoints),
+    )
+  if ckpt_dir:
+    members = _complete_members(
+      inference.predict(
+        todo,
+        inputs,
+        records,
+        batch_size=batch_size,
+        preprocessing_name=preprocessing,
+        precision=precision,
+        label_smoothing=label_smoothing,
+      ),
+      len(inputs),
+    )
+  else:
+    members = ((c, _read_predictions(files[c], mode)) for c in todo)
+
+  images = None
+  for checkpoint, predictions in members:
+    if not test_small_sample:
+      _check_complete(predictions, records, checkpoint)
+    images = _check_same_images(predictions, images, checkpoint)
+    if groups is not None:
+      _check_group_members(groups, predictions, groups_file)
+    metrics = class_level_metrics.member_metrics(
+      predictions, class_names, groups
+    )
+    # The same words on both ways, and on every machine.
+    metrics['ckpt'] = paths.checkpoint_prefix(
+      checkpoint.member.folder, checkpoint.step
+    )
+    metrics['split'] = mode
+    tables.write(tables.CLASS_METRICS, metrics, outputs[checkpoint])
+    logging.info(
+      '%s: top-1 %.4f over %d images',
+      outputs[checkpoint],
+      metrics['eval_accuracy'].iloc[0],
+      len(predictions),
+    )
+  if todo:
+    command_line.write_provenance(
+      str(epath.Path(outputs[todo[0]]).parent),
+      'per_class_accuracy.aggregate_ckpt_metrics',
+      [*inputs, *([groups_file] if groups_file else [])],
+    )
+  return list(outputs.values())
+
+
+def _files_by_member(
+  files: Sequence[str],
+) -> dict[paths.Checkpoint, list[str]]:
+  """Sorts files by the network that their first row is about."""
+  found = {}
+  for path in files:
+    try:
+      with epath.Path(path).open('rb') as file:
+        head = pd.read_csv(file, nrows=1, dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+      raise ValueError(f'{path} is not a CSV: {error}') from None
+    if head.empty:
+      raise ValueError(f'{path} holds no predictions')
+    row = {}
+    for column in tables.MEMBER:
+      if column.name not in head and column.default is None:
+        raise ValueError(
+          f'{path} is not a table of predictions: it lacks the column '
+          f'{column.name!r}, it has {list(head.columns)}'
+        )
+      row[column.name] = [column.default]
+      if column.name in head:
+        row[column.name] = head[column.name]
+    row = tables.check(tables.PREDICTIONS, pd.DataFrame(row), path).iloc[0]
+    try:
+      member = paths.Member(
+        row['exp'],
+        row['pruning_method'],
+        float(row['fraction_pruned']),
+        int(row['start_pruning_step']),
+        int(row['end_pruning_step']),
+        int(row['pruning_frequency']),
+        int(row['replicate']),
+      )
+    except ValueError as error:
+      raise ValueError(f'{path}: {error}') from None
+    checkpoint = paths.Checkpoint(member, int(row['global_step']), '')
+    found.setdefault(checkpoint, []).append(path)
+  return found
+
+
+def _class_names(
+  records: image_records.ImageRecords | None,
+  num_classes: int | None,
+  files: Sequence[str],
+) -> tuple[str, ...]:
+  if records:
+    if num_classes not in (None, records.num_classes):
+      raise ValueError(
+        f'--num_classes is {num_classes}, but {records.name} has '
+        f'{records.num_classes} classes'
+      )
+    return records.class_names
+  if num_classes is None:
+    ids = ['predictions', 'true_class']
+    num_classes = 1 + max(
+      int(tables.read(tables.PREDICTIONS, path, ids).max().max())
+      for path in files
+    )
+    logging.info('the largest class id gives %d classes', num_classes)
+  return tuple(str(i) for i in range(num_classes))
+
+
+def _read_predictions(files: Sequence[str], mode: str) -> pd.DataFrame:
+  predictions = tables.read_all(tables.PREDICTIONS, files, [*_COLUMNS, 'split'])
+  other = sorted(set(predictions['split']) - {mode, ''})
+  if other:
+    raise ValueError(
+      f'{files[0]} and the like hold the split {other[0]!r}, wanted {mode!r}: '
+      'name the folder of one split'
+    )
+  return predictions
+
+
+def _complete_members(
+  predicted: Iterator[tuple[paths.Checkpoint, str, pd.DataFrame]],
+  num_shards: int,
+) -> Iterator[tuple[paths.Checkpoint, pd.DataFrame]]:
+  """Joins the shards of each network, and lets go of those that are done."""
+  parts = {}
+  for checkpoint, shard, frame in predicted:
+    checked = tables.check(tables.PREDICTIONS, frame, shard)
+    parts.setdefault(checkpoint, []).append(checked[list(_COLUMNS)])
+    if len(parts[checkpoint]) == num_shards:
+      yield checkpoint, pd.concat(parts.pop(checkpoint), ignore_index=True)
+
+
+def _check_complete(
+  predictions: pd.DataFrame,
+  records: image_records.ImageRecords | None,
+  checkpoint: paths.Checkpoint,
+) -> None:
+  """Compares the images of each shard with the data set's description."""
+  counts = predictions.groupby('filename').size()
+  names = [name for name in counts.index if name]
+  if not records or not names or not any(records.splits.values()):
+    return
+  declared = next(
+    (shards for shards in records.splits.values() if names[0] in shards), None
+  )
+  if declared is None:
+    raise ValueError(
+      f'{checkpoint.file_stem}: the shard {names[0]} is none of {records.name}'
+    )
+  wanted = {name: shard.examples for name, shard in declared.items()}
+  got = counts.to_dict()
+  if got != wanted:
+    wrong = sorted(n for n in {*got, *wanted} if got.get(n) != wanted.get(n))
+    raise ValueError(
+      f'{checkpoint.file_stem}: predictions are not those of the split: '
+      + '; '.join(
+        f'{name or "(no shard)"} has {got.get(name, 0)} images, wanted '
+        f'{wanted.get(name, 0)}'
+        for name in wrong[:4]
+      )
+    )
+
+
+def _check_same_images(
+  predictions: pd.DataFrame,
+  images: pd.Series | None,
+  checkpoint: paths.Checkpoint,
+) -> pd.Series:
+  """Returns the class ids by image key, which all networks must share."""
+  own = pd.Series(
+    predictions['true_class'].to_numpy(), predictions['image_key']
+  ).sort_index()
+  if images is None or own.equals(images):
+    return own
+  differing = own.index.symmetric_difference(images.index)
+  if len(differing):
+    problem = (
+      f'{len(differing)} images are predicted for it or for the networks '
+      f'before it only, for example {list(differing[:4])}'
+    )
+  else:
+    key = own.index[own.to_numpy() != images.to_numpy()][0]
+    problem = (
+      f'image {key!r} has the label {own[key]}, {images[key]} for the '
+      'networks before it'
+    )
+  raise ValueError(f'{checkpoint.file_stem}: {problem}')
+
+
+def _read_groups(path: str, class_names: Sequence[str]) -> pd.DataFrame:
+  """Reads who belongs to which group: group, and class_id or image_key."""
+  groups = tables.read(tables.GROUPS, path)
+  used = [
+    name
+    for name in ('class_id', 'class', 'image_key')
+    if groups[name].replace('', np.nan).notna().any()
+  ]
+  if len(used) != 1 or groups[used].replace('', np.nan).isna().any(axis=None):
+    raise ValueError(
+      f'{path} fills the columns {used}, wanted one of class_id, class and '
+      'image_key in every row'
+    )
+  if used == ['image_key']:
+    return groups[['group', 'image_key']]
+  if used == ['class']:
+    ids = {}
+    for i, name in enumerate(class_names):
+      ids.setdefault(name, []).append(i)
+    for name in groups['class']:
+      if len(ids.get(name, ())) != 1:
+        raise ValueError(
+          f'{path}: {len(ids.get(name, ()))} classes are called {name!r}, '
+          'wanted one; class_id tells classes of one name apart'
+        )
+    groups['class_id'] = [ids[name][0] for name in groups['class']]
+  outside = groups['class_id'] >= len(class_names)
+  if outside.any():
+    raise ValueError(
+      f'{path}: class_id {groups.loc[outside, "class_id"].iloc[0]} is outside '
+      f'the {len(class_names)} classes'
+    )
+  return groups[['group', 'class_id']].astype({'class_id': 'int64'})
+
+
+def _check_group_members(
+  groups: pd.DataFrame, predictions: pd.DataFrame, path: str
+) -> None:
+  if 'image_key' not in groups:
+    return
+  unknown = ~groups['image_key'].isin(predictions['image_key'])
+  if unknown.any():
+    raise ValueError(
+      f'{path}: {int(unknown.sum())} images are not among the predictions, '
+      f'for example {groups.loc[unknown, "image_key"].iloc[0]!r}'
+    )
+
+
+def main(argv: list[str]) -> None:
+  """Turns flags into arguments."""
+  del argv
+  f = flags.FLAGS
+  run(
+    ckpt_dir=f.ckpt_dir,
+    predictions_directory=f.predictions_directory,
+    data_directory=f.data_directory,
+    output_path=f.output_path,
+    mode=f.mode,
+    dataset_name=f.dataset_name,
+    num_classes=f.num_classes,
+    groups_file=f.groups_file,
+    batch_size=f.batch_size,
+    preprocessing=f.preprocessing,
+    precision=f.precision,
+    label_smoothing=f.label_smoothing,
+    test_small_sample=f.test_small_sample,
+  )
+
+
+if __name__ == '__main__':
+  command_line.run_script(main, define_flags)
