@@ -153,9 +153,87 @@ MODAL_LABELS = Table(
       'taxicab_distance',
       'sum over labels of |dense votes - pruned votes| (arXiv 2010.03058)',
     ),
+    _fraction(
+      'baseline_correct_share', 'share of dense members that are right'
+    ),
+    _fraction(
+      'variant_correct_share', 'share of pruned members that are right'
+    ),
   ),
   key=('pruning_method', 'pruning_fraction', 'image_key'),
   sort_by=('image_index',),
+)
+
+PIE_NULL = Table(
+  'PIE null',
+  (
+    Column('pruning_method', 'text', 'how the pruned population was pruned'),
+    _fraction('pruning_fraction', 'level of the pruned population'),
+    _count('total_images_count', 'images'),
+    _count('baseline_number_observ', 'number of dense members'),
+    _count('variant_number_observ', 'number of pruned members'),
+    _count('pie_count', 'images whose modal labels differ'),
+    Column(
+      'pie_count_low',
+      'float',
+      'lower end of the 95 % interval of pie_count, by resampling members',
+      low=0.0,
+      nullable=True,
+    ),
+    Column(
+      'pie_count_high',
+      'float',
+      'upper end of that interval',
+      low=0.0,
+      nullable=True,
+    ),
+    _count(
+      'half_number_observ',
+      'members in each half of the null',
+      nullable=True,
+    ),
+    Column(
+      'null_mean',
+      'float',
+      'mean number of PIEs between two random dense halves',
+      low=0.0,
+      nullable=True,
+    ),
+    Column(
+      'null_low',
+      'float',
+      '2.5th percentile of that number over random halves',
+      low=0.0,
+      nullable=True,
+    ),
+    Column(
+      'null_high',
+      'float',
+      '97.5th percentile of that number over random halves',
+      low=0.0,
+      nullable=True,
+    ),
+    Column(
+      'pruned_half_mean',
+      'float',
+      'mean number of PIEs between a dense half and as many pruned members',
+      low=0.0,
+      nullable=True,
+    ),
+    Column('tie_rule', 'text', 'which of several labels with as many votes'),
+    _count('baseline_tied_count', 'images with a tied dense modal label'),
+    _count('variant_tied_count', 'images with a tied pruned modal label'),
+    _count(
+      'pie_by_tie_rule_count', 'PIEs that another choice among ties would undo'
+    ),
+    _count(
+      'non_pie_by_tie_rule_count',
+      'other images that another choice among ties would make PIEs',
+    ),
+    Column('not_available', 'text', 'why cells are empty', default=''),
+  ),
+  key=('pruning_method', 'pruning_fraction'),
+  sort_by=('pruning_method', 'pruning_fraction'),
 )
 
 PIE_STATISTICS = Table(
