@@ -366,6 +366,11 @@ def shard(folder: str, split: str, index: int, count: int) -> str:
   return str(epath.Path(folder) / f'{split}-{index:05d}-of-{count:05d}')
 
 
+def shard_done(folder: str, shard_name: str) -> str:
+  """What the builder of a data set notes of a finished shard."""
+  return str(epath.Path(folder) / '.build' / f'{shard_name}.json')
+
+
 def member_folder(output_dir: str, member: Member) -> str:
   """A member's folder; output_dir is `<root>/<experiment>`."""
   root = epath.Path(output_dir)

@@ -1,0 +1,585 @@
+r"""Writes images and their labels as TFRecord shards with a description.
+
+What it reads, by --source:
+
+  digits    scikit-learn's 1,797 handwritten digits, which come with it. They
+            are split by a hash of their index within each class into 900 for
+            training and 897 for evaluation, the same under any version of any
+            library; enlarged from 8x8 to 32x32 (bicubic) and stored as RGB
+            PNG, so that a corruption of a few pixels has pixels to work on.
+  folders   --train_directory, --validation_directory or both, each one of
+              <directory>/<class>/<image>, <directory>/<class>.tar,
+              a tar of either, or, with --validation_labels, a folder or tar of
+              images without classes.
+  imagenet  the same, as downloaded, with ImageNet's name, sizes, channel
+            statistics and numbers of shards as defaults:
+              --train_directory=ILSVRC2012_img_train.tar
+              --validation_directory=ILSVRC2012_img_val.tar
+              --validation_labels=<one wnid a line, in order of file names>
+
+Classes are ordered by the name of their folder or tar, unless --labels_file
+orders them. An RGB or grey JPEG goes into the record as it is, and so does a
+PNG called .png; other JPEGs (CMYK) and PNGs under another name become RGB JPEG
+and are counted in the log. Anything else is an error that names the file.
+
+What it writes to --output_dir: train-00000-of-NNNNN ... in an order fixed by a
+hash, validation-00000-of-NNNNN ... in the order of file names, records in the
+original's dialect (labels from 1), and last image_records.json: where it stands
+the data set is complete. Killed, the same command goes on where it was;
+finished shards are not written again.
+
+  python -m save_checkpoint.build_image_data --source=digits \
+      --output_dir=runs/digits/records
+
+takes a few seconds. ImageNet is bound by decoding every image once, as a check:
+about 100 images a second and core, 2 hours on two cores.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import io
+import itertools
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from absl import flags, logging
+from etils import epath
+from PIL import Image
+
+from save_checkpoint import image_sources
+from utils import command_line, image_records, paths, tfrecords
+
+IMAGENET_EXAMPLES = {'train': 1_281_167, 'validation': 50_000}
+IMAGENET_SHARDS = {'train': 1024, 'validation': 128}
+_IMAGES_PER_SHARD = 500
+_SMALL = {
+  'image_size': 32,
+  'resize_size': 32,
+  'crop_area_min': 0.6,
+  # A mirrored 3 is no digit.
+  'horizontal_flip': False,
+}
+_DESCRIPTIONS = {
+  'digits': {'name': 'digits', **_SMALL},
+  'synthetic': {'name': 'synthetic', **_SMALL},
+  'folders': {},
+  'imagenet': {'name': 'imagenet'},
+}
+# Below this a process would spend longer importing TensorFlow than working.
+_IMAGES_PER_WORKER = 2000
+
+
+def stored_bytes(picture: image_sources.Picture) -> tuple[bytes, str]:
+  """An image's bytes as they go into the record, and what was converted.
+
+  Returns:
+    The bytes, and '' or what they were before ('PNG', 'CMYK JPEG').
+
+  Raises:
+    ValueError: it is no complete JPEG or PNG; names the file.
+  """
+  data = picture.read()
+  try:
+    with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as image:
+      converted = ''
+      if image.format == 'PNG' and picture.path:
+        if not picture.key.lower().endswith('.png'):
+          converted = 'PNG'
+      elif image.format == 'JPEG' and image.mode not in ('RGB', 'L'):
+        converted = f'{image.mode} JPEG'
+      if converted:
+        # Quality 100, as the tools that everyone's ImageNet came from.
+        data = image_sources.encoded(image.convert('RGB'), 'JPEG', quality=100)
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    raise ValueError(
+      f'{picture.where} is not a JPEG or PNG image: {e}'
+    ) from None
+  return data, converted
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+  """A shard that is to be written.
+
+  Attributes:
+    path: where.
+    pictures: its images, in order.
+    labels: [n] class ids, from 0.
+    texts: [n] the classes in words.
+    keyed: whether records hold the class's stable name as well.
+    measured: whether the channels' statistics are wanted.
+  """
+
+  path: str
+  pictures: tuple[image_sources.Picture, ...]
+  labels: tuple[int, ...]
+  texts: tuple[str, ...]
+  keyed: bool
+  measured: bool
+
+  @property
+  def done_path(self) -> str:
+    """Where it is written down that the shard is finished."""
+    path = epath.Path(self.path)
+    return paths.shard_done(str(path.parent), path.name)
+
+  def digest(self) -> str:
+    """Changes when anything does that the shard is made from."""
+    content = [
+      (p.key, p.class_key, p.size, image_sources.digest(p.data.hex()))
+      for p in self.pictures
+    ]
+    return image_sources.digest(
+      json.dumps([content, self.labels, self.texts, self.keyed, self.measured])
+    )
+
+
+def read_finished(plan: ShardPlan) -> dict[str, object] | None:
+  """What `write_shard` returned when it finished this very shard, or None."""
+  if not (paths.exists(plan.done_path) and paths.exists(plan.path)):
+    return None
+  try:
+    done = json.loads(epath.Path(plan.done_path).read_text())
+  except ValueError:
+    return None
+  size = epath.Path(plan.path).stat().length
+  same = isinstance(done, dict) and (
+    done.get('digest') == plan.digest() and done.get('bytes') == size
+  )
+  return done if same else None
+
+
+def write_shard(plan: ShardPlan) -> dict[str, object]:
+  """Writes a shard, and then that it is finished.
+
+  Returns:
+    digest: the plan's.
+    examples, bytes: as in `image_records.Shard`.
+    converted: kind of image -> number of images converted to RGB JPEG.
+    pixels, sums, square_sums: number of pixels, and [3] exact sums over them
+      of the values on the 0..255 scale and of their squares; 0 if unmeasured.
+  """
+  converted = collections.Counter()
+  sums, square_sums = np.zeros((2, 3), np.uint64)
+  pixels = 0
+
+  def examples():
+    nonlocal pixels
+    for picture, label, text in zip(
+      plan.pictures, plan.labels, plan.texts, strict=True
+    ):
+      data, kind = stored_bytes(picture)
+      if kind:
+        converted[kind] += 1
+      image = _decode(data, picture)
+      if plan.measured:
+        pixels += image.shape[0] * image.shape[1]
+        values = image.astype(np.uint64)
+        sums[:] += values.sum((0, 1))
+        square_sums[:] += (values * values).sum((0, 1))
+      extra = {'image/class/synset': picture.class_key} if plan.keyed else {}
+      yield tfrecords.encode(picture.key, data, label, text, extra)
+
+  shard = tfrecords.write_shard(plan.path, examples())
+  done = {
+    'digest': plan.digest(),
+    **dataclasses.asdict(shard),
+    'converted': dict(sorted(converted.items())),
+    'pixels': pixels,
+    'sums': sums.tolist(),
+    'square_sums': square_sums.tolist(),
+  }
+  paths.write_complete(plan.done_path, json.dumps(done) + '\n')
+  return done
+
+
+def _decode(data: bytes, picture: image_sources.Picture) -> np.ndarray:
+  """The pixels, as every reader of the records will see them."""
+  try:
+    return tf.io.decode_jpeg(data, channels=3).numpy()
+  except tf.errors.OpError as error:
+    raise ValueError(f'{picture.where} is damaged: {error.message}') from None
+
+
+def plan_shards(
+  output_dir: str,
+  pictures: dict[str, list[image_sources.Picture]],
+  classes: dict[str, str],
+  num_shards: dict[str, int],
+  keyed: bool,
+  measured: bool,
+) -> dict[str, list[ShardPlan]]:
+  """Divides every split among its shards, as evenly as can be.
+
+  Args:
+    output_dir: where the shards go.
+    pictures: split -> images, in any order.
+    classes: folder's name -> the class in words, in order.
+    num_shards: split -> number of shards.
+    keyed: as in `ShardPlan`.
+    measured: likewise, of the train split.
+
+  Raises:
+    ValueError: a split has fewer images than shards, or an image key twice.
+  """
+  ids = {name: i for i, name in enumerate(classes)}
+  plans = {}
+  for split, images in pictures.items():
+    count = num_shards[split]
+    if not 0 < count <= len(images):
+      raise ValueError(
+        f'the {split} split has {len(images)} images for {count} shards, '
+        'wanted at least one image for each'
+      )
+    images = sorted(images, key=lambda picture: picture.key)
+    for one, other in itertools.pairwise(images):
+      if one.key == other.key:
+        raise ValueError(
+          f'two images of the {split} split are called {one.key}: '
+          f'{one.where} and {other.where}'
+        )
+    if split == 'train':
+      # Not by a random generator, whose stream a library's version may change.
+      images.sort(
+        key=lambda picture: image_sources.digest(f'train/{picture.key}')
+      )
+    plans[split] = []
+    for i in range(count):
+      own = images[i * len(images) // count : (i + 1) * len(images) // count]
+      plans[split].append(
+        ShardPlan(
+          paths.shard(output_dir, split, i, count),
+          tuple(own),
+          tuple(ids[picture.class_key] for picture in own),
+          tuple(classes[picture.class_key] for picture in own),
+          keyed,
+          measured and split == 'train',
+        )
+      )
+  return plans
+
+
+def write_shards(
+  plans: list[ShardPlan], num_workers: int
+) -> dict[str, dict[str, object]]:
+  """Writes the unfinished shards in parallel.
+
+  Returns:
+    Path -> what `write_shard` returns.
+  """
+  results = {plan.path: read_finished(plan) for plan in plans}
+  left = [plan for plan in plans if results[plan.path] is None]
+  logging.info('%d of %d shards are to be written', len(left), len(plans))
+  number = sum(len(plan.pictures) for plan in left)
+  workers = min(num_workers, len(left), math.ceil(number / _IMAGES_PER_WORKER))
+  with tqdm.tqdm(
+    total=number, unit=' images', desc='records', disable=not left
+  ) as progress:
+    if workers <= 1:
+      for plan in left:
+        results[plan.path] = write_shard(plan)
+        progress.update(len(plan.pictures))
+      return results
+    # TensorFlow does not survive a fork.
+    with concurrent.futures.ProcessPoolExecutor(
+      workers, multiprocessing.get_context('spawn')
+    ) as pool:
+      futures = {pool.submit(write_shard, plan): plan for plan in left}
+      try:
+        for future in concurrent.futures.as_completed(futures):
+          plan = futures[future]
+          results[plan.path] = future.result()
+          progress.update(len(plan.pictures))
+      except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+  return results
+
+
+def channel_statistics(
+  results: Iterable[dict[str, object]],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation, [3] each, over all pixels of the shards."""
+  results = list(results)
+  pixels = sum(result['pixels'] for result in results)
+  mean, std = [], []
+  for channel in range(3):
+    total = sum(result['sums'][channel] for result in results)
+    squares = sum(result['square_sums'][channel] for result in results)
+    mean.append(total / pixels)
+    # In whole numbers: the difference of two large squares loses no digit.
+    std.append(math.sqrt((squares * pixels - total * total) / pixels**2))
+  return tuple(mean), tuple(std)
+
+
+def _check_output(output_dir: str, plans: list[ShardPlan]) -> None:
+  """Raises ValueError if output_dir holds shards of another data set."""
+  folder = epath.Path(output_dir)
+  planned = {epath.Path(plan.path).name for plan in plans}
+  names = (path.name for path in folder.iterdir()) if folder.exists() else ()
+  for name in sorted(names):
+    if name.startswith(image_sources.SPLITS) and name not in planned:
+      raise ValueError(
+        f'{folder / name} belongs to another data set than the one asked for: '
+        'remove it or choose another --output_dir'
+      )
+  if paths.exists(paths.image_records(output_dir)):
+    other = [plan.path for plan in plans if read_finished(plan) is None]
+    if other:
+      raise ValueError(
+        f'{output_dir} holds a complete data set, but {other[0]} was not made '
+        'from these images with these flags: choose another --output_dir, or '
+        'remove image_records.json to have such shards written again'
+      )
+
+
+def _shards_wanted(source: str, split: str, images: int) -> int:
+  if source == 'imagenet':
+    return IMAGENET_SHARDS[split]
+  return min(IMAGENET_SHARDS[split], math.ceil(images / _IMAGES_PER_SHARD))
+
+
+def run(
+  source: str,
+  output_dir: str,
+  train_directory: str = '',
+  validation_directory: str = '',
+  validation_labels: str = '',
+  labels_file: str = '',
+  num_shards: dict[str, int | None] | None = None,
+  statistics: str | None = None,
+  num_workers: int = 1,
+  description: dict[str, object] | None = None,
+) -> image_records.ImageRecords:
+  """Builds a data set.
+
+  Args:
+    source: 'digits', 'folders', 'imagenet' or 'synthetic'.
+    output_dir: where the shards go.
+    train_directory: as the flag.
+    validation_directory: as the flag.
+    validation_labels: as the flag.
+    labels_file: as the flag.
+    num_shards: split -> number of shards; None for the source's default.
+    statistics: 'train', 'imagenet' or None, as the flag channel_statistics.
+    num_workers: processes.
+    description: fields of `image_records.ImageRecords`; those that are None or
+      absent take the source's default, then ImageNet's.
+
+  Raises:
+    ValueError: the images are not what is wanted, or output_dir holds another
+      data set.
+  """
+  pictures = image_sources.find_source(
+    source, train_directory, validation_directory, validation_labels
+  )
+  if statistics is None:
+    measured = source != 'imagenet' and 'train' in pictures
+  elif statistics == 'train' and 'train' not in pictures:
+    raise ValueError('--channel_statistics=train without --train_directory')
+  else:
+    measured = statistics == 'train'
+  classes = image_sources.find_classes(pictures, labels_file)
+  fields = {
+    'name': epath.Path(output_dir).name,
+    **_DESCRIPTIONS[source],
+    **{k: v for k, v in (description or {}).items() if v is not None},
+    'class_names': tuple(classes.values()),
+    'class_keys': tuple(classes) if source in ('folders', 'imagenet') else (),
+  }
+  image_records.ImageRecords(**fields)  # refuses bad flags before hours of work
+  counts = {
+    split: (num_shards or {}).get(split)
+    or _shards_wanted(source, split, len(images))
+    for split, images in pictures.items()
+  }
+  for split, images in pictures.items():
+    if source == 'imagenet' and len(images) != IMAGENET_EXAMPLES[split]:
+      logging.warning(
+        "ImageNet's %s split has %d images, here there are %d",
+        split,
+        IMAGENET_EXAMPLES[split],
+        len(images),
+      )
+  plans = plan_shards(
+    output_dir, pictures, classes, counts, bool(fields['class_keys']), measured
+  )
+  together = [plan for of_split in plans.values() for plan in of_split]
+  _check_output(output_dir, together)
+  results = write_shards(together, num_workers)
+  converted = collections.Counter()
+  for result in results.values():
+    converted.update(result['converted'])
+  for kind, number in sorted(converted.items()):
+    logging.info('Converted to RGB JPEG: %d images that were %s', number, kind)
+  if measured:
+    mean, std = channel_statistics(results.values())
+    fields.update(channel_mean=mean, channel_std=std)
+  fields['splits'] = {
+    split: {
+      epath.Path(plan.path).name: image_records.Shard(
+        results[plan.path]['examples'], results[plan.path]['bytes']
+      )
+      for plan in of_split
+    }
+    for split, of_split in plans.items()
+  }
+  records = image_records.ImageRecords(**fields)
+  if paths.exists(paths.image_records(output_dir)):
+    if image_records.read(output_dir) != records:
+      raise ValueError(
+        f'{paths.image_records(output_dir)} describes the same shards with '
+        'other flags: choose another --output_dir, or remove that file'
+      )
+    logging.info('%s is complete', output_dir)
+    return records
+  given = (train_directory, validation_directory, validation_labels)
+  command_line.write_provenance(
+    output_dir,
+    'save_checkpoint.build_image_data',
+    [
+      path
+      for path in (*given, labels_file)
+      if path and not epath.Path(path).is_dir()
+    ],
+    converted=converted,
+  )
+  image_records.write(output_dir, records)
+  logging.info(
+    '%s is complete: %s',
+    output_dir,
+    {split: records.num_examples(split) for split in plans},
+  )
+  return records
+
+
+def define_flags() -> None:
+  """Defines the flags, when this file is the program."""
+  flags.DEFINE_string(
+    'output_dir', None, 'Folder of the data set, local or gs://.', required=True
+  )
+  flags.DEFINE_enum(
+    'source',
+    'digits',
+    ['digits', 'folders', 'imagenet'],
+    'Where the images come from; see above.',
+  )
+  flags.DEFINE_string(
+    'dataset_name',
+    None,
+    'One word for the data set, a level in the paths of results. Default: '
+    "digits, imagenet or, for folders, the output folder's name.",
+  )
+  flags.DEFINE_string(
+    'train_directory', '', 'Folder or tar of training images; empty for none.'
+  )
+  flags.DEFINE_string(
+    'validation_directory',
+    '',
+    'Folder or tar of evaluation images; empty for none.',
+  )
+  flags.DEFINE_string(
+    'validation_labels',
+    '',
+    "Classes of validation images that lie in no class's folder: one class a "
+    'line in the order of file names, or <file name> <class>. Empty for images '
+    'in folders.',
+  )
+  flags.DEFINE_string(
+    'labels_file',
+    '',
+    'Order of the classes: a line each with the name of its folder and, after '
+    'a tab or a space, the class in words. Empty for the folders of the train '
+    'split (or the only one) in sorted order.',
+  )
+  for split in image_sources.SPLITS:
+    flags.DEFINE_integer(
+      f'{split}_shards',
+      None,
+      f'Number of files of the {split} split. Default: '
+      f'{IMAGENET_SHARDS[split]} for imagenet, otherwise one for every '
+      f'{_IMAGES_PER_SHARD} images and no more than that.',
+      lower_bound=1,
+    )
+  flags.DEFINE_enum(
+    'channel_statistics',
+    None,
+    ['train', 'imagenet'],
+    'Mean and standard deviation that networks subtract and divide by: those '
+    "of the train split's pixels, or ImageNet's. Default: train where there is "
+    'one and it is not ImageNet. For a set that networks trained on ImageNet '
+    'will see, imagenet.',
+  )
+  flags.DEFINE_integer(
+    'image_size',
+    None,
+    "Height and width of the network's input in pixels. Default: 32 for "
+    'digits, otherwise 224.',
+  )
+  flags.DEFINE_integer(
+    'resize_size',
+    None,
+    'Pixels of the shorter side before the central crop of evaluation; equal '
+    'to image_size for no crop. Default: 32 for digits, otherwise 256.',
+  )
+  flags.DEFINE_float(
+    'crop_area_min',
+    None,
+    "Smallest share of an image's area, in (0, 1], that a random crop of "
+    'training keeps; 1 for no crop. Default: 0.6 for digits, otherwise 0.08.',
+  )
+  flags.DEFINE_bool(
+    'horizontal_flip',
+    None,
+    'Whether training may mirror an image. Default: no for digits, otherwise '
+    'yes.',
+  )
+  flags.DEFINE_integer(
+    'num_workers',
+    os.cpu_count(),
+    'Processes, of which each decodes one image at a time; a small data set '
+    'uses fewer. Default: one for each core.',
+    lower_bound=1,
+  )
+  flags.DEFINE_bool(
+    'test_small_sample',
+    False,
+    'Whether to build, instead of the source, 48 random images in 3 classes.',
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Turns flags into arguments."""
+  del argv
+  run(
+    'synthetic' if flags.FLAGS.test_small_sample else flags.FLAGS.source,
+    flags.FLAGS.output_dir,
+    flags.FLAGS.train_directory,
+    flags.FLAGS.validation_directory,
+    flags.FLAGS.validation_labels,
+    flags.FLAGS.labels_file,
+    {
+      split: flags.FLAGS[f'{split}_shards'].value
+      for split in image_sources.SPLITS
+    },
+    flags.FLAGS.channel_statistics,
+    flags.FLAGS.num_workers,
+    {
+      'name': flags.FLAGS.dataset_name,
+      'image_size': flags.FLAGS.image_size,
+      'resize_size': flags.FLAGS.resize_size,
+      'crop_area_min': flags.FLAGS.crop_area_min,
+      'horizontal_flip': flags.FLAGS.horizontal_flip,
+    },
+  )
+
+
+if __name__ == '__main__':
+  command_line.run_script(main, define_flags)

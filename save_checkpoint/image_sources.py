@@ -1,0 +1,334 @@
+"""Where the images of a data set come from: digits, folders, tars.
+
+Lists images without reading them: an image is a piece of a file, so one in a
+tar in a tar costs no more than one in a folder, and nothing is unpacked.
+"""
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import tarfile
+from collections.abc import Iterator
+
+import numpy as np
+from absl import logging
+from etils import epath
+from PIL import Image
+
+from utils import paths
+
+SPLITS = ('train', 'validation')
+DIGITS_TRAIN = 900
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """An image that is going to be a record.
+
+  Attributes:
+    key: its identity in all tables.
+    class_key: the name of its class's folder.
+    path: the file that holds it; a tar, maybe.
+    offset: where it begins in that file, in bytes.
+    size: its length in bytes.
+    data: its bytes, for an image that comes from no file.
+  """
+
+  key: str
+  class_key: str
+  path: str = ''
+  offset: int = 0
+  size: int = 0
+  data: bytes = b''
+
+  @property
+  def where(self) -> str:
+    """Its place, for messages."""
+    return f'{self.path} ({self.key})' if self.path else self.key
+
+  def read(self) -> bytes:
+    """Its bytes."""
+    if self.data:
+      return self.data
+    with epath.Path(self.path).open('rb') as file:
+      file.seek(self.offset)
+      return file.read(self.size)
+
+
+def digest(text: str) -> str:
+  """SHA-256 of a text, in hexadecimal."""
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digits() -> dict[str, list[Picture]]:
+  """Scikit-learn's digits as 32x32 RGB PNGs: 900 train, 897 validation."""
+  from sklearn import datasets  # a second, which only this source pays
+
+  bunch = datasets.load_digits()
+  order = sorted(
+    range(len(bunch.target)),
+    key=lambda i: (int(bunch.target[i]), digest(f'digits/{i:04d}')),
+  )
+  split = {}
+  for rank, i in enumerate(order):
+    # Evenly along the classes, so that each is split in the same proportion.
+    steps = [n * DIGITS_TRAIN // len(order) for n in (rank, rank + 1)]
+    split[i] = 'train' if steps[0] < steps[1] else 'validation'
+  pictures = {name: [] for name in SPLITS}
+  for i, (pixels, label) in enumerate(
+    zip(bunch.images, bunch.target, strict=True)
+  ):
+    # Ink is 0..16, of which 16 is white on the 0..255 scale.
+    grey = Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8))
+    large = grey.resize((32, 32), Image.Resampling.BICUBIC).convert('RGB')
+    pictures[split[i]].append(
+      Picture(f'digits/{i:04d}', str(label), data=encoded(large, 'PNG'))
+    )
+  return pictures
+
+
+def synthetic(
+  num_classes: int = 3, per_class: int = 8
+) -> dict[str, list[Picture]]:
+  """Small random JPEGs, each class of another brightness."""
+  pictures = {}
+  for seed, split in enumerate(SPLITS):
+    random = np.random.default_rng(seed)
+    pictures[split] = []
+    for i, c in itertools.product(range(per_class), range(num_classes)):
+      low = 200 * c // num_classes
+      pixels = random.integers(low, low + 55, (32, 32, 3), np.uint8)
+      pictures[split].append(
+        Picture(
+          f'{split}/{c}/{i:03d}.jpg',
+          f'class_{c}',
+          data=encoded(Image.fromarray(pixels), 'JPEG', quality=90),
+        )
+      )
+  return pictures
+
+
+def encoded(picture: Image.Image, form: str, **options) -> bytes:
+  """An image's bytes in a format ('PNG', 'JPEG')."""
+  file = io.BytesIO()
+  picture.save(file, form, **options)
+  return file.getvalue()
+
+
+def find_pictures(source: str, labels: str = '') -> list[Picture]:
+  """Lists the images of a split, sorted by key.
+
+  Args:
+    source: a folder or a tar, as in this file's docstring.
+    labels: a list of classes for images that lie in no class's folder: one
+      class a line in the order of file names, or `<file name> <class>`.
+
+  Raises:
+    ValueError: it holds no image, or files where only folders are wanted.
+    FileNotFoundError: it is not there.
+  """
+  if not paths.exists(source):
+    raise FileNotFoundError(f'{source} does not exist')
+  found = list(_walk(epath.Path(source)))
+  if not found:
+    raise ValueError(f'{source} holds no image')
+  found.sort(key=lambda picture: picture.key)
+  loose = [picture for picture in found if not picture.class_key]
+  if labels:
+    if len(loose) < len(found):
+      raise ValueError(
+        f'{source} has folders of classes, so {labels} is not wanted'
+      )
+    return _label(found, labels)
+  if loose:
+    raise ValueError(
+      f'{source} holds {loose[0].key}, which lies in no folder of a class: '
+      'wanted <class>/<image>, or a list of labels'
+    )
+  return found
+
+
+def _is_hidden(name: str) -> bool:
+  if name.startswith('.'):
+    logging.warning('Left out, for its name is hidden: %s', name)
+  return name.startswith('.')
+
+
+def _walk(source: epath.Path) -> Iterator[Picture]:
+  """Yields every file below a folder or in a tar, in any order."""
+  if not source.is_dir():
+    with source.open('rb') as file:
+      yield from _walk_tar(str(source), file, 0, '')
+    return
+  for entry in source.iterdir():
+    if _is_hidden(entry.name):
+      continue
+    if entry.is_dir():
+      for path in entry.iterdir():
+        if _is_hidden(path.name):
+          continue
+        if path.is_dir():
+          raise ValueError(f'{path} is a folder in the folder of a class')
+        yield Picture(
+          f'{entry.name}/{path.name}',
+          entry.name,
+          str(path),
+          size=path.stat().length,
+        )
+    elif entry.suffix == '.tar':
+      with entry.open('rb') as file:
+        yield from _walk_tar(str(entry), file, 0, entry.stem)
+    else:
+      yield Picture(entry.name, '', str(entry), size=entry.stat().length)
+
+
+def _walk_tar(
+  path: str, file: io.IOBase, begin: int, class_key: str
+) -> Iterator[Picture]:
+  """Yields the files in a tar, and in the tars in it.
+
+  Args:
+    path: the outermost tar.
+    file: the tar to read.
+    begin: where that begins in the outermost one, in bytes.
+    class_key: what all images in it are, or '' to go by their folders.
+  """
+  try:
+    with tarfile.open(fileobj=file, mode='r:') as tar:
+      for member in tar:
+        *folders, name = member.name.removeprefix('./').split('/')
+        offset = begin + member.offset_data
+        if member.isdir() or _is_hidden(name):
+          continue
+        if not member.isfile():
+          raise ValueError(f'{path}: {member.name} is a link, wanted images')
+        if name.endswith('.tar') and not class_key:
+          inner = tar.extractfile(member)
+          yield from _walk_tar(path, inner, offset, name.removesuffix('.tar'))
+          continue
+        of_class = class_key or (folders[-1] if folders else '')
+        key = f'{of_class}/{name}' if of_class else name
+        yield Picture(key, of_class, path, offset, member.size)
+  except tarfile.TarError as error:
+    raise ValueError(f'{path} is not an uncompressed tar: {error}') from None
+
+
+def _read_lines(path: str) -> list[str]:
+  try:
+    text = epath.Path(path).read_text()
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is not text: {error}') from None
+  return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _label(pictures: list[Picture], labels: str) -> list[Picture]:
+  lines = _read_lines(labels)
+  if len(lines) != len(pictures):
+    raise ValueError(
+      f'{labels} has {len(lines)} labels, wanted one for each of '
+      f'{len(pictures)} images'
+    )
+  rows = [line.split() for line in lines]
+  if all(len(row) == 1 for row in rows):
+    classes = {p.key: row[0] for p, row in zip(pictures, rows, strict=True)}
+  elif all(len(row) == 2 for row in rows):
+    classes = dict(rows)
+  else:
+    raise ValueError(
+      f'{labels}: wanted <class>, or <file name> <class>, in every line'
+    )
+  missing = [p.key for p in pictures if p.key not in classes]
+  if missing:
+    raise ValueError(
+      f'{labels} has no label for {len(missing)} images, for example '
+      f'{missing[0]}'
+    )
+  return [dataclasses.replace(p, class_key=classes[p.key]) for p in pictures]
+
+
+def find_classes(
+  pictures: dict[str, list[Picture]], labels_file: str = ''
+) -> dict[str, str]:
+  """Orders the classes.
+
+  Args:
+    pictures: split -> images.
+    labels_file: the classes in their order, a line each: the folder's name and
+      after a tab or space the class in words (or nothing); '' to take the
+      folders of the first split, sorted.
+
+  Returns:
+    Folder's name -> the class in words, in order.
+
+  Raises:
+    ValueError: an image is of a class that is not among them, or the file
+      names a class twice.
+  """
+  present = {
+    split: {picture.class_key for picture in images}
+    for split, images in pictures.items()
+  }
+  first = next(iter(present))
+  everything = set().union(*present.values())
+  classes = {}
+  if labels_file:
+    for line in _read_lines(labels_file):
+      # A folder's name may hold spaces; then a tab ends it.
+      name, words = line, ''
+      if line not in everything:
+        name, _, words = line.partition('\t' if '\t' in line else ' ')
+      if name in classes:
+        raise ValueError(f'{labels_file} names the class {name!r} twice')
+      classes[name] = words.strip() or name
+  else:
+    classes = {name: name for name in sorted(present[first])}
+  for split, names in present.items():
+    unknown = sorted(names - set(classes))
+    if unknown:
+      raise ValueError(
+        f'the {split} split has images of {len(unknown)} classes that '
+        f'{labels_file or f"the {first} split"} does not have, for example '
+        f'{unknown[0]!r}'
+      )
+    absent = sorted(set(classes) - names)
+    if absent:
+      logging.warning(
+        'The %s split has no image of %d of %d classes, for example %r',
+        split,
+        len(absent),
+        len(classes),
+        absent[0],
+      )
+  return classes
+
+
+def find_source(
+  source: str,
+  train_directory: str = '',
+  validation_directory: str = '',
+  validation_labels: str = '',
+) -> dict[str, list[Picture]]:
+  """Lists the images of a source by split; see this file's docstring."""
+  directories = {'train': train_directory, 'validation': validation_directory}
+  if source in ('digits', 'synthetic'):
+    given = [*directories.values(), validation_labels]
+    if any(given):
+      raise ValueError(
+        f'--source={source} reads no directory, got {list(filter(None, given))}'
+      )
+    return digits() if source == 'digits' else synthetic()
+  if validation_labels and not validation_directory:
+    raise ValueError('--validation_labels without --validation_directory')
+  pictures = {}
+  for split, directory in directories.items():
+    if directory:
+      labels = validation_labels if split == 'validation' else ''
+      pictures[split] = find_pictures(directory, labels)
+      logging.info('%s: %d images', directory, len(pictures[split]))
+  if not pictures:
+    raise ValueError(
+      f'--source={source} wants --train_directory, --validation_directory or '
+      'both'
+    )
+  return pictures
