@@ -127,17 +127,26 @@ class Welch:
 
   Attributes:
     statistic: [C] t of dense minus pruned.
-    pvalue: [C] two-sided.
-    half_width: [C] of the 95 % interval of the difference of means.
+    error: [C] standard error of the difference of means; 0 where no model of
+      either group differs from its group.
+    freedom: [C] degrees of freedom.
     deviation: [C] root of the mean of both variances.
-    constant: [C] whether no model of either group differs from its group.
   """
 
   statistic: np.ndarray
-  pvalue: np.ndarray
-  half_width: np.ndarray
+  error: np.ndarray
+  freedom: np.ndarray
   deviation: np.ndarray
-  constant: np.ndarray
+
+  @property
+  def pvalue(self) -> np.ndarray:
+    """Of the two-sided test [C]."""
+    return 2 * special.stdtr(self.freedom, -np.abs(self.statistic))
+
+  @property
+  def half_width(self) -> np.ndarray:
+    """Of the 95 % interval of the difference of means [C]."""
+    return self.error * special.stdtrit(self.freedom, 0.975)
 
 
 def welch(baseline: np.ndarray, variant: np.ndarray) -> Welch:
@@ -167,14 +176,12 @@ def welch(baseline: np.ndarray, variant: np.ndarray) -> Welch:
   with np.errstate(invalid='ignore', divide='ignore'):
     error = np.sqrt(v1 / n1 + v2 / n2)
     freedom = error**4 / ((v1 / n1) ** 2 / (n1 - 1) + (v2 / n2) ** 2 / (n2 - 1))
-    constant = error == 0
-    statistic = np.where(constant, np.nan, (m1 - m2) / error)
+    statistic = np.where(error == 0, np.nan, (m1 - m2) / error)
   return Welch(
     statistic=statistic,
-    pvalue=2 * special.stdtr(freedom, -np.abs(statistic)),
-    half_width=error * special.stdtrit(freedom, 0.975),
+    error=error,
+    freedom=freedom,
     deviation=np.sqrt((v1 + v2) / 2),
-    constant=constant,
   )
 
 
@@ -231,8 +238,15 @@ def count_in_halves(
   for i in range(splits):
     drawn = random.permutation(first)
     other = drawn[size:] if second is None else random.permutation(second)
-    # NaN is no discovery.
-    pvalue = test(drawn[:size], other[:size]).pvalue
+    compared = test(drawn[:size], other[:size])
+    # NaN is no discovery, nor is a t that would be none with any degrees of
+    # freedom, which saves most of the p-values.
+    extreme = np.abs(compared.statistic) >= special.ndtri(
+      1 - tables.SIGNIFICANCE / 2
+    )
+    pvalue = 2 * special.stdtr(
+      compared.freedom[extreme], -np.abs(compared.statistic[extreme])
+    )
     counts[i] = (pvalue <= tables.SIGNIFICANCE).sum()
   return counts
 
@@ -290,10 +304,10 @@ def test_level(
   normalised_change = _mean(after_norm) - _mean(before_norm)
   with np.errstate(invalid='ignore', divide='ignore'):
     effect_size = np.where(
-      test.constant, np.nan, normalised_change / test.deviation
+      test.error == 0, np.nan, normalised_change / test.deviation
     )
   answered = ~np.isnan(test.statistic)
-  raw_half_width = np.where(raw.constant, 0, raw.half_width)
+  raw_half_width = np.where(raw.error == 0, 0, raw.half_width)
   return pd.DataFrame(
     {
       'class': models.class_name,
@@ -316,7 +330,7 @@ def test_level(
         ['lower', 'higher'],
         '',
       ),
-      'reason': _reasons(before, after, test.constant),
+      'reason': _reasons(before, after, test.error == 0),
     }
   )
 
@@ -485,28 +499,13 @@ def _read_wide(files: Sequence[str]) -> Models:
     raise ValueError(f'{files[0]} lacks the column fraction_pruned')
   class_id = np.array(sorted(names))
   columns = [names[i][0] for i in class_id]
-  checked = [*columns, 'fraction_pruned']
-  if 'eval_accuracy' in rows:
-    checked.append('eval_accuracy')
-  for column in checked:
-    values = pd.to_numeric(rows[column], errors='coerce')
-    wrong = (values.isna() & rows[column].notna()) | ~(
-      values.between(0, 1) | values.isna()
-    )
-    if not column.startswith('recall/'):
-      wrong |= values.isna()
-    if wrong.any():
-      raise ValueError(
-        f'column {column!r} of {files[0]} or the like holds '
-        f'{rows.loc[wrong, column].iloc[0]!r}, wanted a number in [0, 1]'
-      )
-  recall = rows[columns].to_numpy(np.float64)
-  fraction = rows['fraction_pruned'].to_numpy(np.float64)
+  recall = _fractions(rows[columns], files)
+  fraction = _fractions(rows[['fraction_pruned']], files, complete=True)[:, 0]
   method = np.full(len(rows), '', object)
   if 'pruning_method' in rows:
     method = rows['pruning_method'].fillna('').to_numpy(object)
   if 'eval_accuracy' in rows:
-    accuracy = rows['eval_accuracy'].to_numpy(np.float64)
+    accuracy = _fractions(rows[['eval_accuracy']], files, complete=True)[:, 0]
   else:
     accuracy = _mean(recall.T)
     logging.info(
@@ -527,6 +526,22 @@ def _read_wide(files: Sequence[str]) -> Models:
     class_name=np.array([names[i][1] for i in class_id], object),
     support=np.full(len(class_id), np.nan),
   )
+
+
+def _fractions(
+  cells: pd.DataFrame, files: Sequence[str], complete: bool = False
+) -> np.ndarray:
+  """Numbers in [0, 1] as an array; empty cells are NaN unless complete."""
+  numbers = cells.apply(pd.to_numeric, errors='coerce').to_numpy(np.float64)
+  wrong = np.isnan(numbers) & (complete | cells.notna().to_numpy())
+  wrong |= (numbers < 0) | (numbers > 1)
+  if wrong.any():
+    row, column = np.argwhere(wrong)[0]
+    raise ValueError(
+      f'{files[0]} or the like: column {cells.columns[column]!r} holds '
+      f'{cells.iloc[row, column]!r}, wanted a number in [0, 1]'
+    )
+  return numbers
 
 
 def run(

@@ -251,6 +251,9 @@ PIE_STATISTICS = Table(
     _count(
       'baseline_correct_count', 'PIEs that the dense modal label has right'
     ),
+    Column(
+      'modal_labels_sha256', 'text', 'checksum of the modal labels', default=''
+    ),
   ),
   key=('file', 'pruning_method', 'sparsity', 'mode'),
   sort_by=('file', 'pruning_method', 'sparsity'),
@@ -603,9 +606,10 @@ def read_each(
   texts = [epath.Path(path).read_bytes() for path in files]
   starts = [text.find(b'\n') + 1 for text in texts]
   layouts = {text[:start] for text, start in zip(texts, starts, strict=True)}
-  # A quote may hold a line break, and one that is not closed would swallow
-  # the next file.
-  if len(files) > 1 and len(layouts) == 1 and not any(b'"' in t for t in texts):
+  # A quote that is not closed would swallow the next file; the number of rows
+  # below tells of a quote that holds a line break.
+  whole = not any(text.count(b'"') % 2 or b'\r' in text for text in texts)
+  if len(files) > 1 and len(layouts) == 1 and whole:
     bodies = [
       text[start:] if text.endswith(b'\n') else text[start:] + b'\n'
       for text, start in zip(texts, starts, strict=True)
