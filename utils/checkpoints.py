@@ -15,7 +15,7 @@ shows what was found beside what was wanted.
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -80,15 +80,8 @@ def read(prefix: str) -> Network:
   }
   wanted[_GLOBAL_STEP] = ([], tf.int64)
   _compare(prefix, {n: (shapes[n], dtypes[n]) for n in shapes}, wanted, masked)
-  try:
-    values = {
-      name: reader.get_tensor(name) for name in wanted if name != _GLOBAL_STEP
-    }
-    step = int(reader.get_tensor(_GLOBAL_STEP))
-  except (tf.errors.OpError, RuntimeError, ValueError) as error:
-    raise ValueError(
-      f'{prefix}: the data file is damaged or cut short: {error}'
-    ) from None
+  values = _read_tensors(reader, prefix, wanted)
+  step = int(values.pop(_GLOBAL_STEP))
   for name, value in values.items():
     if not np.isfinite(value).all():
       raise ValueError(f'{prefix}: {name} holds values that are not finite')
@@ -120,6 +113,25 @@ def _open(prefix: str):
     return tf.train.load_checkpoint(prefix)
   except (tf.errors.OpError, RuntimeError, ValueError) as error:
     raise ValueError(f'{prefix}.index is damaged: {error}') from None
+
+
+def _read_tensors(reader, prefix: str, names: Iterable[str]) -> dict:
+  try:
+    return {name: reader.get_tensor(name) for name in names}
+  except (tf.errors.OpError, RuntimeError, ValueError) as error:
+    raise ValueError(
+      f'{prefix}: the data file is damaged or cut short: {error}'
+    ) from None
+
+
+def read_bundle(prefix: str) -> dict[str, np.ndarray]:
+  """Reads all tensors of a bundle, whatever their names.
+
+  Raises:
+    FileNotFoundError, ValueError: it is missing, incomplete or damaged.
+  """
+  reader = _open(prefix)
+  return _read_tensors(reader, prefix, reader.get_variable_to_shape_map())
 
 
 def _recognise(

@@ -14,6 +14,7 @@ import pandas as pd
 import tensorflow as tf
 import tqdm
 from absl import logging
+from etils import epath
 
 from utils import (
   checkpoints,
@@ -341,3 +342,34 @@ def _check_finite(
       f'{member.prefix} gives a loss of {loss[index]} on record {index} '
       f'({keys[index]}) of {shard}'
     )
+
+
+def small_sample(folder: str, ckpt_dir: str = '') -> tuple[str, str]:
+  """What --test_small_sample reads: synthetic images, an untrained network.
+
+  Args:
+    folder: where they are written, below test_small_sample.
+    ckpt_dir: checkpoints to use in place of the untrained network.
+
+  Returns:
+    ckpt_dir and data_directory.
+  """
+  folder = str(epath.Path(folder) / 'test_small_sample')
+  if not ckpt_dir:
+    architecture = resnet_model.Architecture(18, 0.25, 10)
+    values = resnet_model.initial_values(architecture, seed=0)
+    for conv in resnet_model.conv_layers(architecture):
+      prefix = f'{resnet_model.SCOPE}{conv.name}/'
+      values[f'{prefix}kernel'] = values[f'{prefix}weights']
+    wanted = resnet_model.variable_shapes(architecture, masked=False)
+    member = paths.Member('untrained', paths.BASELINE, 0.0, 0, 0, 0, 0)
+    ckpt_dir = paths.checkpoint_prefix(
+      str(epath.Path(folder) / member.folder), 0
+    )
+    checkpoints.write(
+      ckpt_dir,
+      checkpoints.Network(
+        architecture, {name: values[name] for name in wanted}, 0
+      ),
+    )
+  return ckpt_dir, data_input.synthetic_data_set(folder)

@@ -1,0 +1,915 @@
+r"""Trains a population of ResNets, dense and pruned, and evaluates them.
+
+Reads
+  --data_directory  TFRecord shards: a folder with image_records.json (see
+                    save_checkpoint.build_image_data), or ImageNet's.
+
+Writes, for each member of the population, a folder
+  <output_dir>/<pruning_method>/<fraction_pruned>/<begin>/<end>/<frequency>/
+      <replicate>/
+  model.ckpt-<step>.{index,data-...}  every --steps_per_checkpoint and at the
+                                      end, under the original's variable names,
+                                      with masks; masked weights are 0
+  summaries/                          TensorBoard: loss, accuracy, learning
+                                      rate, sparsity of each layer, images/s
+  imagenet_train_eval.run.json        settings, seeds, versions, data, times,
+                                      final metrics
+  resume/                             what an interrupted run goes on from
+
+One process trains the missing members one after another and traces the
+training step once. A member that is finished is skipped; one that was
+interrupted goes on from its last checkpoint, with the same flags only. A
+member trained alone equals one trained among others: its seed is a function of
+--seed, method, sparsity and replicate.
+
+Thirty digit classifiers (dense, half and nine tenths pruned; 2 to 3 minutes on
+two cores):
+
+  python -m save_checkpoint.imagenet_train_eval \
+      --data_directory=runs/digits/data \
+      --output_dir=runs/digits/checkpoints/digits \
+      --pruning_method=threshold --end_sparsity=0,0.5,0.9 --num_replicates=10 \
+      --resnet_depth=18 --width=0.25 --train_batch_size=64 --train_steps=168 \
+      --warmup_epochs=1 --decay_epochs=7,10 \
+      --sparsity_begin_step=42 --sparsity_end_step=126 --pruning_frequency=14
+
+ImageNet as in the paper is the default: depth 50, 32,000 steps of 4,096
+images, rate 1.6, cubic pruning from step 5,000 to 8,000 every 500.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tqdm
+from absl import flags, logging
+from etils import epath
+
+from save_checkpoint import learning_rate, pruning, training
+from utils import (
+  checkpoints,
+  class_level_metrics,
+  command_line,
+  data_input,
+  devices,
+  image_records,
+  inference,
+  paths,
+  preprocessing,
+  resnet_model,
+  tfrecords,
+)
+
+FLAGS = flags.FLAGS
+_SCRIPT = 'save_checkpoint.imagenet_train_eval'
+# Where a run goes on: the latest state, and the one before, should the latest
+# have been damaged.
+_STATES_KEPT = 2
+_POLL_SECONDS = 10
+
+
+def define_flags() -> None:
+  """Defines the flags of this script."""
+  flags.DEFINE_enum(
+    'mode',
+    'train',
+    ['train', 'eval', 'train_and_eval'],
+    'train: make the missing members. eval: evaluate the checkpoints of '
+    'finished and unfinished members. train_and_eval: evaluate each member '
+    'when it is made.',
+  )
+  flags.DEFINE_string(
+    'data_directory', '', 'TFRecord shards: folder, glob, or a list of files.'
+  )
+  flags.DEFINE_string(
+    'output_dir', '', 'Folder of the experiment; its name is the experiment.'
+  )
+  # The population.
+  flags.DEFINE_enum(
+    'pruning_method',
+    paths.BASELINE,
+    [paths.BASELINE, *paths.PRUNING_METHODS],
+    'How weights are pruned; baseline prunes none.',
+  )
+  flags.DEFINE_list(
+    'end_sparsity',
+    '0.1',
+    'Fractions of the weights of each convolution that are zero at the end, '
+    'each in [0, 1); 0 is a baseline member.',
+  )
+  flags.DEFINE_integer(
+    'num_replicates', 1, 'Members for each sparsity.', lower_bound=1
+  )
+  flags.DEFINE_integer(
+    'first_replicate',
+    0,
+    'Index of the first of them, to spread members over machines.',
+    lower_bound=0,
+  )
+  flags.DEFINE_integer('seed', 0, 'Of the whole population.', lower_bound=0)
+  # The network.
+  flags.DEFINE_enum(
+    'resnet_depth',
+    '50',
+    [str(depth) for depth in resnet_model.DEPTHS],
+    'Number of layers.',
+  )
+  flags.DEFINE_float('width', 1.0, 'Factor on the number of filters.')
+  # Optimisation.
+  flags.DEFINE_integer(
+    'train_steps', 32000, 'Optimiser steps of each member.', lower_bound=1
+  )
+  flags.DEFINE_integer(
+    'train_batch_size',
+    4096,
+    'Images a step, over all devices. The learning rate scales with it.',
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    'eval_batch_size', 1024, 'Images a batch in evaluation.', lower_bound=1
+  )
+  flags.DEFINE_float(
+    'base_learning_rate',
+    learning_rate.BASE_LEARNING_RATE,
+    'Learning rate for a batch of 256 images, after the warm-up.',
+  )
+  flags.DEFINE_float(
+    'warmup_epochs', 5, 'Epochs of linear warm-up from 0; 0 is off.'
+  )
+  flags.DEFINE_list(
+    'decay_epochs', '30,60,80', 'Epochs at which the rate falls to a tenth.'
+  )
+  flags.DEFINE_float(
+    'label_smoothing',
+    0.1,
+    'Share of the target spread over all classes, in [0, 1); 0 is off.',
+  )
+  flags.DEFINE_float(
+    'weight_decay',
+    1e-4,
+    'Factor on sum(v^2) / 2 over the weights that are not batch '
+    "normalisation's; 0 is off.",
+  )
+  flags.DEFINE_enum(
+    'precision',
+    'float32',
+    inference.PRECISIONS,
+    'Of the convolutions; variables are float32.',
+  )
+  flags.DEFINE_enum(
+    'preprocessing',
+    'legacy',
+    preprocessing.NAMES,
+    'legacy: the grid of TensorFlow 1, as the original; modern: '
+    'half-pixel centres.',
+  )
+  flags.DEFINE_boolean(
+    'deterministic',
+    False,
+    'Ask TensorFlow for deterministic operations; slower on GPUs.',
+  )
+  # Pruning.
+  flags.DEFINE_integer(
+    'sparsity_begin_step', 5000, 'Optimiser step of the first mask update.'
+  )
+  flags.DEFINE_integer(
+    'sparsity_end_step',
+    8000,
+    'Optimiser step of the last mask update, which reaches end_sparsity; '
+    'below train_steps.',
+  )
+  flags.DEFINE_integer(
+    'pruning_frequency', 500, 'Optimiser steps between mask updates.'
+  )
+  flags.DEFINE_integer(
+    'block_height',
+    1,
+    'Height of the blocks of 1x1 kernels that threshold prunes together; '
+    '1 is single weights.',
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    'block_width', 1, 'Width of these blocks.', lower_bound=1
+  )
+  # Files.
+  flags.DEFINE_integer(
+    'steps_per_checkpoint', 1000, 'Optimiser steps between checkpoints.'
+  )
+  flags.DEFINE_integer(
+    'keep_checkpoints', 5, 'Latest checkpoints of a member that are kept.'
+  )
+  flags.DEFINE_integer(
+    'steps_per_summary', 300, 'Optimiser steps between summaries.'
+  )
+  flags.DEFINE_integer(
+    'eval_timeout_seconds',
+    0,
+    'In mode eval, how long to wait for a new checkpoint of an unfinished '
+    'member; 0 evaluates what is there.',
+  )
+  # Devices.
+  flags.DEFINE_string(
+    'tpu', '', "Name of a Cloud TPU, or 'local' on a TPU VM; '' for none."
+  )
+  flags.DEFINE_string(
+    'gcp_project', '', "Project of a named TPU; '' for the environment's."
+  )
+  flags.DEFINE_string(
+    'tpu_zone', '', "Zone of a named TPU; '' for the environment's."
+  )
+  flags.DEFINE_boolean(
+    'test_small_sample',
+    False,
+    'Train a small network for a few steps on synthetic images instead of '
+    '--data_directory: runs in seconds.',
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """All that decides what a member's numbers are, beside its identity.
+
+  Attributes carry the names and the units of the flags.
+  """
+
+  resnet_depth: int = 50
+  width: float = 1.0
+  train_steps: int = 32000
+  train_batch_size: int = 4096
+  base_learning_rate: float = learning_rate.BASE_LEARNING_RATE
+  warmup_epochs: float = 5
+  decay_epochs: tuple[float, ...] = (30, 60, 80)
+  label_smoothing: float = 0.1
+  weight_decay: float = 1e-4
+  precision: str = 'float32'
+  preprocessing: str = 'legacy'
+  block_height: int = 1
+  block_width: int = 1
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """Which files training writes, and when; changes no number.
+
+  Attributes carry the names and the units of the flags.
+  """
+
+  steps_per_checkpoint: int = 1000
+  keep_checkpoints: int = 5
+  steps_per_summary: int = 300
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if getattr(self, field.name) < 1:
+        raise ValueError(
+          f'{field.name} is {getattr(self, field.name)}, wanted 1 or more'
+        )
+
+
+def population(
+  experiment: str,
+  pruning_method: str,
+  end_sparsity: Sequence[float],
+  replicates: Sequence[int],
+  begin_step: int,
+  end_step: int,
+  frequency: int,
+) -> list[paths.Member]:
+  """The members to train, replicate by replicate.
+
+  Raises:
+    ValueError: a sparsity is outside [0, 1), or repeated, or not 0 for a
+      baseline.
+  """
+  if not end_sparsity or len(set(end_sparsity)) < len(end_sparsity):
+    raise ValueError(
+      f'end_sparsity is {list(end_sparsity)}, wanted different numbers'
+    )
+  members = []
+  for replicate in replicates:
+    for fraction in end_sparsity:
+      if pruning_method == paths.BASELINE and fraction:
+        raise ValueError(
+          f'pruning_method is {paths.BASELINE} and end_sparsity {fraction}, '
+          'wanted 0, or another method'
+        )
+      if not 0 <= fraction < 1:
+        raise ValueError(
+          f'end_sparsity is {fraction}, wanted a number in [0, 1)'
+        )
+      pruned = (pruning_method, fraction, begin_step, end_step, frequency)
+      dense = (paths.BASELINE, 0.0, 0, 0, 0)
+      members.append(
+        paths.Member(experiment, *(pruned if fraction else dense), replicate)
+      )
+  return members
+
+
+def member_seed(seed: int, member: paths.Member) -> int:
+  """The seed of all the randomness in a member's training.
+
+  It differs between sparsities too: the statistics compare independent groups
+  of networks, and runs that share their first weights and their images are
+  not independent.
+  """
+  identity = (
+    f'{seed}/{member.pruning_method}/{member.fraction_pruned}/'
+    f'{member.replicate}'
+  )
+  # 40 bits: steps are added to it.
+  return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:5], 'big')
+
+
+class MemberRun:
+  """The files of a member in training."""
+
+  def __init__(
+    self,
+    output_dir: str,
+    member: paths.Member,
+    settings: Settings,
+    data: dict[str, object],
+  ):
+    """Opens a member's folder.
+
+    Args:
+      output_dir: folder of the experiment.
+      member: whose.
+      settings: as this run has them.
+      data: what identifies the training data.
+
+    Raises:
+      ValueError: the folder holds a run with other settings; names them.
+    """
+    self.member = member
+    self.folder = paths.member_folder(output_dir, member)
+    self._settings = {
+      **dataclasses.asdict(settings),
+      'decay_epochs': list(settings.decay_epochs),
+      'data': data,
+    }
+    self._file = paths.provenance(self.folder, 'settings')
+    if paths.exists(self._file):
+      before = json.loads(epath.Path(self._file).read_text())
+      differ = [
+        f'{name} was {before.get(name)!r} and is {self._settings.get(name)!r}'
+        for name in sorted({*before, *self._settings})
+        if before.get(name) != self._settings.get(name)
+      ]
+      if differ:
+        raise ValueError(
+          f'{self.folder} was made with other settings: {"; ".join(differ)}. '
+          'Use the same flags to go on, or another --output_dir.'
+        )
+
+  def start(self) -> None:
+    """Records the settings, before the first file that depends on them."""
+    text = json.dumps(self._settings, indent=1, sort_keys=True)
+    paths.write_complete(self._file, text + '\n')
+
+  def is_finished(self, train_steps: int) -> bool:
+    """Whether the last checkpoint is there."""
+    prefix = paths.checkpoint_prefix(self.folder, train_steps)
+    return paths.exists(f'{prefix}.index')
+
+  def _states(self) -> list[tuple[int, str]]:
+    folder = epath.Path(paths.resume_folder(self.folder))
+    if not folder.exists():
+      return []
+    return sorted(
+      (int(index.stem.removeprefix('state-')), str(index.with_suffix('')))
+      for index in folder.glob('state-*.index')
+    )
+
+  def save(self, trainer: training.Trainer, keep_checkpoints: int) -> None:
+    """Writes a checkpoint and what is needed to go on from it."""
+    step = trainer.step
+    network = trainer.network(self.member.pruning_method != paths.BASELINE)
+    checkpoints.write(paths.checkpoint_prefix(self.folder, step), network)
+    folder = epath.Path(paths.resume_folder(self.folder))
+    checkpoints.write_bundle(str(folder / f'state-{step}'), trainer.state())
+    for _, prefix in self._states()[:-_STATES_KEPT]:
+      _remove_bundle(prefix)
+    exported = sorted(
+      (int(index.stem.removeprefix('model.ckpt-')), index.with_suffix(''))
+      for index in epath.Path(self.folder).glob('model.ckpt-*.index')
+    )
+    for _, prefix in exported[:-keep_checkpoints]:
+      _remove_bundle(str(prefix))
+
+  def restore(self, trainer: training.Trainer) -> bool:
+    """Goes on from the latest state that can be read; False if none is there.
+
+    Raises:
+      ValueError: there are states, but none can be read.
+    """
+    states = self._states()
+    for step, prefix in reversed(states):
+      try:
+        trainer.restore(checkpoints.read_bundle(prefix))
+      except ValueError as error:
+        logging.error('%s; falling back to the state before', error)
+        continue
+      logging.info('%s goes on from step %d', self.folder, step)
+      return True
+    if states:
+      raise ValueError(
+        f'{paths.resume_folder(self.folder)}: none of {len(states)} states can '
+        'be read; remove the folder to train the member from the start'
+      )
+    return False
+
+  def finish(self) -> None:
+    """Removes what only an unfinished member needs."""
+    folder = epath.Path(paths.resume_folder(self.folder))
+    if folder.exists():
+      folder.rmtree()
+
+
+def _remove_bundle(prefix: str) -> None:
+  # The index first: without it the rest is not taken for a checkpoint.
+  for path in [f'{prefix}.index', *tf.io.gfile.glob(f'{prefix}.data-*')]:
+    tf.io.gfile.remove(path)
+
+
+def _boundaries(
+  start: int, settings: Settings, output: Output, update_steps: Sequence[int]
+) -> list[int]:
+  """Numbers of steps done at which something happens beside training."""
+  end = settings.train_steps
+  return sorted(
+    {
+      *range(output.steps_per_checkpoint, end, output.steps_per_checkpoint),
+      *range(output.steps_per_summary, end, output.steps_per_summary),
+      *(step + 1 for step in update_steps),
+      end,
+    }
+    - set(range(start + 1))
+  )
+
+
+def train_member(
+  trainer: training.Trainer,
+  reader: data_input.TrainingReader,
+  run_files: MemberRun,
+  settings: Settings,
+  output: Output,
+  rates: np.ndarray,
+  steps_per_epoch: float,
+  strategy: tf.distribute.Strategy,
+  progress: tqdm.tqdm,
+) -> dict[str, float]:
+  """Trains one member to its end.
+
+  Args:
+    trainer: the network; reset or restored here.
+    reader: its images.
+    run_files: its folder.
+    settings: what decides its numbers.
+    output: which files are written.
+    rates: [train_steps] learning rate.
+    steps_per_epoch: optimiser steps an epoch.
+    strategy: where it runs.
+    progress: bar that counts steps.
+
+  Returns:
+    The last summaries, by name.
+
+  Raises:
+    ValueError: the loss is not finite, or a layer has missed its sparsity.
+  """
+  member = run_files.member
+  seed = member_seed(settings.seed, member)
+  run_files.start()
+  if not run_files.restore(trainer):
+    trainer.reset(seed)
+  schedule = None
+  if member.pruning_method != paths.BASELINE:
+    schedule = pruning.Schedule(
+      member.fraction_pruned,
+      member.begin_step,
+      member.end_step,
+      member.pruning_frequency,
+    )
+  updates = set(schedule.steps if schedule else ())
+  start = trainer.step
+  progress.update(start)
+  batches = iter(
+    strategy.experimental_distribute_dataset(reader.read(seed, start))
+  )
+  writer = tf.summary.create_file_writer(paths.summaries(run_files.folder))
+  done, summaries, sums, since = start, {}, np.zeros(2), time.monotonic()
+  counted = 0
+  with writer.as_default():
+    for boundary in _boundaries(start, settings, output, sorted(updates)):
+      steps = boundary - done
+      sums += np.multiply(trainer.train(batches, steps), steps)
+      counted += steps
+      done = boundary
+      if not np.isfinite(sums).all():
+        raise ValueError(
+          f'{run_files.folder}: the loss is not finite by step {done}; the '
+          f'last checkpoints are {_checkpoint_names(run_files.folder)}'
+        )
+      progress.update(steps)
+      if done - 1 in updates:
+        trainer.update_masks(schedule.sparsity(done - 1), seed)
+      is_last = done == settings.train_steps
+      if done % output.steps_per_summary == 0 or is_last:
+        loss, accuracy = sums / counted
+        seconds = time.monotonic() - since
+        summaries = {
+          'loss': loss,
+          'accuracy': accuracy,
+          'learning_rate': float(rates[done - 1]),
+          'current_epoch': done / steps_per_epoch,
+          'images_per_second': counted * settings.train_batch_size / seconds,
+        }
+        _write_summaries(summaries, trainer.layer_sparsity(), done)
+        progress.set_postfix(
+          loss=f'{loss:.3f}', accuracy=f'{accuracy:.3f}', refresh=False
+        )
+        sums, counted, since = np.zeros(2), 0, time.monotonic()
+      if is_last:
+        _check_sparsity(trainer, member, settings, run_files.folder)
+      if done % output.steps_per_checkpoint == 0 or is_last:
+        run_files.save(trainer, output.keep_checkpoints)
+  writer.close()
+  return {name: float(value) for name, value in summaries.items()}
+
+
+def _checkpoint_names(folder: str) -> list[str]:
+  found = epath.Path(folder).glob('model.ckpt-*.index')
+  return sorted(index.stem for index in found)
+
+
+def _write_summaries(
+  scalars: dict[str, float], sparsity: dict[str, float], step: int
+) -> None:
+  for name, value in scalars.items():
+    tf.summary.scalar(name, value, step=step)
+  for layer, value in sparsity.items():
+    tf.summary.scalar(f'sparsity/{layer}', value, step=step)
+  tf.summary.scalar('sparsity', np.mean(list(sparsity.values())), step=step)
+
+
+def _check_sparsity(
+  trainer: training.Trainer,
+  member: paths.Member,
+  settings: Settings,
+  folder: str,
+) -> None:
+  """Counts the survivors of every layer before they are exported."""
+  if (settings.block_height, settings.block_width) != (1, 1):
+    return  # Blocks at the edge of a kernel hold fewer weights.
+  network = trainer.network(masked=member.pruning_method != paths.BASELINE)
+  if not network.is_masked:
+    return
+  for conv in resnet_model.conv_layers(network.architecture):
+    name = f'{resnet_model.SCOPE}{conv.name}/mask'
+    mask = network.values[name]  # noqa: PD011
+    wanted = pruning.survivors(conv.size, member.fraction_pruned)
+    if np.count_nonzero(mask) != wanted:
+      raise ValueError(
+        f'{folder}: {conv.name} keeps {np.count_nonzero(mask)} of {conv.size} '
+        f'weights, wanted {wanted}'
+      )
+
+
+def run(
+  mode: str,
+  data_directory: str,
+  output_dir: str,
+  pruning_method: str,
+  end_sparsity: Sequence[float],
+  replicates: Sequence[int],
+  schedule: tuple[int, int, int],
+  settings: Settings,
+  output: Output,
+  eval_batch_size: int,
+  deterministic: bool,
+  tpu: tuple[str, str, str],
+  eval_timeout_seconds: int,
+) -> None:
+  """Trains and evaluates a population.
+
+  Args:
+    mode: 'train', 'eval' or 'train_and_eval'.
+    data_directory: TFRecord shards.
+    output_dir: folder of the experiment.
+    pruning_method: of the members with a sparsity above 0.
+    end_sparsity: fractions, one level each.
+    replicates: indices of the members of each level.
+    schedule: first and last step of mask updates, and steps between.
+    settings: what decides the members' numbers.
+    output: which files are written.
+    eval_batch_size: images a batch in evaluation.
+    deterministic: whether TensorFlow's operations are to be deterministic.
+    tpu: name, project and zone of a TPU, or empty.
+    eval_timeout_seconds: how long mode eval waits for a new checkpoint.
+  """
+  if not output_dir:
+    raise ValueError('--output_dir is empty, wanted a folder')
+  members = population(
+    epath.Path(output_dir).name,
+    pruning_method,
+    end_sparsity,
+    replicates,
+    *schedule,
+  )
+  if any(member.fraction_pruned for member in members):
+    pruning.Schedule(max(end_sparsity), *schedule)
+    if schedule[1] >= settings.train_steps:
+      raise ValueError(
+        f'sparsity_end_step is {schedule[1]}, wanted below train_steps='
+        f'{settings.train_steps}: the target would not be reached'
+      )
+  _refuse_local_paths(tpu[0], data_directory, output_dir)
+  evaluator = None
+  if mode != 'train':
+    evaluator = Evaluator(data_directory, settings, eval_batch_size)
+  if mode == 'eval':
+    for member in members:
+      folder = paths.member_folder(output_dir, member)
+      evaluator.follow(folder, settings.train_steps, eval_timeout_seconds)
+    return
+  if deterministic:
+    tf.config.experimental.enable_op_determinism()
+  strategy = devices.strategy(*tpu)
+  if settings.train_batch_size % strategy.num_replicas_in_sync:
+    raise ValueError(
+      f'train_batch_size is {settings.train_batch_size}, wanted a multiple of '
+      f'the {strategy.num_replicas_in_sync} devices'
+    )
+  shards = paths.find_shards(data_directory, 'train')
+  records = tfrecords.describe(shards)
+  num_images = _num_images(shards, records)
+  data = {
+    'name': records.name,
+    'num_images': num_images,
+    'shards': {paths.name(shard): _shard_bytes(shard) for shard in shards},
+  }
+  runs = [MemberRun(output_dir, member, settings, data) for member in members]
+  missing = [r for r in runs if not r.is_finished(settings.train_steps)]
+  logging.info(
+    '%d of %d members are finished', len(runs) - len(missing), len(runs)
+  )
+  if not missing:
+    return
+  rates = learning_rate.learning_rates(
+    settings.train_steps,
+    settings.train_batch_size,
+    num_images,
+    settings.warmup_epochs,
+    settings.decay_epochs,
+    settings.base_learning_rate,
+  )
+  trainer = training.Trainer(
+    strategy,
+    resnet_model.Architecture(
+      settings.resnet_depth, settings.width, records.num_classes
+    ),
+    records,
+    rates,
+    batch_size=settings.train_batch_size,
+    label_smoothing=settings.label_smoothing,
+    weight_decay=settings.weight_decay,
+    precision=settings.precision,
+    pruning_method=pruning_method,
+    block_size=(settings.block_height, settings.block_width),
+  )
+  reader = data_input.TrainingReader(
+    shards,
+    records,
+    tfrecords.detect(shards),
+    settings.preprocessing,
+    settings.train_batch_size,
+  )
+  with tqdm.tqdm(
+    desc='training',
+    unit=' steps',
+    total=len(missing) * settings.train_steps,
+    mininterval=1.0,
+    dynamic_ncols=True,
+  ) as progress:
+    for number, run_files in enumerate(missing, 1):
+      started = time.monotonic()
+      progress.set_description(f'training member {number} of {len(missing)}')
+      try:
+        final = train_member(
+          trainer,
+          reader,
+          run_files,
+          settings,
+          output,
+          rates,
+          num_images / settings.train_batch_size,
+          strategy,
+          progress,
+        )
+      except tf.errors.ResourceExhaustedError as error:
+        raise OSError(f'{run_files.folder}: {error.message}') from None
+      except tf.errors.OpError:
+        reader.find_fault()
+        raise
+      if evaluator:
+        prefix = paths.checkpoint_prefix(run_files.folder, settings.train_steps)
+        final.update(evaluator.evaluate(prefix))
+      command_line.write_provenance(
+        run_files.folder,
+        _SCRIPT,
+        [paths.image_records(epath.Path(shards[0]).parent)]
+        if records.splits
+        else [],
+        member=dataclasses.asdict(run_files.member),
+        member_seed=member_seed(settings.seed, run_files.member),
+        devices=devices.describe(),
+        deterministic=deterministic,
+        training_seconds=round(time.monotonic() - started, 1),
+        final_metrics=final,
+      )
+      run_files.finish()
+
+
+def _refuse_local_paths(tpu: str, *folders: str) -> None:
+  for folder in folders:
+    if tpu not in ('', 'local') and not folder.startswith('gs://'):
+      raise ValueError(
+        f'{folder} is a local path, which the TPU {tpu} cannot reach: copy it '
+        'to a bucket (gs://...), or run on the TPU VM with --tpu=local'
+      )
+
+
+def _shard_bytes(path: str) -> int:
+  return tf.io.gfile.stat(path).length
+
+
+def _num_images(
+  shards: Sequence[str], records: image_records.ImageRecords
+) -> int:
+  declared = [records.shard(paths.name(shard)) for shard in shards]
+  if all(declared):
+    return sum(shard.examples for shard in declared)
+  logging.warning(
+    'no declared counts: counting the records of %d shards', len(shards)
+  )
+  return sum(1 for shard in shards for _ in tfrecords.read_records(shard))
+
+
+class Evaluator:
+  """Evaluates checkpoints on the evaluation split; traced once."""
+
+  def __init__(self, data_directory: str, settings: Settings, batch_size: int):
+    """Opens the evaluation split.
+
+    Args:
+      data_directory: TFRecord shards.
+      settings: preprocessing, precision and label smoothing of the members.
+      batch_size: images a batch.
+    """
+    self._shards = paths.find_shards(data_directory, 'eval')
+    self._records = tfrecords.describe(self._shards)
+    self._predictor = inference.Predictor(
+      self._records,
+      batch_size=batch_size,
+      preprocessing_name=settings.preprocessing,
+      precision=settings.precision,
+      label_smoothing=settings.label_smoothing,
+    )
+
+  def evaluate(self, prefix: str) -> dict[str, float]:
+    """Evaluates a checkpoint and writes its summaries beside it.
+
+    Returns:
+      eval_accuracy, top_5_eval_accuracy and eval_loss (cross entropy with
+      label smoothing, in nats).
+    """
+    checkpoint = paths.parse_checkpoint(prefix)
+    frames = [
+      frame
+      for _, _, frame in self._predictor.predict(
+        [checkpoint], self._shards, show_progress=False
+      )
+    ]
+    metrics = class_level_metrics.member_metrics(
+      pd.concat(frames), self._records.class_names
+    ).iloc[0]
+    scalars = {
+      'eval_accuracy': float(metrics['eval_accuracy']),
+      'top_5_eval_accuracy': float(metrics['top_5_eval_accuracy']),
+      'eval_loss': float(metrics['loss']),
+    }
+    folder = str(epath.Path(prefix).parent)
+    writer = tf.summary.create_file_writer(paths.summaries(folder))
+    with writer.as_default():
+      for name, value in scalars.items():
+        tf.summary.scalar(name, value, step=checkpoint.step)
+    writer.close()
+    return scalars
+
+  def follow(
+    self, folder: str, train_steps: int, timeout_seconds: float
+  ) -> None:
+    """Evaluates each checkpoint of a member, waiting for new ones.
+
+    Raises:
+      FileNotFoundError: the member has none in time.
+    """
+    seen, waited_since = set(), time.monotonic()
+    while True:
+      names = [n for n in _checkpoint_names(folder) if n not in seen]
+      for name in sorted(names, key=lambda name: int(name.split('-')[-1])):
+        scalars = self.evaluate(str(epath.Path(folder) / name))
+        logging.info(
+          '%s/%s: %s',
+          folder,
+          name,
+          ', '.join(f'{k} {v:.4f}' for k, v in scalars.items()),
+        )
+        seen.add(name)
+        waited_since = time.monotonic()
+      if paths.name(paths.checkpoint_prefix(folder, train_steps)) in seen:
+        return
+      if time.monotonic() - waited_since >= timeout_seconds:
+        break
+      time.sleep(min(_POLL_SECONDS, timeout_seconds))
+    if not seen:
+      raise FileNotFoundError(
+        f'no checkpoint in {folder} after {timeout_seconds} s, wanted '
+        f'model.ckpt-<step> up to step {train_steps}'
+      )
+
+
+def _numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:
+  try:
+    return tuple(float(text) for text in texts if text.strip())
+  except ValueError:
+    raise ValueError(
+      f'--{name} is {",".join(texts)!r}, wanted numbers separated by commas'
+    ) from None
+
+
+def main(argv: list[str]) -> None:
+  """Turns flags into arguments."""
+  del argv
+  settings = Settings(
+    resnet_depth=int(FLAGS.resnet_depth),
+    decay_epochs=_numbers('decay_epochs', FLAGS.decay_epochs),
+    **{
+      field.name: FLAGS[field.name].value
+      for field in dataclasses.fields(Settings)
+      if field.name not in ('resnet_depth', 'decay_epochs')
+    },
+  )
+  end_sparsity = _numbers('end_sparsity', FLAGS.end_sparsity)
+  if FLAGS['end_sparsity'].using_default_value and (
+    FLAGS.pruning_method == paths.BASELINE
+  ):
+    end_sparsity = (0.0,)
+  schedule = (
+    FLAGS.sparsity_begin_step,
+    FLAGS.sparsity_end_step,
+    FLAGS.pruning_frequency,
+  )
+  data_directory = FLAGS.data_directory
+  if FLAGS.test_small_sample:
+    data_directory = data_input.synthetic_data_set(
+      str(epath.Path(FLAGS.output_dir).parent / 'test_small_sample')
+    )
+    settings = dataclasses.replace(
+      settings,
+      resnet_depth=18,
+      width=0.25,
+      train_steps=10,
+      train_batch_size=4,
+    )
+    schedule = (2, 8, 2)
+  run(
+    FLAGS.mode,
+    data_directory,
+    FLAGS.output_dir,
+    FLAGS.pruning_method,
+    end_sparsity,
+    range(FLAGS.first_replicate, FLAGS.first_replicate + FLAGS.num_replicates),
+    schedule,
+    settings,
+    Output(
+      FLAGS.steps_per_checkpoint,
+      FLAGS.keep_checkpoints,
+      FLAGS.steps_per_summary,
+    ),
+    FLAGS.eval_batch_size,
+    FLAGS.deterministic,
+    (FLAGS.tpu, FLAGS.gcp_project, FLAGS.tpu_zone),
+    FLAGS.eval_timeout_seconds,
+  )
+
+
+if __name__ == '__main__':
+  command_line.run_script(main, define_flags)

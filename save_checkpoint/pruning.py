@@ -1,0 +1,171 @@
+"""Which weights are zero: schedule and masks.
+
+The schedule and the block masks are tensorflow-model-optimization's; this is
+the only file that imports it. Two things are ours. The number of survivors is
+exact: k = round(size * (1 - sparsity)) for every layer, where the toolkit (as
+the original) keeps every weight that ties with the k-th. And there is always an
+update at `end_step`, so the target is reached whatever the frequency.
+
+Methods, per layer (there is no ranking across layers):
+
+  threshold           keeps the k largest weights by magnitude, ranked anew
+                      among all weights at each update: a weight can come back
+  random_independent  keeps k weights drawn anew at each update
+  random_cumulative   keeps the k first of one random order: what is once
+                      pruned stays pruned
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+from tensorflow_model_optimization.python.core.sparsity.keras import (
+  pruning_impl,
+)
+
+# Cubic, as in Zhu & Gupta (arXiv 1710.01878) and the original.
+_EXPONENT = 3
+
+
+class Schedule:
+  """When masks are updated, and to which sparsity."""
+
+  def __init__(
+    self, target: float, begin_step: int, end_step: int, frequency: int
+  ):
+    """Checks and keeps the schedule.
+
+    Args:
+      target: share of weights that is zero from end_step on, in [0, 1).
+      begin_step: first step after whose weight update masks are updated.
+      end_step: last such step.
+      frequency: steps between two updates.
+
+    Raises:
+      ValueError: one of them is out of range, or begin_step >= end_step.
+    """
+    if not 0 <= target < 1:
+      raise ValueError(f'end_sparsity is {target}, wanted a number in [0, 1)')
+    if frequency < 1:
+      raise ValueError(f'pruning_frequency is {frequency}, wanted 1 or more')
+    if not 0 <= begin_step < end_step:
+      raise ValueError(
+        f'sparsity_begin_step is {begin_step} and sparsity_end_step '
+        f'{end_step}, wanted 0 <= begin < end'
+      )
+    self.target = target
+    self.end_step = end_step
+    self.steps = sorted({*range(begin_step, end_step, frequency), end_step})
+    self._decay = tfmot.sparsity.keras.PolynomialDecay(
+      initial_sparsity=0.0,
+      final_sparsity=target,
+      begin_step=begin_step,
+      end_step=end_step,
+      power=_EXPONENT,
+      frequency=frequency,
+    )
+
+  def sparsity(self, step: int) -> float:
+    """Sparsity after the update at a step.
+
+    target * (1 - (1 - p)^3) with p = (step - begin) / (end - begin) in [0, 1].
+    """
+    if step >= self.end_step:
+      # Not through float32: the number of survivors is counted from it.
+      return self.target
+    return float(self._decay(step)[1])
+
+
+def survivors(size: int, sparsity: float) -> int:
+  """Number of weights a layer keeps: round(size * (1 - sparsity)), at least 1.
+
+  A layer without weights would cut the network in two.
+  """
+  return max(1, round(size * (1 - sparsity)))
+
+
+class _KeepExactly(pruning_impl.Pruning):
+  """The toolkit's masks, with exactly k survivors."""
+
+  def __init__(self, k: tf.Tensor, block_size: Sequence[int]):
+    super().__init__(
+      training_step_fn=None,
+      pruning_vars=[],
+      pruning_schedule=None,
+      block_size=block_size,
+      block_pooling_type='AVG',
+    )
+    self._k = k
+
+  def _update_mask(self, weights):
+    scores = tf.reshape(tf.abs(weights), [-1])
+    # Of equal scores, the one with the lower index comes first.
+    values, order = tf.math.top_k(scores, k=scores.shape[0])
+    kept = tf.cast(tf.range(scores.shape[0]) < self._k, weights.dtype)
+    mask = tf.scatter_nd(order[:, tf.newaxis], kept, [scores.shape[0]])
+    return values[self._k - 1], tf.reshape(mask, weights.shape)
+
+  def mask(self, scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Threshold and mask for scores [height, width, in, out]."""
+    threshold, mask = self._maybe_update_block_mask(scores)
+    return threshold, tf.reshape(mask, scores.shape)
+
+
+class MaskMaker:
+  """Masks of one layer by one method."""
+
+  def __init__(
+    self,
+    method: str,
+    layer: int,
+    shape: Sequence[int],
+    block_size: Sequence[int] = (1, 1),
+  ):
+    """Keeps what does not change between updates.
+
+    Args:
+      method: 'threshold', 'random_independent' or 'random_cumulative'.
+      layer: index of the layer, a part of the seed of random masks.
+      shape: [height, width, in, out] of the kernel.
+      block_size: height and width of the blocks that are pruned together, of
+        kernels that are 1x1; others are pruned one weight at a time.
+    """
+    self._method = method
+    self._layer = layer
+    self._shape = tuple(shape)
+    is_matrix = self._shape[:2] == (1, 1)
+    self._block_size = tuple(block_size) if is_matrix else (1, 1)
+
+  @property
+  def units(self) -> int:
+    """Number of blocks, or weights, that are pruned together."""
+    height, width = self._block_size
+    if (height, width) == (1, 1):
+      return int(np.prod(self._shape))
+    return -(-self._shape[2] // height) * -(-self._shape[3] // width)
+
+  def make(
+    self, weights: tf.Tensor, k: tf.Tensor, seed: tf.Tensor, step: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Makes a mask.
+
+    Args:
+      weights: [height, width, in, out], of which the magnitude counts.
+      k: number of `units` that survive.
+      seed: the member's, scalar int64.
+      step: the optimiser step, scalar int64.
+
+    Returns:
+      The smallest score that survives, and the 0/1 mask [height, width, in,
+      out].
+    """
+    scores = weights
+    if self._method != 'threshold':
+      draw = (
+        step if self._method == 'random_independent' else tf.zeros_like(step)
+      )
+      scores = tf.random.stateless_uniform(
+        self._shape, seed=tf.stack([seed + draw, self._layer])
+      )
+    return _KeepExactly(k, self._block_size).mask(scores)
