@@ -429,8 +429,8 @@ def check(table: Table, frame: pd.DataFrame, source: str) -> pd.DataFrame:
   for column in table.columns:
     if column.name in frame:
       checked[column.name] = _check_column(column, frame[column.name], source)
-  key = [name for name in table.key if name in checked]
   result = pd.DataFrame(checked, index=frame.index)
+  key = _identity(table, result)
   if key:
     # Constant columns (the member, in a file of one member) tell no rows apart.
     varying = [name for name in key if not _is_constant(result[name])] or key[
@@ -445,6 +445,14 @@ def check(table: Table, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         f'{_lines(repeated)}: {first.to_dict("records")}'
       )
   return result
+
+
+def _identity(table: Table, frame: pd.DataFrame) -> list[str]:
+  """The key of a frame's rows, empty where what is left tells no rows apart."""
+  missing = [name for name in table.key if name not in frame]
+  if any(table.column(name).default is None for name in missing):
+    return []
+  return [name for name in table.key if name in frame]
 
 
 def _is_constant(values: pd.Series) -> bool:
@@ -642,8 +650,8 @@ def read_all(
   files = list(files)
   frames = read_each(table, files, columns)
   together = pd.concat(frames, ignore_index=True)
-  key = [name for name in table.key if name in together]
-  repeated = together.duplicated(key, keep=False)
+  key = _identity(table, together)
+  repeated = together.duplicated(key, keep=False) if key else np.array([False])
   if repeated.any():
     source = np.repeat(files, [len(frame) for frame in frames])
     first = together.loc[repeated, key].iloc[0]

@@ -167,7 +167,8 @@ def detect(shards: Iterable[str]) -> Dialect:
   """Recognises the dialect of a data set from each shard's first record.
 
   Raises:
-    ValueError: a shard is empty or of no known dialect, or two disagree.
+    ValueError: a shard is empty (and not declared so) or of no known dialect,
+      or two disagree.
   """
 
   def first(path):
@@ -175,19 +176,35 @@ def detect(shards: Iterable[str]) -> Dialect:
     with contextlib.closing(read_records(path)) as serialized:
       for record in serialized:
         return detect_dialect(record, path)
-    raise ValueError(f'{path} holds no record')
+    if not _is_declared_empty(path):
+      raise ValueError(f'{path} holds no record')
+    return None
 
   shards = list(shards)
   # On a bucket the time is that of 1,024 answers, not of their bytes.
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
     dialects = list(pool.map(first, shards))
-  for path, dialect in zip(shards, dialects, strict=True):
-    if dialect != dialects[0]:
+  found = [(p, d) for p, d in zip(shards, dialects, strict=True) if d]
+  if not found:
+    raise ValueError(
+      f'none of {len(shards)} shards holds a record: {shards[:3]}'
+    )
+  for path, dialect in found:
+    if dialect != found[0][1]:
       raise ValueError(
-        f'{shards[0]} is in the dialect {dialects[0].name!r}, but {path} in '
+        f'{found[0][0]} is in the dialect {found[0][1].name!r}, but {path} in '
         f'{dialect.name!r}: wanted shards of one data set'
       )
-  return dialects[0]
+  return found[0][1]
+
+
+def _is_declared_empty(path: str) -> bool:
+  """Whether the description says so: a shard need not have a PIE, say."""
+  folder, name = os.path.split(path)
+  if not paths.exists(paths.image_records(folder)):
+    return False
+  declared = image_records.read(folder).shard(name)
+  return declared is not None and not declared.examples
 
 
 def describe(

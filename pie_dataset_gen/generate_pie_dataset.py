@@ -1,0 +1,406 @@
+r"""Writes the images that pruned networks see differently as a data set.
+
+Reads
+  --data_directory    TFRecord shards, as in imagenet_predictions
+  --predictions_file  the --output_path of aggregate_predictions: an image
+                      is a Pruning Identified Exemplar (PIE) at a level of
+                      sparsity when the modal labels of the dense and of the
+                      pruned population differ
+
+and writes, for each level and shard,
+
+  <output_file>/<dataset_name>/<mode>/<pie|non_pie>/<method>/<level>/<shard>
+    TFRecords: the encoded image as it was stored, its key, its label (from 0),
+    and for both populations the modal label, number of members and mean
+    probability. image_records.json beside them makes the folder a data set
+    that every other script reads (--data_directory);
+  <output_file>/<dataset_name>/stats/<mode>_<shard>_<method>_<level>.csv
+    how many PIEs there are and how many of them each modal label has right.
+
+  python -m pie_dataset_gen.generate_pie_dataset --is_pie=both \
+    --data_directory=/tmp/run/data --predictions_file=/tmp/run \
+    --output_file=/tmp/run/pie --dataset_name=digits --mode=eval
+
+Records are joined with modal labels by image key. Work that is finished, and
+was made from the same modal labels, is skipped. One shard is held in memory at
+a time; it is written about as fast as TensorFlow copies it.
+"""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import pandas as pd
+from absl import flags, logging
+from etils import epath
+
+from utils import command_line, image_records, paths, tables, tfrecords
+
+PIE, NON_PIE = 'pie', 'non_pie'
+_LEVEL = ('pruning_method', 'pruning_fraction')
+_KINDS = {PIE: (PIE,), NON_PIE: (NON_PIE,), 'both': (PIE, NON_PIE)}
+
+
+def define_flags() -> None:
+  """Defines the flags of this script."""
+  flags.DEFINE_string(
+    'data_directory',
+    None,
+    'TFRecord shards: a folder, of which the split --mode is read, or a path, '
+    'pattern or list of files.',
+    required=True,
+  )
+  flags.DEFINE_string(
+    'predictions_file',
+    None,
+    'Folder of modal labels: the --output_path of aggregate_predictions.',
+    required=True,
+  )
+  flags.DEFINE_string(
+    'output_file', None, 'Folder that results go into.', required=True
+  )
+  flags.DEFINE_enum('mode', 'eval', ['eval', 'train'], 'Split to read.')
+  flags.DEFINE_list(
+    'end_sparsity',
+    [],
+    'Levels of sparsity, fractions in [0, 1), separated by commas. Empty: all '
+    'that have modal labels.',
+  )
+  flags.DEFINE_string(
+    'pruning_method',
+    '',
+    'Pruning method of the levels. Empty: all that have modal labels.',
+  )
+  flags.DEFINE_string(
+    'subdirectory', '', 'Name of the one shard to read. Empty: all.'
+  )
+  flags.DEFINE_string(
+    'dataset_name',
+    '',
+    "Folder of the results. Empty: the data set's own name.",
+  )
+  flags.DEFINE_enum(
+    'is_pie',
+    PIE,
+    list(_KINDS),
+    'Which images to write: PIEs, all others, or both, each to a folder of '
+    'its own.',
+  )
+
+
+def read_modal_labels(
+  path: str, examples: Sequence[tfrecords.ParsedExample], shard_path: str
+) -> pd.DataFrame:
+  """Reads the modal labels of a shard, one row for each of its records.
+
+  Args:
+    path: the CSV of one level.
+    examples: the shard's records, in order.
+    shard_path: for messages.
+
+  Returns:
+    The rows in the order of the records, with a column is_pie.
+
+  Raises:
+    ValueError: records and rows differ in their keys or labels.
+  """
+  labels = tables.read(tables.MODAL_LABELS, path).set_index('image_key')
+  keys = pd.Index([example.key for example in examples])
+  missing, extra = keys.difference(labels.index), labels.index.difference(keys)
+  if len(missing) or len(extra):
+    raise ValueError(
+      f'{path} lacks {len(missing)} of {len(keys)} images of {shard_path} '
+      f'{list(missing[:3])} and has {len(extra)} that are not in it '
+      f'{list(extra[:3])}'
+    )
+  labels = labels.loc[keys].reset_index(names='image_key')
+  stored = pd.Series([example.label for example in examples])
+  differs = labels['true_class_label'] != stored
+  if differs.any():
+    i = int(differs.idxmax())
+    raise ValueError(
+      f'{path} and {shard_path} disagree on the class of {differs.sum()} '
+      f'images, for example {keys[i]!r}: {labels["true_class_label"][i]} in '
+      f'the former, {stored[i]} in the records'
+    )
+  pie = labels['variant_modal_label'] != labels['baseline_modal_label']
+  return labels.assign(is_pie=pie)
+
+
+def pie_features(row) -> dict[str, int | float]:
+  """The features that a PIE record has beside image, key and label."""
+  return {
+    'stored_class_label': int(row.true_class_label),
+    'image_index': int(row.image_index),
+    'baseline_n': int(row.baseline_number_observ),
+    'variant_n': int(row.variant_number_observ),
+    'baseline_mode_label': int(row.baseline_modal_label),
+    'variant_mode_label': int(row.variant_modal_label),
+    'pruning_fraction': float(row.pruning_fraction),
+    'baseline_mean_probability': float(row.baseline_mean_probability),
+    'variant_mean_probability': float(row.variant_mean_probability),
+  }
+
+
+def write_records(
+  path: str,
+  examples: Sequence[tfrecords.ParsedExample],
+  labels: pd.DataFrame,
+  chosen: Sequence[bool],
+) -> image_records.Shard:
+  """Writes the chosen records of a shard with what the populations said."""
+  return tfrecords.write_shard(
+    path,
+    (
+      tfrecords.encode(
+        example.key,
+        example.encoded,
+        example.label,
+        extra=pie_features(row),
+        dialect=tfrecords.PIE,
+      )
+      for example, row, wanted in zip(
+        examples, labels.itertuples(index=False), chosen, strict=True
+      )
+      if wanted
+    ),
+  )
+
+
+def read_examples(
+  path: str,
+  dialect: tfrecords.Dialect,
+  records: image_records.ImageRecords,
+) -> list[tfrecords.ParsedExample]:
+  """Reads the records of a shard, in order.
+
+  Raises:
+    ValueError: the shard is damaged or incomplete, or a key stands twice.
+  """
+  examples = [
+    tfrecords.parse_example(serialized, dialect, records, path, index)
+    for index, serialized in enumerate(tfrecords.read_records(path))
+  ]
+  tfrecords.check_count(path, len(examples), records)
+  repeated = [
+    (key, count)
+    for key, count in collections.Counter(e.key for e in examples).items()
+    if count > 1
+  ]
+  if repeated:
+    raise ValueError(
+      f'{path}: {len(repeated)} image keys stand more than once, for example '
+      f'{repeated[:3]}'
+    )
+  return examples
+
+
+def find_levels(
+  folder: str, fractions: Sequence[float], method: str
+) -> dict[tuple[str, float], str]:
+  """Lists a shard's CSVs of modal labels by (pruning_method, fraction).
+
+  Raises:
+    ValueError: a level that is wanted is not there.
+  """
+  found = {}
+  for path in paths.find_csvs(folder, 'modal labels'):
+    labels = tables.read(tables.MODAL_LABELS, path, _LEVEL)
+    found |= {
+      tuple(level): path
+      for level in labels[list(_LEVEL)].head(1).itertuples(index=False)
+    }
+  chosen = {
+    level: path
+    for level, path in sorted(found.items())
+    if method in ('', level[0]) and (not fractions or level[1] in fractions)
+  }
+  missing = set(fractions) - {fraction for _, fraction in chosen}
+  if missing or not chosen:
+    raise ValueError(
+      f'{folder} has no modal labels at {sorted(missing) or "any level"}'
+      f'{f" by {method}" if method else ""}, there are {sorted(found)}'
+    )
+  return chosen
+
+
+def run(
+  data_directory: str,
+  predictions_file: str,
+  output_file: str,
+  *,
+  mode: str,
+  end_sparsity: Sequence[float] = (),
+  pruning_method: str = '',
+  subdirectory: str = '',
+  dataset_name: str = '',
+  is_pie: str = PIE,
+) -> None:
+  """Writes the records and statistics of all shards and levels."""
+  shards = paths.find_shards(data_directory, mode)
+  records = tfrecords.describe(shards)
+  dialect = tfrecords.detect(shards)
+  dataset_name = dataset_name or records.name
+  chosen = [s for s in shards if subdirectory in ('', paths.name(s))]
+  if not chosen:
+    raise FileNotFoundError(
+      f'no shard {subdirectory} in {data_directory}, there are '
+      f'{[paths.name(shard) for shard in shards[:3]]}...'
+    )
+  made, levels = [], set()
+  for shard in chosen:
+    name = paths.name(shard)
+    folder = paths.modal_labels_folder(predictions_file, dataset_name, mode)
+    csvs = find_levels(
+      str(epath.Path(folder) / name), end_sparsity, pruning_method
+    )
+    examples = None
+    for level, csv in csvs.items():
+      levels.add(level)
+      outputs = _outputs(output_file, dataset_name, mode, level, name)
+      digest = hashlib.sha256(epath.Path(csv).read_bytes()).hexdigest()
+      kinds = _unfinished(outputs, digest, _KINDS[is_pie])
+      if not kinds:
+        continue
+      if examples is None:
+        examples = read_examples(shard, dialect, records)
+      labels = read_modal_labels(csv, examples, shard)
+      for kind in kinds:
+        write_records(
+          outputs[kind], examples, labels, labels['is_pie'] == (kind == PIE)
+        )
+      tables.write(
+        tables.PIE_STATISTICS,
+        _statistics(labels, name, level, mode, digest),
+        outputs['stats'],
+      )
+      made += [shard, csv]
+      logging.info(
+        '%s, %s %s: %d PIEs of %d images',
+        name,
+        *level,
+        labels['is_pie'].sum(),
+        len(labels),
+      )
+  for level in sorted(levels):
+    for kind in (PIE, NON_PIE):
+      _describe(output_file, dataset_name, mode, level, kind, shards, records)
+  if not made:
+    logging.info('nothing to do: all records are there and up to date')
+    return
+  command_line.write_provenance(
+    output_file, 'pie_dataset_gen.generate_pie_dataset', made
+  )
+
+
+def _outputs(output_file, dataset_name, mode, level, shard):
+  return {
+    'stats': paths.pie_statistics(
+      output_file, dataset_name, mode, shard, *level
+    ),
+    **{
+      kind: paths.pie_records(
+        output_file, dataset_name, mode, kind, *level, shard
+      )
+      for kind in (PIE, NON_PIE)
+    },
+  }
+
+
+def _unfinished(
+  outputs: dict[str, str], digest: str, kinds: Sequence[str]
+) -> list[str]:
+  """The kinds of records still to be written; removes outdated ones.
+
+  Statistics come last and name the modal labels they were made from, so
+  records beside statistics of these modal labels are up to date.
+  """
+  if paths.exists(outputs['stats']):
+    done = tables.read(tables.PIE_STATISTICS, outputs['stats'])
+    if (done['modal_labels_sha256'] == digest).all():
+      return [kind for kind in kinds if not paths.exists(outputs[kind])]
+  for name in ('stats', PIE, NON_PIE):
+    epath.Path(outputs[name]).unlink(missing_ok=True)
+  return list(kinds)
+
+
+def _statistics(labels, shard, level, mode, digest) -> pd.DataFrame:
+  pies = labels[labels['is_pie']]
+  true = pies['true_class_label']
+  return pd.DataFrame(
+    {
+      'file': [shard],
+      'pie_count': len(pies),
+      'pruned_correct_count': (pies['variant_modal_label'] == true).sum(),
+      'total_images_count': len(labels),
+      'sparsity': level[1],
+      'mode': mode,
+      'pruning_method': level[0],
+      'baseline_correct_count': (pies['baseline_modal_label'] == true).sum(),
+      'modal_labels_sha256': digest,
+    }
+  )
+
+
+def _describe(output_file, dataset_name, mode, level, kind, shards, records):
+  """Writes image_records.json for the records of one kind and level.
+
+  Of all shards of the data set that are there, so that the last of several
+  jobs with one shard each leaves a description of them all.
+  """
+  splits = collections.defaultdict(dict)
+  path = paths.pie_records(output_file, dataset_name, mode, kind, *level, '')
+  folder = epath.Path(path)
+  for shard in shards:
+    name = paths.name(shard)
+    outputs = _outputs(output_file, dataset_name, mode, level, name)
+    if not (paths.exists(outputs[kind]) and paths.exists(outputs['stats'])):
+      continue
+    counts = tables.read(tables.PIE_STATISTICS, outputs['stats']).iloc[0]
+    pies = counts['pie_count']
+    split = next(
+      (split for split, files in records.splits.items() if name in files), mode
+    )
+    splits[split][name] = image_records.Shard(
+      int(pies if kind == PIE else counts['total_images_count'] - pies),
+      epath.Path(outputs[kind]).stat().length,
+    )
+  if not splits:
+    epath.Path(paths.image_records(folder)).unlink(missing_ok=True)
+    return
+  description = dataclasses.replace(
+    records,
+    # Not the source's name: results of both would fall into one folder.
+    name=f'{dataset_name}_{kind}_{level[0]}_{level[1]}',
+    label_base=tfrecords.PIE.label_base,
+    splits=dict(splits),
+  )
+  image_records.write(str(folder), description)
+
+
+def main(argv: list[str]) -> None:
+  """Turns flags into arguments."""
+  del argv
+  f = flags.FLAGS
+  try:
+    fractions = [float(text) for text in f.end_sparsity]
+  except ValueError:
+    raise ValueError(
+      f'--end_sparsity={f.end_sparsity}, wanted numbers'
+    ) from None
+  run(
+    f.data_directory,
+    f.predictions_file,
+    f.output_file,
+    mode=f.mode,
+    end_sparsity=fractions,
+    pruning_method=f.pruning_method,
+    subdirectory=f.subdirectory,
+    dataset_name=f.dataset_name,
+    is_pie=f.is_pie,
+  )
+
+
+if __name__ == '__main__':
+  command_line.run_script(main, define_flags)
