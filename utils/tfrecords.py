@@ -318,6 +318,9 @@ def read_records(path: str) -> Iterator[bytes]:
       yield serialized
       index += 1
       offset += len(serialized) + _FRAME_BYTES
+    # TensorFlow takes a file that ends within a record's header for complete.
+    if tf.io.gfile.stat(path).length != offset:
+      raise tf.errors.DataLossError(None, None, 'truncated header')
   except tf.errors.NotFoundError:
     raise FileNotFoundError(f'{path} does not exist') from None
   except tf.errors.DataLossError:
@@ -535,11 +538,11 @@ def write_shard(path: str, examples: Iterable[bytes]) -> image_records.Shard:
     The number of records and the size in bytes.
   """
   folder, name = os.path.split(path)
-  if folder:
-    tf.io.gfile.makedirs(folder)
   aside = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}')
   count = 0
   try:
+    if folder:
+      tf.io.gfile.makedirs(folder)
     with tf.io.TFRecordWriter(aside) as writer:
       for serialized in examples:
         writer.write(serialized)
