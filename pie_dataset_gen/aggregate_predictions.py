@@ -647,12 +647,13 @@ def summarise(
     )
   else:
     row['half_number_observ'] = int(drawn.first_half[:, 0].sum())
-    for name, of in (('null', 'null'), ('pruned_half', 'pruned_half')):
-      row[f'{name}_mean'] = counts[of].mean()
+    for name in ('null', 'pruned_half'):
+      row[f'{name}_mean'] = counts[name].mean()
     if num_dense >= MIN_MEMBERS_INTERVAL:
-      row['null_low'], row['null_high'] = np.percentile(
-        counts['null'], (2.5, 97.5)
-      )
+      for name in ('null', 'pruned_half'):
+        row[f'{name}_low'], row[f'{name}_high'] = np.percentile(
+          counts[name], (2.5, 97.5)
+        )
     else:
       reasons.append(
         f'no interval of the null: it needs {MIN_MEMBERS_INTERVAL} dense '

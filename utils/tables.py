@@ -55,7 +55,8 @@ class Table:
     name: for messages.
     columns: in the order of the file.
     key: names of the columns that identify a row.
-    sort_by: names of the columns that order the rows of a file.
+    sort_by: names of the columns that order the rows of a file; none where
+      the writer's order counts.
   """
 
   name: str
@@ -220,6 +221,20 @@ PIE_NULL = Table(
       low=0.0,
       nullable=True,
     ),
+    Column(
+      'pruned_half_low',
+      'float',
+      '2.5th percentile of that number over random halves',
+      low=0.0,
+      nullable=True,
+    ),
+    Column(
+      'pruned_half_high',
+      'float',
+      '97.5th percentile of that number over random halves',
+      low=0.0,
+      nullable=True,
+    ),
     Column('tie_rule', 'text', 'which of several labels with as many votes'),
     _count('baseline_tied_count', 'images with a tied dense modal label'),
     _count('variant_tied_count', 'images with a tied pruned modal label'),
@@ -234,6 +249,22 @@ PIE_NULL = Table(
   ),
   key=('pruning_method', 'pruning_fraction'),
   sort_by=('pruning_method', 'pruning_fraction'),
+)
+
+HEADLINE = Table(
+  'headline',
+  (
+    Column('measure', 'text', 'what was measured'),
+    Column('pruning_method', 'text', "'baseline' or how weights were pruned"),
+    _fraction('pruning_fraction', 'level of the population'),
+    Column('value', 'float', 'count, mean number or fraction', nullable=True),
+    Column('low', 'float', 'lower end of its 95 % interval', nullable=True),
+    Column('high', 'float', 'upper end of its 95 % interval', nullable=True),
+    Column('not_available', 'text', 'why there is no value', default=''),
+  ),
+  key=('measure', 'pruning_method', 'pruning_fraction'),
+  # In the order of the printed table.
+  sort_by=(),
 )
 
 PIE_STATISTICS = Table(
@@ -514,9 +545,9 @@ def write(table: Table, frame: pd.DataFrame, path: str) -> None:
   missing = [c.name for c in table.columns if c.name not in frame]
   if missing:
     raise ValueError(f'{path}: the frame lacks the columns {missing}')
-  frame = check(table, frame, path).sort_values(
-    list(table.sort_by), kind='stable'
-  )
+  frame = check(table, frame, path)
+  if table.sort_by:
+    frame = frame.sort_values(list(table.sort_by), kind='stable')
   paths.write_complete(path, frame.to_csv(index=False, lineterminator='\n'))
 
 
