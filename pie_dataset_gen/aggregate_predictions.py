@@ -44,17 +44,20 @@ from etils import epath
 
 from utils import command_line, paths, tables
 
+_SCRIPT = 'aggregate_predictions'
 TIE_RULES = ('largest', 'smallest', 'probability')
 # Fewer members have too few different halves (four have 3) or resamples for
 # an interval to mean anything.
 MIN_MEMBERS_INTERVAL = 4
+# Whatever else changes predictions: populations that differ in it cannot be
+# compared.
+_CONDITIONS = ('preprocessing', 'precision')
 _COLUMNS = (
   'predictions',
   'true_class',
   'predicted_probability',
   'split',
-  'preprocessing',
-  'precision',
+  *_CONDITIONS,
   'image_key',
   'image_index',
   *tables.MEMBER_KEY,
@@ -246,8 +249,8 @@ def read_shard(files: Sequence[str], mode: str) -> Predictions:
   source = {}
   columns = {}
   first = None
-  for path, frame in zip(files, _read_in_batches(files), strict=True):
-    member = _the_member(path, frame, mode)
+  for path, rows in _read_in_batches(files):
+    member = _the_member(path, rows, mode)
     if member in source:
       raise ValueError(
         f'{path} and {source[member]} hold the same member '
@@ -255,17 +258,18 @@ def read_shard(files: Sequence[str], mode: str) -> Predictions:
       )
     source[member] = path
     if first is None:
-      frame = frame.sort_values(['image_index', 'image_key'])
-      # Copies, since a slice would keep its batch of files in memory.
+      by_position = np.lexsort((rows['image_key'], rows['image_index']))
       first = {
-        name: frame[name].to_numpy(copy=True)
+        name: rows[name][by_position]
         for name in ('image_key', 'image_index', 'true_class')
       }
-      first |= {'path': path, 'conditions': _conditions(frame)}
-    order = _align(path, frame, first)
+      first |= {name: rows[name][:1] for name in _CONDITIONS}
+      first |= {'path': path}
+    order = _align(path, rows, first)
+    # Taken, not sliced: a slice would keep its batch of files in memory.
     columns[member] = (
-      frame['predictions'].to_numpy()[order],
-      frame['predicted_probability'].to_numpy()[order],
+      rows['predictions'][order],
+      rows['predicted_probability'][order],
     )
   members = sorted(columns)
   return Predictions(
@@ -279,35 +283,34 @@ def read_shard(files: Sequence[str], mode: str) -> Predictions:
 
 
 def _read_in_batches(files):
+  """Yields each file's path and its columns, a name and an array each."""
   batch, size = [], 0
   for path in files:
     batch.append(path)
     size += epath.Path(path).stat().length
-    if size > _BATCH_BYTES:
-      yield from tables.read_each(tables.PREDICTIONS, batch, _COLUMNS)
+    if size > _BATCH_BYTES or path == files[-1]:
+      frame, ends = tables.read_stacked(tables.PREDICTIONS, batch, _COLUMNS)
+      columns = {name: frame[name].to_numpy() for name in _COLUMNS}
+      for name, start, end in zip(batch, [0, *ends[:-1]], ends, strict=True):
+        yield name, {c: values[start:end] for c, values in columns.items()}
       batch, size = [], 0
-  yield from tables.read_each(tables.PREDICTIONS, batch, _COLUMNS)
 
 
-def _conditions(frame):
-  return tuple(frame[name].iloc[0] for name in ('preprocessing', 'precision'))
-
-
-def _the_member(path: str, frame: pd.DataFrame, mode: str) -> tuple:
+def _the_member(path: str, rows: dict, mode: str) -> tuple:
   """The one member whose predictions a file holds."""
-  if not len(frame):
+  if not len(rows['image_key']):
     raise ValueError(f'{path} has no rows, wanted the predictions of a member')
-  for name in (*tables.MEMBER_KEY, 'split', 'preprocessing', 'precision'):
-    values = frame[name].to_numpy()
+  for name in (*tables.MEMBER_KEY, 'split', *_CONDITIONS):
+    values = rows[name]
     if not (values == values[0]).all():
       raise ValueError(
         f'{path}: column {name!r} holds {sorted(set(values))[:3]}, wanted the '
         'predictions of one member in a file'
       )
-  split = frame['split'].iloc[0]
+  split = rows['split'][0]
   if split not in ('', mode):
     raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')
-  member = tuple(frame[name].iloc[:1].tolist()[0] for name in tables.MEMBER_KEY)
+  member = tuple(rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY)
   method, fraction = level_of(member)
   if (method == paths.BASELINE and fraction) or not method or '/' in method:
     raise ValueError(
@@ -317,11 +320,10 @@ def _the_member(path: str, frame: pd.DataFrame, mode: str) -> tuple:
   return member
 
 
-def _align(path: str, frame: pd.DataFrame, first: dict) -> np.ndarray | slice:
+def _align(path: str, rows: dict, first: dict) -> np.ndarray:
   """Order of a file's rows that puts its images in the order of the first."""
-  keys = frame['image_key'].to_numpy()
-  wanted = first['image_key']
-  order = slice(None)
+  keys, wanted = rows['image_key'], first['image_key']
+  order = np.arange(len(keys))
   if len(keys) != len(wanted) or not (keys == wanted).all():
     order = pd.Index(keys).get_indexer(wanted)
     missing = wanted[order < 0]
@@ -333,7 +335,7 @@ def _align(path: str, frame: pd.DataFrame, first: dict) -> np.ndarray | slice:
         f'{len(extra)} others {list(extra[:3])}'
       )
   for name, what in (('true_class', 'class'), ('image_index', 'position')):
-    values = frame[name].to_numpy()[order]
+    values = rows[name][order]
     differs = values != first[name]
     if differs.any():
       i = np.flatnonzero(differs)[0]
@@ -342,12 +344,12 @@ def _align(path: str, frame: pd.DataFrame, first: dict) -> np.ndarray | slice:
         f'{int(differs.sum())} images, for example {wanted[i]!r}: '
         f'{values[i]} and {first[name][i]}'
       )
-  if _conditions(frame) != first['conditions']:
-    raise ValueError(
-      f'{path} and {first["path"]} were predicted under different conditions '
-      f'(preprocessing, precision): {_conditions(frame)} and '
-      f'{first["conditions"]}'
-    )
+  for name in _CONDITIONS:
+    if rows[name][0] != first[name][0]:
+      raise ValueError(
+        f'{path} and {first["path"]} were predicted under different '
+        f'conditions: {name} is {rows[name][0]!r} and {first[name][0]!r}'
+      )
   return order
 
 
@@ -695,6 +697,32 @@ def run(
     The rows of `tables.PIE_NULL`, which were written.
   """
   shards = find_shards(data_directory, dataset_name, mode, subdirectory)
+  path = paths.pie_null(output_path, dataset_name, mode, subdirectory)
+  folder = epath.Path(
+    paths.modal_labels_folder(output_path, dataset_name, mode)
+  )
+  if subdirectory:
+    folder = folder / subdirectory
+  digest = _digest(
+    [path for files in shards.values() for path in files],
+    sparsity_fraction=sorted(sparsity_fraction),
+    pruning_method=pruning_method,
+    tie_rule=tie_rule,
+    num_resamples=num_resamples,
+    seed=seed,
+  )
+
+  def output(shard, level):
+    return paths.modal_labels(output_path, dataset_name, mode, shard, *level)
+
+  done = _finished(folder, digest, path)
+  if done is not None and all(
+    paths.exists(output(shard, level))
+    for shard in shards
+    for level in done[['pruning_method', 'pruning_fraction']].to_numpy()
+  ):
+    logging.info('%s is there, made from the same predictions', path)
+    return done
   members = levels = resamples = totals = None
   seen = {}
   for number, (shard, files) in enumerate(shards.items(), 1):
@@ -719,7 +747,7 @@ def run(
       tables.write(
         tables.MODAL_LABELS,
         frame.assign(filename=shard),
-        paths.modal_labels(output_path, dataset_name, mode, shard, *level),
+        output(shard, level),
       )
       for name, count in counts[level].items():
         totals[level][name] = totals[level][name] + count
@@ -744,13 +772,32 @@ def run(
       for level in levels
     ]
   )
-  path = paths.pie_null(output_path, dataset_name, mode)
   null = null.reindex(columns=[c.name for c in tables.PIE_NULL.columns])
   tables.write(tables.PIE_NULL, null, path)
   for row in null.to_dict('records'):
     logging.info('%s', _sentence(row))
   logging.info('wrote %s', path)
+  # Not the files one by one: there may be 23,040.
+  command_line.write_provenance(
+    str(folder),
+    f'pie_dataset_gen.{_SCRIPT}',
+    [],
+    predictions={'files': sum(map(len, shards.values())), 'digest': digest},
+  )
   return null
+
+
+def _finished(
+  folder: epath.Path, digest: str, path: str
+) -> pd.DataFrame | None:
+  """The null of a former run, if all it depends on is as it was."""
+  record = paths.provenance(folder, _SCRIPT)
+  if not (paths.exists(record) and paths.exists(path)):
+    return None
+  former = json.loads(epath.Path(record).read_text())
+  if former['predictions']['digest'] != digest:
+    return None
+  return tables.read(tables.PIE_NULL, path)
 
 
 def _check_members(shard, members, wanted, first_shard):
@@ -809,9 +856,6 @@ def main(argv: list[str]) -> None:
     tie_rule=f.tie_rule,
     num_resamples=f.num_resamples,
     seed=f.seed,
-  )
-  command_line.write_provenance(
-    f.output_path, 'pie_dataset_gen.aggregate_predictions', []
   )
 
 

@@ -432,9 +432,16 @@ def modal_labels(
   return str(folder / shard_name / f'{method}_{float(fraction)}.csv')
 
 
-def pie_null(output_path: str, dataset: str, mode: str) -> str:
-  """How many PIEs chance gives, per level."""
-  return str(epath.Path(output_path) / dataset / f'{mode}_pie_null.csv')
+def pie_null(
+  output_path: str, dataset: str, mode: str, shard_name: str = ''
+) -> str:
+  """How many PIEs chance gives, per level; of all shards, or of one."""
+  name = (
+    f'{mode}_{shard_name}_pie_null.csv'
+    if shard_name
+    else (f'{mode}_pie_null.csv')
+  )
+  return str(epath.Path(output_path) / dataset / name)
 
 
 def pie_records(

@@ -21,6 +21,7 @@ from etils import epath
 
 from utils import paths
 
+_MAX = np.finfo('float64').max
 _DTYPES = {'int': 'int64', 'float': 'float64', 'text': 'str'}
 
 
@@ -504,13 +505,15 @@ def _check_column(column: Column, values: pd.Series, source: str) -> pd.Series:
 
   if column.kind == 'text':
     return values.astype('str').fillna('')
-  if values.dtype.kind in 'iu' and len(values):
-    # What nearly every column is, without the steps below: whole numbers.
-    low, high = values.min(), values.max()
-    if (column.low is None or low >= column.low) and (
-      column.high is None or high <= column.high
-    ):
-      return values.astype('int64' if column.kind == 'int' else 'float64')
+  whole = column.kind == 'int'
+  if len(values) and values.dtype.kind in ('iu' if whole else 'iuf'):
+    # Nearly every column is as it should be, which two numbers show; NaN and
+    # infinity are within no bounds.
+    low, high = values.to_numpy().min(), values.to_numpy().max()
+    above = -_MAX if column.low is None else column.low
+    below = _MAX if column.high is None else column.high
+    if above <= low and high <= below:
+      return values.astype('int64' if whole else 'float64')
   empty = values.isna()
   numbers = pd.to_numeric(values, errors='coerce')
   unreadable = numbers.isna() & ~empty
@@ -629,14 +632,17 @@ def _header(text: bytes) -> list[str]:
   return next(csv.reader([line.decode('utf-8-sig')]), [])
 
 
-def read_each(
+def read_stacked(
   table: Table, files: Iterable[str], columns: Sequence[str] | None = None
-) -> list[pd.DataFrame]:
-  """Reads several files of one table, as `read` reads each.
+) -> tuple[pd.DataFrame, np.ndarray]:
+  """Reads several files of one table, as `read` reads each, into one frame.
 
   Many small files of one layout are parsed as one text, since opening a parser
   costs more than the few hundred rows of a shard. All of them are in memory at
   once.
+
+  Returns:
+    The rows, file after file, and [files] the row at which each file ends.
 
   Raises:
     ValueError: as `read`, for the first file that is no such table.
@@ -645,10 +651,9 @@ def read_each(
   texts = [epath.Path(path).read_bytes() for path in files]
   starts = [text.find(b'\n') + 1 for text in texts]
   layouts = {text[:start] for text, start in zip(texts, starts, strict=True)}
-  # A quote that is not closed would swallow the next file; the number of rows
-  # below tells of a quote that holds a line break.
-  whole = not any(text.count(b'"') % 2 or b'\r' in text for text in texts)
-  if len(files) > 1 and len(layouts) == 1 and whole:
+  # A quote may hold a line break, and one that is not closed would swallow
+  # the next file.
+  if len(files) > 1 and len(layouts) == 1 and not any(b'"' in t for t in texts):
     bodies = [
       text[start:] if text.endswith(b'\n') else text[start:] + b'\n'
       for text, start in zip(texts, starts, strict=True)
@@ -660,14 +665,13 @@ def read_each(
       # Some file is at fault, or rows of two share their identity.
       together = None
     if together is not None and len(together) == ends[-1]:
-      return [
-        together.iloc[start:end].reset_index(drop=True)
-        for start, end in zip([0, *ends[:-1]], ends, strict=True)
-      ]
-  return [
+      return together, ends
+  frames = [
     _parse(table, text, path, columns)
     for path, text in zip(files, texts, strict=True)
   ]
+  together = pd.concat(frames, ignore_index=True)
+  return together, np.cumsum([len(frame) for frame in frames])
 
 
 def read_all(
@@ -679,12 +683,11 @@ def read_all(
     ValueError: as `read`, or a row stands in two files.
   """
   files = list(files)
-  frames = read_each(table, files, columns)
-  together = pd.concat(frames, ignore_index=True)
+  together, ends = read_stacked(table, files, columns)
   key = _identity(table, together)
   repeated = together.duplicated(key, keep=False) if key else np.array([False])
   if repeated.any():
-    source = np.repeat(files, [len(frame) for frame in frames])
+    source = np.repeat(files, np.diff([0, *ends]))
     first = together.loc[repeated, key].iloc[0]
     same = repeated & (together[key] == first).all(axis=1)
     raise ValueError(
