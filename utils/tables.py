@@ -497,7 +497,7 @@ def _lines(at_fault: pd.Series) -> str:
 
 def _check_column(column: Column, values: pd.Series, source: str) -> pd.Series:
   def refuse(at_fault, wanted):
-    got = values[at_fault].iloc[0]
+    got = values[at_fault].tolist()[0]
     raise ValueError(
       f'{source}: column {column.name!r} holds {got!r} in line '
       f'{_lines(at_fault)}, wanted {wanted} ({column.meaning})'
