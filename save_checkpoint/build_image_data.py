@@ -95,8 +95,11 @@ def stored_bytes(picture: image_sources.Picture) -> tuple[bytes, str]:
       elif image.format == 'JPEG' and image.mode not in ('RGB', 'L'):
         converted = f'{image.mode} JPEG'
       if converted:
-        # Quality 100, as the tools that everyone's ImageNet came from.
-        data = image_sources.encoded(image.convert('RGB'), 'JPEG', quality=100)
+        # As little is lost as JPEG can lose: a converted image should not
+        # be an easier or a harder one than it was.
+        data = image_sources.encoded(
+          image.convert('RGB'), 'JPEG', quality=100, subsampling=0
+        )
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
     raise ValueError(
       f'{picture.where} is not a JPEG or PNG image: {e}'
