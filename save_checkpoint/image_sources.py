@@ -7,7 +7,6 @@ tar in a tar costs no more than one in a folder, and nothing is unpacked.
 import dataclasses
 import hashlib
 import io
-import itertools
 import tarfile
 from collections.abc import Iterator
 
@@ -85,27 +84,6 @@ def digits() -> dict[str, list[Picture]]:
     pictures[split[i]].append(
       Picture(f'digits/{i:04d}', str(label), data=encoded(large, 'PNG'))
     )
-  return pictures
-
-
-def synthetic(
-  num_classes: int = 3, per_class: int = 8
-) -> dict[str, list[Picture]]:
-  """Small random JPEGs, each class of another brightness."""
-  pictures = {}
-  for seed, split in enumerate(SPLITS):
-    random = np.random.default_rng(seed)
-    pictures[split] = []
-    for i, c in itertools.product(range(per_class), range(num_classes)):
-      low = 200 * c // num_classes
-      pixels = random.integers(low, low + 55, (32, 32, 3), np.uint8)
-      pictures[split].append(
-        Picture(
-          f'{split}/{c}/{i:03d}.jpg',
-          f'class_{c}',
-          data=encoded(Image.fromarray(pixels), 'JPEG', quality=90),
-        )
-      )
   return pictures
 
 
@@ -311,13 +289,13 @@ def find_source(
 ) -> dict[str, list[Picture]]:
   """Lists the images of a source by split; see this file's docstring."""
   directories = {'train': train_directory, 'validation': validation_directory}
-  if source in ('digits', 'synthetic'):
+  if source == 'digits':
     given = [*directories.values(), validation_labels]
     if any(given):
       raise ValueError(
         f'--source={source} reads no directory, got {list(filter(None, given))}'
       )
-    return digits() if source == 'digits' else synthetic()
+    return digits()
   if validation_labels and not validation_directory:
     raise ValueError('--validation_labels without --validation_directory')
   pictures = {}

@@ -311,11 +311,20 @@ def test_bad_arguments_are_refused(arguments, message, tmp_path, monkeypatch):
 
 def build_small(folder, **options):
   return build_image_data.run(
-    'synthetic',
+    'digits',
     str(folder),
     num_shards={'train': 3, 'validation': 2},
+    test_small_sample=True,
     **options,
   )
+
+
+def test_a_small_sample_knows_all_classes(tmp_path):
+  build_small(tmp_path)
+  for mode in ('train', 'eval'):
+    records, found = read(tmp_path, mode)
+    assert records.num_classes == 10
+    assert len({example.key for example in found}) == 40
 
 
 def test_interrupted_anywhere_then_run_again_is_never_interrupted(
@@ -367,7 +376,7 @@ def test_a_finished_set_is_left_alone_and_guarded(tmp_path, monkeypatch):
     path: path.stat().st_mtime_ns for path in (tmp_path / 'x').iterdir()
   }
   with pytest.raises(ValueError, match='belongs to another data set'):
-    build_image_data.run('synthetic', str(tmp_path / 'x'))
+    build_image_data.run('digits', str(tmp_path / 'x'))
   with pytest.raises(ValueError, match='with other flags'):
     build_small(tmp_path / 'x', description={'crop_area_min': 0.5})
   shard = pathlib.Path(paths.find_shards(tmp_path / 'x', 'train')[1])

@@ -20,12 +20,22 @@ _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
+def _check_whole(field: str, value: object, low: int) -> None:
+  # bool is an int in Python, and JSON's true would pass for 1.
+  if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    raise ValueError(f'{field} is {value!r}, wanted a whole number from {low}')
+
+
 @dataclasses.dataclass(frozen=True)
 class Shard:
   """What a shard holds: number of examples, and its size in bytes."""
 
   examples: int
   bytes: int
+
+  def __post_init__(self):
+    for field in ('examples', 'bytes'):
+      _check_whole(field, getattr(self, field), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +72,10 @@ class ImageRecords:
   class_keys: tuple[str, ...] = ()
 
   def __post_init__(self):
-    # Sequences arrive from JSON as lists; a description is hashable by value.
+    # Sequences arrive from JSON as lists; what is read equals what was written.
     for field in ('class_names', 'channel_mean', 'channel_std', 'class_keys'):
+      if isinstance(getattr(self, field), str):
+        raise ValueError(f'{field} is one text, wanted a list')
       object.__setattr__(self, field, tuple(getattr(self, field)))
     if not self.name or '/' in self.name or self.name in ('.', '..'):
       raise ValueError(f'name is {self.name!r}, wanted one word')
@@ -83,12 +95,18 @@ class ImageRecords:
         f'class_keys has {len(set(self.class_keys))} different entries, '
         f'wanted one for each of {len(self.class_names)} classes'
       )
-    if self.label_base not in (0, 1):
+    for field, low in (
+      ('label_base', 0),
+      ('image_size', 1),
+      ('resize_size', 1),
+    ):
+      _check_whole(field, getattr(self, field), low)
+    if self.label_base > 1:
       raise ValueError(f'label_base is {self.label_base}, wanted 0 or 1')
-    if not 0 < self.image_size <= self.resize_size:
+    if self.image_size > self.resize_size:
       raise ValueError(
         f'image_size {self.image_size} and resize_size {self.resize_size}, '
-        'wanted 0 < image_size <= resize_size'
+        'wanted image_size <= resize_size'
       )
     for field, low in (('channel_mean', -math.inf), ('channel_std', 0)):
       values = getattr(self, field)
@@ -101,6 +119,14 @@ class ImageRecords:
       raise ValueError(
         f'crop_area_min is {self.crop_area_min}, wanted a number in (0, 1]'
       )
+    if not isinstance(self.horizontal_flip, bool):
+      raise ValueError(
+        f'horizontal_flip is {self.horizontal_flip!r}, wanted true or false'
+      )
+    names = [name for shards in self.splits.values() for name in shards]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+      raise ValueError(f'two splits have a shard called {repeated[0]}')
 
   @property
   def num_classes(self) -> int:

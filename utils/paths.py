@@ -72,6 +72,9 @@ class Member:
         f'a baseline member has fraction_pruned {self.fraction_pruned}, '
         'wanted 0'
       )
+    for field in ('begin_step', 'end_step', 'pruning_frequency', 'replicate'):
+      if getattr(self, field) < 0:
+        raise ValueError(f'{field} is {getattr(self, field)}, wanted 0 or more')
 
   @property
   def folder(self) -> str:
@@ -110,10 +113,9 @@ def _check_component(what: str, name: str) -> None:
 
 def _step_count(text: str) -> int:
   # The original writes a baseline's schedule as 0.0/0.0/0.0.
-  number = float(text)
-  if number != int(number) or number < 0:
+  if not re.fullmatch(r'\d+(\.0+)?', text, re.ASCII):
     raise ValueError(f'{text!r} is not a number of steps')
-  return int(number)
+  return int(text.split('.')[0])
 
 
 def parse_checkpoint(prefix: str) -> Checkpoint:
@@ -206,8 +208,10 @@ def _step(index_path: str) -> int:
 def _match(pattern: str) -> list[str]:
   """Paths that exist under a pattern; a plain path matches itself."""
   path = epath.Path(pattern)
+  if path.exists():
+    return [str(path)]  # also one whose name holds a bracket
   if not glob.has_magic(pattern):
-    return [str(path)] if path.exists() else []
+    return []
   # epath globs below a folder: cut the pattern at its first magic component.
   parts = path.parts
   first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
