@@ -125,7 +125,6 @@ def test_some_columns_only(tmp_path):
   ],
 )
 @pytest.mark.parametrize('neighbours', [0, 2])
-@pytest.mark.filterwarnings('ignore:invalid value encountered in cast')
 def test_bad_tables_are_refused_by_name(tmp_path, text, message, neighbours):
   bad = write_text(tmp_path / 'a.csv', text)
   files = [bad]

@@ -604,17 +604,18 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
   }
   try:
     try:
-      frame = pd.read_csv(
-        io.BytesIO(text),
-        dtype={
-          c.name: 'float64'
-          if c.nullable and c.kind == 'int'
-          else _DTYPES[c.kind]
-          for c in wanted
-          if c.name in names
-        },
-        **options,
-      )
+      with np.errstate(invalid='ignore'):
+        frame = pd.read_csv(
+          io.BytesIO(text),
+          dtype={
+            c.name: 'float64'
+            if c.nullable and c.kind == 'int'
+            else _DTYPES[c.kind]
+            for c in wanted
+            if c.name in names
+          },
+          **options,
+        )
     except ValueError:
       # Slower, without types, so that the check can name the cell at fault.
       frame = pd.read_csv(io.BytesIO(text), dtype='object', **options)

@@ -1,0 +1,581 @@
+"""Laws of the vote: order and copies of models cannot matter, chance can."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pie_dataset_gen import aggregate_predictions
+from utils import paths, tables
+
+LEVEL = ('threshold', 0.5)
+NUM_LABELS = 4
+
+
+def draw_labels(seed, images, members, sure=2.0):
+  """[images, members] labels; each image has its own distribution."""
+  random = np.random.default_rng(seed)
+  likely = random.dirichlet(np.full(NUM_LABELS, 1 / sure), images)
+  return sample(random, likely, members)
+
+
+def sample(random, likely, members):
+  draws = random.random((len(likely), members, 1))
+  return (draws > likely.cumsum(axis=1)[:, None, :-1]).sum(axis=2)
+
+
+def predictions_of(labels, member, seed=0, shard='validation-00000-of-00002'):
+  """A table of predictions with the required columns only.
+
+  Args:
+    labels: [images] predicted class ids.
+    member: (pruning_method, fraction_pruned, replicate).
+    seed: of the probabilities.
+    shard: name of the shard, in the keys.
+  """
+  images = np.arange(len(labels))
+  random = np.random.default_rng([seed, len(labels)])
+  return pd.DataFrame(
+    {
+      'image_key': [f'{shard}/{i}' for i in images],
+      'image_index': images,
+      'true_class': images % NUM_LABELS,
+      'predictions': labels,
+      'predicted_probability': random.random(len(labels)).astype('float32'),
+      'pruning_method': member[0],
+      'fraction_pruned': member[1],
+      'replicate': member[2],
+    }
+  )
+
+
+def write_population(folder, seed=0, dense=6, pruned=5, images=(40, 23)):
+  """Two shards by a dense and two pruned populations, one file a member."""
+  for number, size in enumerate(images):
+    shard = f'validation-{number:05d}-of-{len(images):05d}'
+    (folder / shard).mkdir(parents=True)
+    labels = draw_labels([seed, number], size, dense + 2 * pruned)
+    members = [('baseline', 0.0, r) for r in range(dense)]
+    members += [('threshold', 0.5, r) for r in range(pruned)]
+    members += [('threshold', 0.9, r) for r in range(pruned)]
+    for i, member in enumerate(members):
+      predictions_of(labels[:, i], member, i, shard).to_csv(
+        folder / shard / f'{"_".join(map(str, member))}.csv', index=False
+      )
+  return folder
+
+
+def run(folder, out, **options):
+  return aggregate_predictions.run(
+    str(folder),
+    str(out),
+    **{'mode': 'eval', 'dataset_name': 'toy', 'num_resamples': 20, **options},
+  )
+
+
+def read_labels(out):
+  files = paths.find_csvs(
+    paths.modal_labels_folder(str(out), 'toy', 'eval'), 'modal labels'
+  )
+  return tables.read_all(tables.MODAL_LABELS, files)
+
+
+def csv_bytes(out):
+  return {
+    str(path.relative_to(out)): path.read_bytes()
+    for path in sorted(out.rglob('*.csv'))
+  }
+
+
+def rewrite(folder, change):
+  """Applies a change to the frame of each file."""
+  for number, path in enumerate(sorted(folder.rglob('*.csv'))):
+    change(pd.read_csv(path), number).to_csv(path, index=False)
+
+
+def arrays(labels_by_level, probability=None):
+  """`Predictions` from {level: [images, members] labels}."""
+  members, columns = [], []
+  for level, labels in labels_by_level.items():
+    for replicate in range(labels.shape[1]):
+      members.append(('', *level, 0, 0, 0, 0, replicate))
+      columns.append(labels[:, replicate])
+  labels = np.stack(columns, axis=1)
+  images = np.arange(len(labels))
+  if probability is None:
+    probability = np.full(labels.shape, 0.5)
+  return aggregate_predictions.Predictions(
+    members,
+    np.array([f'{i}' for i in images], object),
+    images,
+    images * 0,
+    labels,
+    probability,
+  )
+
+
+def count(dense, pruned, *, repeats=50, seed=0, tie_rule='largest', prob=None):
+  """The modal labels and counts of one shard at one level."""
+  drawn = aggregate_predictions.draw_resamples(
+    dense.shape[1], pruned.shape[1], repeats, seed
+  )
+  frames, counts = aggregate_predictions.count_shard(
+    arrays({aggregate_predictions.BASELINE: dense, LEVEL: pruned}, prob),
+    [LEVEL],
+    {LEVEL: drawn},
+    tie_rule,
+  )
+  row = aggregate_predictions.summarise(
+    LEVEL,
+    dense.shape[1],
+    pruned.shape[1],
+    counts[LEVEL],
+    drawn,
+    repeats,
+    tie_rule,
+  )
+  return frames[LEVEL], row
+
+
+def test_agrees_with_the_plain_version(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  run(folder, tmp_path / 'out')
+  found = read_labels(tmp_path / 'out').set_index(
+    ['pruning_fraction', 'image_key']
+  )
+  rows = pd.concat(map(pd.read_csv, folder.rglob('*.csv')))
+  assert len(found) == 2 * rows['image_key'].nunique() == 2 * 63
+  for (fraction, key), row in found.iterrows():
+    image = rows[rows['image_key'] == key]
+    votes = {}
+    for who, level in (('baseline', 0.0), ('variant', fraction)):
+      some = image[image['fraction_pruned'] == level]
+      modes = some['predictions'].mode()
+      votes[who] = some['predictions'].value_counts()
+      assert row[f'{who}_modal_label'] == modes.max()
+      assert row[f'{who}_number_observ'] == len(some)
+      assert row[f'{who}_vote_share'] == votes[who].max() / len(some)
+      assert row[f'{who}_tied'] == (len(modes) > 1)
+      right = some['predictions'] == some['true_class']
+      assert row[f'{who}_correct_share'] == pytest.approx(right.mean())
+      assert row[f'{who}_mean_probability'] == pytest.approx(
+        some['predicted_probability'].mean(), abs=1e-12
+      )
+    distance = votes['baseline'].sub(votes['variant'], fill_value=0).abs()
+    assert row['taxicab_distance'] == distance.sum()
+    assert row['true_class_label'] == image['true_class'].iloc[0]
+    assert row['image_index'] == image['image_index'].iloc[0]
+    assert row['filename'] == key.split('/')[0]
+
+
+def test_counts_of_the_null_agree_with_the_modal_labels(tmp_path):
+  null = run(write_population(tmp_path / 'in'), tmp_path / 'out')
+  labels = read_labels(tmp_path / 'out')
+  differ = labels['variant_modal_label'] != labels['baseline_modal_label']
+  pies = differ.groupby(labels['pruning_fraction']).sum()
+  assert null['pie_count'].tolist() == pies.tolist()
+  assert null['total_images_count'].tolist() == [63, 63]
+  tied = labels.groupby('pruning_fraction')[['baseline_tied', 'variant_tied']]
+  assert null[
+    ['baseline_tied_count', 'variant_tied_count']
+  ].to_numpy().tolist() == (tied.sum().to_numpy().tolist())
+  assert null['half_number_observ'].tolist() == [3, 3]
+
+
+def test_order_of_files_and_rows_changes_no_byte(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  run(folder, tmp_path / 'out')
+  rewrite(folder, lambda f, i: f.sample(frac=1, random_state=i))
+  for i, path in enumerate(sorted(folder.rglob('*.csv'))):
+    path.rename(path.with_name(f'{i * 7919 % 101}.csv'))
+  run(folder, tmp_path / 'again')
+  assert csv_bytes(tmp_path / 'out') == csv_bytes(tmp_path / 'again')
+
+
+def test_renumbering_the_models_changes_no_modal_label(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  run(folder, tmp_path / 'out')
+  rewrite(folder, lambda f, i: f.assign(replicate=99 - f['replicate']))
+  run(folder, tmp_path / 'again')
+  labels = csv_bytes(tmp_path / 'out' / 'toy' / 'modal_labels')
+  assert len(labels) == 4
+  assert labels == csv_bytes(tmp_path / 'again' / 'toy' / 'modal_labels')
+
+
+@pytest.mark.parametrize('name', ['_BLOCK_IMAGES', '_BATCH_BYTES'])
+def test_sizes_of_blocks_change_no_byte(tmp_path, monkeypatch, name):
+  folder = write_population(tmp_path / 'in')
+  run(folder, tmp_path / 'out')
+  monkeypatch.setattr(aggregate_predictions, name, 7)
+  run(folder, tmp_path / 'again')
+  assert csv_bytes(tmp_path / 'out') == csv_bytes(tmp_path / 'again')
+
+
+def test_shards_one_by_one_give_the_same_labels(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  run(folder, tmp_path / 'out')
+  for shard in ('validation-00001-of-00002', 'validation-00000-of-00002'):
+    null = run(folder, tmp_path / 'again', subdirectory=shard)
+    path = paths.pie_null(str(tmp_path / 'again'), 'toy', 'eval', shard)
+    assert len(tables.read(tables.PIE_NULL, path)) == len(null) == 2
+  assert csv_bytes(tmp_path / 'out/toy/modal_labels') == csv_bytes(
+    tmp_path / 'again/toy/modal_labels'
+  )
+
+
+def test_the_folder_of_imagenet_predictions_is_found(tmp_path):
+  folder = paths.predictions_folder(str(tmp_path), 'toy', 'eval')
+  write_population(pathlib.Path(folder))
+  # Its own results among the inputs are not read on the second run.
+  first = run(tmp_path, tmp_path, num_resamples=0)
+  second = run(tmp_path, tmp_path, num_resamples=2)
+  assert first['pie_count'].tolist() == second['pie_count'].tolist()
+  pattern = f'{folder}/*/*.csv'
+  third = run(pattern, tmp_path / 'out', num_resamples=0)
+  assert first['pie_count'].tolist() == third['pie_count'].tolist()
+
+
+@pytest.mark.parametrize('tie_rule', aggregate_predictions.TIE_RULES)
+def test_copies_of_every_model_change_no_modal_label(tie_rule):
+  dense, pruned = draw_labels(1, 300, 6), draw_labels(2, 300, 4)
+  prob = np.random.default_rng(3).random((300, 10))
+  copies = [np.repeat(x, 3, axis=1) for x in (dense, pruned)]
+  once, row = count(dense, pruned, tie_rule=tie_rule, prob=prob)
+  thrice, copied_row = count(
+    *copies, tie_rule=tie_rule, prob=np.repeat(prob, 3, axis=1)
+  )
+  for name in ('modal_label', 'vote_share', 'tied'):
+    for who in ('baseline', 'variant'):
+      assert once[f'{who}_{name}'].equals(thrice[f'{who}_{name}'])
+  assert (thrice['taxicab_distance'] == 3 * once['taxicab_distance']).all() or (
+    dense.shape != pruned.shape
+  )
+  for name in ('pie_count', 'pie_by_tie_rule_count'):
+    assert row[name] == copied_row[name] > 0
+
+
+@pytest.mark.parametrize('tie_rule', aggregate_predictions.TIE_RULES)
+def test_a_population_against_itself_has_no_pies(tie_rule):
+  labels = draw_labels(1, 300, 6)
+  prob = np.tile(np.random.default_rng(3).random((300, 6)), 2)
+  frame, row = count(labels, labels, tie_rule=tie_rule, prob=prob)
+  assert row['pie_count'] == 0
+  assert (frame['taxicab_distance'] == 0).all()
+  assert row['pie_by_tie_rule_count'] == 0
+
+
+@pytest.mark.parametrize(
+  ('tie_rule', 'wanted'),
+  [('largest', [3, 3, 2]), ('smallest', [1, 0, 2]), ('probability', [1, 3, 2])],
+)
+def test_ties_follow_the_rule(tie_rule, wanted):
+  #       tie of 1 and 3; four-way tie; no tie, though 1 is surer.
+  dense = np.array([[1, 3, 3, 1], [0, 1, 2, 3], [2, 2, 1, 0]])
+  sure = np.array(
+    [[0.9, 0.2, 0.3, 0.9], [0.1, 0.2, 0.3, 0.4], [0.1, 0.1, 1, 1]]
+  )
+  other = np.array([[0], [0], [0]])
+  prob = np.concatenate([sure, [[0.5]] * 3], axis=1)
+  frame, row = count(dense, other, tie_rule=tie_rule, prob=prob)
+  assert frame['baseline_modal_label'].tolist() == wanted
+  assert frame['baseline_tied'].tolist() == [1, 1, 0]
+  assert frame['baseline_vote_share'].tolist() == [0.5, 0.25, 0.5]
+  assert frame['taxicab_distance'].tolist() == [5, 3, 3]
+  assert row['baseline_tied_count'] == 2
+  assert row['variant_tied_count'] == 0
+  # The four-way tie holds label 0, so only that image hangs on the rule.
+  hang = row['pie_by_tie_rule_count'], row['non_pie_by_tie_rule_count']
+  assert hang == ((0, 1) if tie_rule == 'smallest' else (1, 0))
+
+
+def test_images_that_hang_on_the_rule_are_those_that_change():
+  dense, pruned = draw_labels(5, 400, 4, sure=1), draw_labels(6, 400, 4, sure=1)
+  frame, row = count(dense, pruned)
+
+  def top(labels):
+    votes = np.bincount(labels, minlength=NUM_LABELS)
+    return set(np.flatnonzero(votes == votes.max()))
+
+  tops = [(top(a), top(b)) for a, b in zip(dense, pruned, strict=True)]
+  pie = frame['baseline_modal_label'] != frame['variant_modal_label']
+  can_agree = np.array([bool(a & b) for a, b in tops])
+  can_differ = np.array([len(a | b) > 1 for a, b in tops])
+  assert row['pie_by_tie_rule_count'] == (pie & can_agree).sum() > 10
+  assert row['non_pie_by_tie_rule_count'] == (~pie & can_differ).sum() > 10
+
+
+def test_halves_are_halves_and_depend_on_nothing_else():
+  drawn = aggregate_predictions.draw_resamples(7, 9, 200, 3)
+  assert (drawn.first_half.sum(axis=0) == 3).all()
+  assert (drawn.second_half.sum(axis=0) == 3).all()
+  assert (drawn.pruned_half.sum(axis=0) == 3).all()
+  assert not (drawn.first_half & drawn.second_half).any()
+  assert (drawn.dense.sum(axis=0) == 7).all()
+  assert (drawn.pruned.sum(axis=0) == 9).all()
+  # Every member is as likely as another.
+  assert abs(drawn.first_half.mean(axis=1) - 3 / 7).max() < 0.12
+  again = aggregate_predictions.draw_resamples(7, 5, 200, 3)
+  assert (again.first_half == drawn.first_half).all()
+  few = aggregate_predictions.draw_resamples(7, 2, 5, 3)
+  assert (few.first_half.sum(axis=0) == 2).all()
+
+
+def test_the_null_is_what_two_dense_populations_would_give():
+  random = np.random.default_rng(8)
+  likely = random.dirichlet(np.full(NUM_LABELS, 0.4), 300)
+  different = random.dirichlet(np.full(NUM_LABELS, 0.4), 300)
+  truth, null, half = [], [], []
+  for seed in range(40):
+    dense, pruned = sample(random, likely, 10), sample(random, different, 12)
+    fresh = sample(random, likely, 5), sample(random, likely, 5)
+    truth.append(count(*fresh, repeats=0)[1]['pie_count'])
+    row = count(dense, pruned, seed=seed)[1]
+    null.append(row['null_mean'])
+    half.append(row['pruned_half_mean'])
+    assert row['null_low'] <= row['null_mean'] <= row['null_high']
+  error = 3 * np.std(truth) / np.sqrt(len(truth))
+  assert abs(np.mean(null) - np.mean(truth)) < error + 1
+  assert np.mean(half) > 1.5 * np.mean(null)
+
+
+def test_the_interval_covers_the_expected_count():
+  random = np.random.default_rng(9)
+  likely = random.dirichlet(np.full(NUM_LABELS, 0.4), 150)
+  for shift in (0.1, 0.6):
+    other = random.dirichlet(np.full(NUM_LABELS, 0.4), 150)
+    pruned = (1 - shift) * likely + shift * other
+    rows = [
+      count(sample(random, likely, 10), sample(random, pruned, 10), seed=i)[1]
+      for i in range(60)
+    ]
+    truth = np.mean([row['pie_count'] for row in rows])
+    covered = [
+      row['pie_count_low'] <= truth <= row['pie_count_high'] for row in rows
+    ]
+    assert np.mean(covered) > 0.85
+    width = np.mean([r['pie_count_high'] - r['pie_count_low'] for r in rows])
+    assert width < 100
+
+
+def test_resampled_counts_agree_with_the_plain_version():
+  dense, pruned = draw_labels(1, 80, 6), draw_labels(2, 80, 5)
+  drawn = aggregate_predictions.draw_resamples(6, 5, 10, 0)
+  _, counts = aggregate_predictions.count_shard(
+    arrays({aggregate_predictions.BASELINE: dense, LEVEL: pruned}),
+    [LEVEL],
+    {LEVEL: drawn},
+    'largest',
+  )
+
+  def modal(labels, weights):
+    return (
+      pd.DataFrame(np.repeat(labels, weights, axis=1)).mode(axis=1).max(axis=1)
+    )
+
+  for i in range(10):
+    first = modal(dense, drawn.first_half[:, i])
+    second = modal(dense, drawn.second_half[:, i])
+    half = modal(pruned, drawn.pruned_half[:, i])
+    resampled = modal(dense, drawn.dense[:, i]) != modal(
+      pruned, drawn.pruned[:, i]
+    )
+    assert counts[LEVEL]['null'][i] == (first != second).sum()
+    assert counts[LEVEL]['pruned_half'][i] == (first != half).sum()
+    assert counts[LEVEL]['resampled'][i] == resampled.sum()
+
+
+def test_unanimous_populations_have_a_null_of_zero():
+  labels = np.tile(np.arange(5)[:, None], (1, 6))
+  row = count(labels, labels)[1]
+  assert row['null_mean'] == row['pruned_half_mean'] == row['pie_count'] == 0
+  assert row['pie_count_low'] == row['pie_count_high'] == 0
+
+
+@pytest.mark.parametrize(
+  ('dense', 'pruned', 'empty', 'reason'),
+  [
+    (1, 6, ['null_mean', 'null_low', 'pie_count_low'], 'there are 1'),
+    (3, 6, ['null_low', 'null_high', 'pie_count_low'], 'there are 3'),
+    (6, 3, ['pie_count_low', 'pie_count_high'], '6 dense and 3 pruned'),
+  ],
+)
+def test_too_few_models_leave_empty_cells(
+  tmp_path, dense, pruned, empty, reason
+):
+  folder = write_population(tmp_path / 'in', dense=dense, pruned=pruned)
+  run(folder, tmp_path / 'out')
+  null = tables.read(
+    tables.PIE_NULL, paths.pie_null(str(tmp_path / 'out'), 'toy', 'eval')
+  )
+  assert null[empty].isna().all(axis=None)
+  assert null['not_available'].str.contains(reason).all()
+  assert null['pie_count'].notna().all()
+
+
+def test_without_resamples_nothing_is_computed_and_says_so(tmp_path):
+  null = run(write_population(tmp_path / 'in'), tmp_path / 'o', num_resamples=0)
+  assert null[['null_mean', 'pie_count_low']].isna().all(axis=None)
+  assert null['not_available'].str.contains('num_resamples is 0').all()
+  with pytest.raises(ValueError, match='num_resamples is 1, wanted 2'):
+    run(tmp_path / 'in', tmp_path / 'o', num_resamples=1)
+
+
+def test_levels_can_be_chosen(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  everything = run(folder, tmp_path / 'out')
+  one = run(folder, tmp_path / 'one', sparsity_fraction=[0.9])
+  assert one.to_dict('records') == everything[1:].to_dict('records')
+  same = run(folder, tmp_path / 'same', pruning_method='threshold')
+  assert len(same) == 2
+  with pytest.raises(ValueError, match=r'at \[0.7\], there are'):
+    run(folder, tmp_path / 'no', sparsity_fraction=[0.5, 0.7])
+  with pytest.raises(ValueError, match='by random_independent, there are'):
+    run(folder, tmp_path / 'no', pruning_method='random_independent')
+  assert not (tmp_path / 'no').exists()
+
+
+def test_finished_work_is_skipped_until_a_model_is_added(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  first = run(folder, tmp_path / 'out')
+  made = {p: p.stat().st_mtime_ns for p in (tmp_path / 'out').rglob('*.csv')}
+  again = run(folder, tmp_path / 'out')
+  assert made == {p: p.stat().st_mtime_ns for p in made}
+  pd.testing.assert_frame_equal(first, again, check_dtype=False)
+
+  next(iter(made)).unlink()
+  run(folder, tmp_path / 'out')
+  assert all(path.exists() for path in made)
+
+  for shard in folder.iterdir():
+    frame = pd.read_csv(shard / 'threshold_0.5_0.csv')
+    frame.assign(replicate=17).to_csv(shard / 'new.csv', index=False)
+  run(folder, tmp_path / 'out')
+  labels = read_labels(tmp_path / 'out')
+  assert set(
+    labels.groupby('pruning_fraction')['variant_number_observ'].first()
+  ) == {6, 5}
+
+
+def drop_a_row(frame):
+  return frame.drop(index=3)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (drop_a_row, r'different images: .* lacks 1 .*/3.* 0 others'),
+    (
+      lambda f: f.replace({'image_key': {f['image_key'][3]: 'x'}}),
+      r"lacks 1 .*/3.* has 1 others \['x'\]",
+    ),
+    (
+      lambda f: f.assign(true_class=(f['true_class'] + 1) % 4),
+      r'disagree on the class \(true_class\) of 23 images',
+    ),
+    (
+      lambda f: f.assign(image_index=f['image_index'] + 1),
+      r'disagree on the position',
+    ),
+    (
+      lambda f: f.assign(image_key='x'),
+      'share their identity',
+    ),
+    (
+      lambda f: f.assign(predictions=f['predictions'].where(f.index != 3)),
+      "'predictions' holds nan in line 5",
+    ),
+    (
+      lambda f: f.assign(predictions=f['predictions'].where(f.index != 3, 9)),
+      "'predictions' holds 9 in line 5, wanted .* below --num_classes=4",
+    ),
+    (
+      lambda f: f.assign(true_class=f['true_class'] + 1),
+      "'true_class' holds 4 in line 5",
+    ),
+    (lambda f: f.assign(predictions=-1), "'predictions' holds -1"),
+    (lambda f: f.assign(predicted_probability=1.2), "'predicted_probability'"),
+    (lambda f: f.assign(predictions='cat'), "'predictions' holds 'cat'"),
+    (lambda f: f.drop(columns='replicate'), "lacks the columns .*'replicate'"),
+    (lambda f: f.assign(replicate=f.index), 'one member in a file'),
+    (lambda f: f.assign(replicate=2), 'hold the same member'),
+    (lambda f: f.assign(replicate=55), 'predicted by different members'),
+    (lambda f: f.assign(split='train'), 'holds the train split'),
+    (lambda f: f.assign(precision='bfloat16'), 'precision is'),
+    (lambda f: f.assign(fraction_pruned=0.7), 'different members'),
+    (lambda f: f.assign(pruning_method=''), 'one word that names a method'),
+    (
+      lambda f: f.assign(pruning_method='baseline'),
+      "'baseline' at fraction_pruned 0.5",
+    ),
+    (lambda f: f.iloc[:0], 'has no rows'),
+  ],
+)  # fmt: skip
+def test_bad_predictions_are_refused_by_name(tmp_path, change, message):
+  folder = write_population(tmp_path / 'in')
+  path = folder / 'validation-00001-of-00002' / 'threshold_0.5_1.csv'
+  change(pd.read_csv(path)).to_csv(path, index=False)
+  with pytest.raises(ValueError, match=message) as error:
+    run(folder, tmp_path / 'out', num_classes=4)
+  assert str(path) in str(error.value) or '00001-of-00002' in str(error.value)
+  assert not (tmp_path / 'out/toy/eval_pie_null.csv').exists()
+
+
+def test_members_of_a_level_must_be_trained_alike(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  for path in folder.rglob('threshold_0.5_1.csv'):
+    frame = pd.read_csv(path).assign(end_pruning_step=77)
+    frame.to_csv(path, index=False)
+  message = r"\('threshold', 0.5\).* end_pruning_step is 0 .*0 and 77 .*1"
+  with pytest.raises(ValueError, match=message):
+    run(folder, tmp_path / 'out')
+
+
+def test_an_image_in_two_shards_is_refused(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  for path in (folder / 'validation-00001-of-00002').iterdir():
+    text = path.read_text().replace('-00001-of-', '-00000-of-')
+    path.write_text(text)
+  message = "'validation-00000-of-00002/0' stands in two shards, .* and .*00001"
+  with pytest.raises(ValueError, match=message):
+    run(folder, tmp_path / 'out')
+
+
+def test_missing_parts_are_refused(tmp_path):
+  with pytest.raises(FileNotFoundError, match='no CSV of predictions'):
+    run(tmp_path / 'nothing', tmp_path / 'out')
+  folder = write_population(tmp_path / 'in')
+  with pytest.raises(FileNotFoundError, match='for shard other'):
+    run(folder, tmp_path / 'out', subdirectory='other')
+  shutil.copytree(folder, tmp_path / 'in' / 'copy')
+  with pytest.raises(ValueError, match='stands in 2 folders'):
+    run(folder, tmp_path / 'out')
+  shutil.rmtree(tmp_path / 'in' / 'copy')
+  for path in folder.rglob('baseline*'):
+    path.unlink()
+  with pytest.raises(
+    ValueError, match="no member of the baseline .*'baseline'"
+  ):
+    run(folder, tmp_path / 'out')
+
+
+def test_runs_from_the_command_line_without_tensorflow(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  code = (
+    'import sys\n'
+    'from pie_dataset_gen import aggregate_predictions as script\n'
+    'from utils import command_line\n'
+    'try:\n'
+    '  command_line.run_script(script.main, script.define_flags)\n'
+    'except SystemExit as end:\n'
+    '  assert not end.code, end.code\n'
+    "assert 'tensorflow' not in sys.modules\n"
+  )
+  flags = [f'--data_directory={folder}', f'--output_path={tmp_path / "out"}']
+  flags += ['--dataset_name=toy', '--sparsity_fraction=0.5,0.9']
+  subprocess.run([sys.executable, '-c', code, *flags], check=True)
+  run(folder, tmp_path / 'again', num_resamples=100)
+  assert csv_bytes(tmp_path / 'out') == csv_bytes(tmp_path / 'again')
