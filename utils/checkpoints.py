@@ -25,6 +25,8 @@ from utils import paths, resnet_model
 _GLOBAL_STEP = 'global_step'
 _LAST_UPDATE = 'model_pruning/last_mask_update_step'
 _SHOWN = 8
+# What TensorFlow's reader raises on damaged files: it has no type of its own.
+_READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, IndexError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,14 +113,14 @@ def _open(prefix: str):
     )
   try:
     return tf.train.load_checkpoint(prefix)
-  except (tf.errors.OpError, RuntimeError, ValueError) as error:
+  except _READ_ERRORS as error:
     raise ValueError(f'{prefix}.index is damaged: {error}') from None
 
 
 def _read_tensors(reader, prefix: str, names: Iterable[str]) -> dict:
   try:
     return {name: reader.get_tensor(name) for name in names}
-  except (tf.errors.OpError, RuntimeError, ValueError) as error:
+  except _READ_ERRORS as error:
     raise ValueError(
       f'{prefix}: the data file is damaged or cut short: {error}'
     ) from None

@@ -1,0 +1,190 @@
+"""Pixels: the original's, and a law or two of the random ones."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests import reference_values
+from utils import preprocessing
+
+REFERENCE = np.load(reference_values.FOLDER / 'preprocessed_eval_every_8th.npz')
+
+
+def encoded(stem):
+  return (reference_values.FOLDER / 'jpeg' / f'{stem}.jpg').read_bytes()
+
+
+def png(array):
+  stream = io.BytesIO()
+  Image.fromarray(array).save(stream, 'PNG')
+  return stream.getvalue()
+
+
+@pytest.mark.parametrize('stem', REFERENCE.files)
+@pytest.mark.parametrize('in_graph', [False, True])
+def test_evaluation_pixels_equal_the_originals(stem, in_graph):
+  def pixels(image):
+    return preprocessing.central_crop(
+      preprocessing.decode(image), 256, 224, 'legacy'
+    )
+
+  if in_graph:
+    pixels = tf.function(pixels)
+  ours = pixels(tf.constant(encoded(stem))).numpy()
+  assert ours.shape == (224, 224, 3)
+  assert np.abs(ours[::8, ::8] - REFERENCE[stem]).max() <= 1e-3
+
+
+def legacy_bicubic(image, height, width):
+  """A second implementation, from the description of TF1's kernel."""
+
+  def weights(old, new):
+    scale = np.float32(old) / np.float32(new)
+    source = (np.arange(new, dtype=np.float32) * scale).astype(np.float32)
+    base = np.floor(source).astype(int)
+    offset = np.rint((source - base) * 1024) / 1024
+    a = -0.75
+
+    def near(x):
+      return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    def far(x):
+      return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    taps = np.stack(
+      [far(offset + 1), near(offset), near(1 - offset), far(2 - offset)], 1
+    )
+    matrix = np.zeros((new, old))
+    for tap in range(4):
+      index = np.clip(base - 1 + tap, 0, old - 1)
+      np.add.at(matrix, (np.arange(new), index), taps[:, tap])
+    return matrix
+
+  rows, columns = (
+    weights(image.shape[0], height),
+    weights(image.shape[1], width),
+  )
+  return np.einsum(
+    'hH,HWc,wW->hwc', rows, image.astype(float), columns, optimize=True
+  )
+
+
+@pytest.mark.parametrize(
+  ('height', 'width'), [(1, 1), (3, 40), (257, 255), (256, 256), (64, 48)]
+)
+def test_any_size_equals_a_second_implementation(height, width):
+  rng = np.random.default_rng(height)
+  image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+  ours = preprocessing.central_crop(
+    tf.constant(image), 256, 224, 'legacy'
+  ).numpy()
+  if height > width:
+    size = (int(np.float32(height) / np.float32(width) * 256), 256)
+  else:
+    size = (256, int(np.float32(width) / np.float32(height) * 256))
+  resized = legacy_bicubic(image, *size)
+  top, left = (int((side - 224 + 1) / 2) for side in size)
+  second = resized[top : top + 224, left : left + 224]
+  assert np.abs(ours - second).max() <= 1e-3
+
+
+def test_without_a_resize_pixels_are_unchanged():
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+  for name in preprocessing.NAMES:
+    ours = preprocessing.central_crop(tf.constant(image), 32, 32, name)
+    np.testing.assert_array_equal(ours, image)
+
+
+def test_legacy_and_modern_are_different_choices():
+  image = preprocessing.decode(tf.constant(encoded('img4_64x48')))
+  legacy, modern = (
+    preprocessing.central_crop(image, 256, 224, name)
+    for name in preprocessing.NAMES
+  )
+  assert np.abs(legacy - modern).mean() > 1
+  versions = {preprocessing.version(name) for name in preprocessing.NAMES}
+  assert len(versions) == 2
+  with pytest.raises(ValueError, match='wanted one of'):
+    preprocessing.version('other')
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA'])
+def test_png_decodes_without_loss(mode):
+  rng = np.random.default_rng(0)
+  channels = {'L': (), 'RGB': (3,), 'RGBA': (4,)}[mode]
+  array = rng.integers(0, 256, (5, 7, *channels), dtype=np.uint8)
+  decoded = preprocessing.decode(tf.constant(png(array))).numpy()
+  expected = array[..., None].repeat(3, -1) if mode == 'L' else array[..., :3]
+  np.testing.assert_array_equal(decoded, expected)
+
+
+def test_an_image_of_absurd_size_is_refused_before_it_is_decoded():
+  bomb = bytearray(png(np.zeros((4, 4, 3), np.uint8)))
+  bomb[16:24] = (2**16).to_bytes(4, 'big') * 2
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    preprocessing.decode(tf.constant(bytes(bomb)))
+
+
+@pytest.mark.parametrize('content', [b'', b'GIF89a', b'\xff\xd8', b'x' * 99])
+def test_what_is_no_image_is_an_error(content):
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    preprocessing.decode(tf.constant(content))
+
+
+def crop(seed, image, **options):
+  defaults = {
+    'image_size': 16,
+    'crop_area_min': 0.08,
+    'horizontal_flip': True,
+    'name': 'legacy',
+  }
+  return preprocessing.random_crop(
+    tf.constant(image), tf.constant([seed, 0], tf.int64), **defaults | options
+  ).numpy()
+
+
+def test_random_crops_are_functions_of_their_seed():
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+  in_graph = tf.function(
+    lambda seed: preprocessing.random_crop(
+      tf.constant(image), seed, 16, 0.08, True, 'legacy'
+    )
+  )
+  different = set()
+  for seed in range(20):
+    pixels = crop(seed, image)
+    assert pixels.shape == (16, 16, 3)
+    np.testing.assert_array_equal(pixels, crop(seed, image))
+    np.testing.assert_array_equal(
+      pixels, in_graph(tf.constant([seed, 0], tf.int64))
+    )
+    different.add(pixels.tobytes())
+  assert len(different) == 20
+
+
+def test_flips_mirror_half_of_the_images_and_none_when_off():
+  image = np.zeros((16, 16, 3), np.uint8)
+  image[:, :8] = 255
+  flipped = sum(
+    crop(seed, image, crop_area_min=1)[0, 0, 0] == 0 for seed in range(200)
+  )
+  assert 70 < flipped < 130
+  for seed in range(20):
+    options = {'crop_area_min': 1, 'horizontal_flip': False}
+    np.testing.assert_array_equal(crop(seed, image, **options), image)
+
+
+def test_crops_keep_at_least_the_smallest_area():
+  # A horizontal ramp: the span of values left tells the width of the crop.
+  image = np.tile(np.arange(64, dtype=np.uint8)[:, None], (64, 1, 3))
+  image = image.transpose(1, 0, 2).copy()
+  for seed in range(50):
+    pixels = crop(seed, image, crop_area_min=0.5)
+    span = (pixels.max() - pixels.min()) / 64
+    # Area 0.5 at the narrowest aspect, 3/4.
+    assert span > np.sqrt(0.5 * 0.75) - 0.1
