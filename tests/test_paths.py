@@ -45,7 +45,6 @@ def test_a_member_is_read_from_its_own_path(of, step):
     assert (found.member, found.step) == (of, step)
 
 
-@given(members, members, st.integers(0, 3), st.integers(0, 3))
 names = st.lists(
   st.sampled_from(['a', *paths.PRUNING_METHODS, '0.5', '1', 'x_1']),
   min_size=1,
