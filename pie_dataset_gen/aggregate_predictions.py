@@ -32,6 +32,7 @@ which all members give.
 """
 
 import collections
+import concurrent.futures
 import hashlib
 import json
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ MIN_MEMBERS_INTERVAL = 4
 # Whatever else changes predictions: populations that differ in it cannot be
 # compared.
 _CONDITIONS = ('preprocessing', 'precision')
-_COLUMNS = (
+COLUMNS = (
   'predictions',
   'true_class',
   'predicted_probability',
@@ -223,14 +224,16 @@ def find_shards(
   if paths.exists(folder):
     data_directory = folder
   shards = collections.defaultdict(list)
+  folders = collections.defaultdict(set)
   for path in paths.find_csvs(data_directory, 'predictions'):
-    shards[epath.Path(path).parent.name].append(path)
-  for name, files in shards.items():
-    folders = sorted({str(epath.Path(path).parent) for path in files})
-    if len(folders) > 1:
+    folder = epath.Path(path).parent
+    shards[folder.name].append(path)
+    folders[folder.name].add(str(folder))
+  for name, found in folders.items():
+    if len(found) > 1:
       raise ValueError(
-        f'shard {name} stands in {len(folders)} folders, {folders[:3]}: wanted '
-        'one; name it by a pattern'
+        f'shard {name} stands in {len(found)} folders, {sorted(found)[:3]}: '
+        'wanted one; name it by a pattern'
       )
   if not subdirectory:
     return dict(sorted(shards.items()))
@@ -299,8 +302,8 @@ def _read_in_batches(files):
     batch.append(path)
     size += epath.Path(path).stat().length
     if size > _BATCH_BYTES or path == files[-1]:
-      frame, ends = tables.read_stacked(tables.PREDICTIONS, batch, _COLUMNS)
-      columns = {name: frame[name].to_numpy() for name in _COLUMNS}
+      frame, ends = tables.read_stacked(tables.PREDICTIONS, batch, COLUMNS)
+      columns = {name: frame[name].to_numpy() for name in COLUMNS}
       for name, start, end in zip(batch, [0, *ends[:-1]], ends, strict=True):
         yield name, {c: values[start:end] for c, values in columns.items()}
       batch, size = [], 0
@@ -860,10 +863,14 @@ def _sentence(row: dict) -> str:
 
 def _digest(files: Sequence[str], **settings) -> str:
   """A checksum of all that the results depend on."""
+
+  def checksum(path):
+    return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
+
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-  for path in sorted(files):
-    digest.update(path.encode())
-    digest.update(hashlib.sha256(epath.Path(path).read_bytes()).digest())
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    for path, text in zip(files, pool.map(checksum, files), strict=True):
+      digest.update(f'{path} {text}\n'.encode())
   return digest.hexdigest()
 
 

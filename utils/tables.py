@@ -504,7 +504,9 @@ def _check_column(column: Column, values: pd.Series, source: str) -> pd.Series:
     )
 
   if column.kind == 'text':
-    return values.astype('str').fillna('')
+    empty = values.isna()
+    text = values if values.dtype == 'str' else values.astype('str')
+    return text.where(~empty, '') if empty.any() else text
   whole = column.kind == 'int'
   if len(values) and values.dtype.kind in ('iu' if whole else 'iuf'):
     # Nearly every column is as it should be, which two numbers show; NaN and
@@ -513,7 +515,8 @@ def _check_column(column: Column, values: pd.Series, source: str) -> pd.Series:
     above = -_MAX if column.low is None else column.low
     below = _MAX if column.high is None else column.high
     if above <= low and high <= below:
-      return values.astype('int64' if whole else 'float64')
+      dtype = 'int64' if whole else 'float64'
+      return values if values.dtype == dtype else values.astype(dtype)
   empty = values.isna()
   numbers = pd.to_numeric(values, errors='coerce')
   unreadable = numbers.isna() & ~empty
