@@ -29,9 +29,15 @@ the data set is complete. Killed, the same command goes on where it was;
 finished shards are not written again.
 
   python -m save_checkpoint.build_image_data --source=digits \
-      --output_dir=runs/digits/records
+      --output_dir=runs/digits/data
 
-takes a few seconds. ImageNet is bound by decoding every image once, as a check:
+takes a few seconds, and a folder of one's own is read by
+
+  python -m save_checkpoint.build_image_data --source=folders \
+      --train_directory=pets/train --validation_directory=pets/val \
+      --output_dir=runs/pets/data
+
+ImageNet is bound by decoding every image once, as a check:
 about 700 images a second and core, half an hour on two cores.
 """
 
@@ -502,7 +508,9 @@ def define_flags() -> None:
     'validation_labels',
     '',
     "Classes of validation images that lie in no class's folder: one class a "
-    'line in the order of file names, or <file name> <class>. Empty for images '
+    'line in the order of file names, or <file name> <class>. A class is '
+    'called as its folder in the train split (wnids, not the numbers of '
+    "ImageNet's development kit, which go in another order). Empty for images "
     'in folders.',
   )
   flags.DEFINE_string(
@@ -518,7 +526,7 @@ def define_flags() -> None:
       None,
       f'Number of files of the {split} split. Default: '
       f'{IMAGENET_SHARDS[split]} for imagenet, otherwise one for every '
-      f'{_IMAGES_PER_SHARD} images and no more than that.',
+      f'{_IMAGES_PER_SHARD} images and at most that number.',
       lower_bound=1,
     )
   flags.DEFINE_enum(

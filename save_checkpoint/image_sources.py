@@ -21,7 +21,7 @@ SPLITS = ('train', 'validation')
 DIGITS_TRAIN = 900
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # a million of them
 class Picture:
   """An image that is going to be a record.
 
@@ -111,6 +111,13 @@ def find_pictures(source: str, labels: str = '') -> list[Picture]:
   found = list(_walk(epath.Path(source)))
   if not found:
     raise ValueError(f'{source} holds no image')
+  for picture in found:
+    try:
+      picture.key.encode()
+    except UnicodeEncodeError:
+      raise ValueError(
+        f'{source} holds {picture.key!r}, whose name is not UTF-8'
+      ) from None
   found.sort(key=lambda picture: picture.key)
   loose = [picture for picture in found if not picture.class_key]
   if labels:

@@ -232,6 +232,7 @@ def test_validation_by_its_list_of_labels(named, tmp_path):
     ({'stray.jpg': picture(1)}, 'stray.jpg, which lies in no folder'),
     ({'n02.tar': b'no tar' * 200}, 'n02.tar is not an uncompressed tar'),
     ({'n01.tar': tar_of({'a.JPEG': picture(1)})}, 'are called n01/a.JPEG'),
+    ({os.fsdecode(b'n01/\xff.jpg'): picture(1)}, 'not UTF-8'),
   ],
 )
 def test_what_is_no_image_is_an_error_that_names_it(bad, message, tmp_path):

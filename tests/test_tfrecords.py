@@ -210,6 +210,24 @@ def test_labels_on_disk_are_the_originals():
   assert tfrecords.detect_dialect(pie, 'p') == tfrecords.PIE
 
 
+@pytest.mark.parametrize(
+  ('value', 'kind'),
+  [
+    (3, 'int64_list'),
+    (np.int32(3), 'int64_list'),
+    (3.0, 'float_list'),
+    (np.float32(3), 'float_list'),
+    ('3', 'bytes_list'),
+    (b'3', 'bytes_list'),
+  ],
+)
+def test_values_keep_their_kind(value, kind):
+  example = tf.train.Example.FromString(
+    tfrecords.encode('k', b'x', 0, extra={'value': value})
+  )
+  assert example.features.feature['value'].WhichOneof('kind') == kind
+
+
 def test_equal_arguments_give_equal_bytes():
   extra = {'pruning_fraction': 0.5, 'image_index': 3, 'word': 'x'}
   backwards = dict(reversed(extra.items()))

@@ -27,6 +27,7 @@ exception, which names neither file nor record, call `find_fault`.
 import concurrent.futures
 import contextlib
 import dataclasses
+import numbers
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -141,9 +142,9 @@ def _feature(value: bytes | str | int | float) -> tf.train.Feature:
     value = value.encode()
   if isinstance(value, bytes):
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-  if isinstance(value, float):
-    return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
-  return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+  if isinstance(value, numbers.Integral):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+  return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
 
 
 def detect_dialect(serialized: bytes, path: str) -> Dialect:
