@@ -30,6 +30,14 @@ from absl import flags, logging
 from utils import command_line, paths, tables
 
 _LEVEL = ['pruning_method', 'pruning_fraction']
+_LABEL_COLUMNS = (
+  *_LEVEL,
+  'image_key',
+  'baseline_modal_label',
+  'variant_modal_label',
+  'baseline_correct_share',
+  'variant_correct_share',
+)
 _NO_PIES = 'the baseline is what the others are held against'
 
 Level = tuple[str, float]
@@ -85,6 +93,7 @@ class Row(NamedTuple):
   measure: str
   form: str
   cells: dict[Level, Cell]
+  has_interval: bool = False
   not_available: str = 'no data at this level'
 
   def cell(self, level: Level) -> Cell:
@@ -94,7 +103,7 @@ class Row(NamedTuple):
 
 def absent(measure: str, flag: str) -> list[Row]:
   """The line of a part that was not given."""
-  return [Row(measure, '', {}, f'--{flag} was not given')]
+  return [Row(measure, '', {}, not_available=f'--{flag} was not given')]
 
 
 def accuracy_rows(files: list[str]) -> list[Row]:
@@ -113,7 +122,7 @@ def accuracy_rows(files: list[str]) -> list[Row]:
   key = list(tables.MEMBER_KEY)
   # NaN counts as a value: top-5 is absent in all of a member's rows, or none.
   members = frame[[*key, 'eval_accuracy', 'top_5_eval_accuracy']]
-  members = members.drop_duplicates()
+  members = members.drop_duplicates().sort_values(key)
   repeated = members.duplicated(key)
   if repeated.any():
     raise ValueError(
@@ -154,10 +163,10 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
   """
   counts = [
     Row('images', '.0f', {}),
-    Row('PIEs', '.0f', {}),
+    Row('PIEs', '.0f', {}, has_interval=True),
     Row('PIEs, share of images', '.4f', {}),
-    Row('PIEs, dense half and pruned half', '.1f', {}),
-    Row('PIEs by chance, two dense halves', '.1f', {}),
+    Row('PIEs, dense half and pruned half', '.1f', {}, has_interval=True),
+    Row('PIEs by chance, two dense halves', '.1f', {}, has_interval=True),
   ]
   shares = [
     Row(f'top-1 of {who} on {images}', '.4f', {})
@@ -179,14 +188,19 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
     reason = level['not_available']
     cells = [
       Cell(total),
-      Cell(level['pie_count'], level['pie_count_low'], level['pie_count_high']),
+      Cell(
+        level['pie_count'],
+        level['pie_count_low'],
+        level['pie_count_high'],
+        reason if np.isnan(level['pie_count_low']) else '',
+      ),
       Cell(level['pie_count'] / total),
     ] + [
       Cell(
         level[f'{half}_mean'],
         level[f'{half}_low'],
         level[f'{half}_high'],
-        reason if np.isnan(level[f'{half}_mean']) else '',
+        reason if np.isnan(level[f'{half}_low']) else '',
       )
       for half in ('pruned_half', 'null')
     ]
@@ -224,8 +238,8 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
   for measure, (column, form) in columns.items():
     cells = {
       (level['pruning_method'], level['pruning_fraction']): Cell(
-        level[column],
-        not_available='too few members' if not level['tested'] else '',
+        level[column] if level['tested'] else np.nan,
+        not_available='' if level['tested'] else 'no class could be tested',
       )
       for level in summary.to_dict('records')
     }
@@ -258,29 +272,26 @@ def render(rows: list[Row], levels: list[Level]) -> str:
   """
   reasons = {}
 
-  def text(row, level):
-    cell = row.cell(level)
+  def text(cell, form, *numbers):
     if cell.not_available == _NO_PIES:
       return '-'
-    if np.isnan(cell.value):
-      number = reasons.setdefault(cell.not_available, len(reasons) + 1)
-      return f'n/a ({number})'
-    return format(cell.value, row.form)
-
-  def interval(row, level):
-    cell = row.cell(level)
-    if np.isnan(cell.low):
+    if not np.isnan(numbers).any():
+      return ' - '.join(format(number, form) for number in numbers)
+    if not cell.not_available:
       return '-'
-    return f'{cell.low:{row.form}} - {cell.high:{row.form}}'
+    return f'n/a ({reasons.setdefault(cell.not_available, len(reasons) + 1)})'
 
   lines = [
     ['', *(method for method, _ in levels)],
     ['', *(f'{fraction:g}' for _, fraction in levels)],
   ]
   for row in rows:
-    lines.append([row.measure, *(text(row, level) for level in levels)])
-    if not all(np.isnan(cell.low) for cell in row.cells.values()):
-      lines.append(['  95 %', *(interval(row, level) for level in levels)])
+    cells = [row.cell(level) for level in levels]
+    values = (text(cell, row.form, cell.value) for cell in cells)
+    lines.append([row.measure, *values])
+    if row.has_interval:
+      ends = (text(cell, row.form, cell.low, cell.high) for cell in cells)
+      lines.append(['  95 %', *ends])
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   aligned = [
     '  '.join(
@@ -325,7 +336,7 @@ def run(
     )
     rows += pie_rows(
       tables.read(tables.PIE_NULL, null),
-      tables.read_all(tables.MODAL_LABELS, files),
+      tables.read_all(tables.MODAL_LABELS, files, _LABEL_COLUMNS),
     )
     inputs += [null, *files]
   else:

@@ -1,0 +1,308 @@
+"""Laws of the table at the end: right numbers, and never a zero for a gap."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pie_dataset_gen import aggregate_predictions, headline_table
+from utils import paths, tables
+
+LEVELS = (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
+MEMBERS = 6
+IMAGES = 30
+
+
+def true_class():
+  return np.arange(IMAGES) % 5
+
+
+def labels_of(level, replicate):
+  """Dense members are right but for one image each; pruned ones forget."""
+  labels = true_class().copy()
+  labels[replicate] += 5
+  if level[1] == 0.5:
+    labels[10:12] += 5
+  if level[1] == 0.9:
+    labels[10:20] += 5
+    labels[20] += 5 + replicate
+  return labels
+
+
+def write_predictions(folder, members=MEMBERS):
+  for method, fraction in LEVELS:
+    for replicate in range(members):
+      path = folder / 'shard' / f'{method}_{fraction}_{replicate}.csv'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      pd.DataFrame(
+        {
+          'image_key': [f'image {i}' for i in range(IMAGES)],
+          'image_index': range(IMAGES),
+          'true_class': true_class(),
+          'predictions': labels_of((method, fraction), replicate),
+          'predicted_probability': 0.5,
+          'pruning_method': method,
+          'fraction_pruned': fraction,
+          'replicate': replicate,
+        }
+      ).to_csv(path, index=False)
+
+
+def accuracy(level, replicate):
+  return (labels_of(level, replicate) == true_class()).mean()
+
+
+def write_class_metrics(folder, top_5=0.99):
+  for level in LEVELS:
+    for replicate in range(MEMBERS):
+      frame = pd.DataFrame({'class_id': range(5)}).assign(
+        **{'class': 'x'},
+        support=6,
+        predicted_count=6,
+        correct_count=6,
+        recall=1.0,
+        precision=1.0,
+        eval_accuracy=accuracy(level, replicate),
+        top_5_eval_accuracy=top_5,
+        loss=0.1,
+        exp='toy',
+        pruning_method=level[0],
+        fraction_pruned=level[1],
+        start_pruning_step=0,
+        end_pruning_step=0,
+        pruning_frequency=0,
+        global_step=9,
+        replicate=replicate,
+        split='eval',
+        ckpt='',
+      )
+      tables.write(
+        tables.CLASS_METRICS, frame, str(folder / f'{level}_{replicate}.csv')
+      )
+
+
+def write_summary(folder, tested=5):
+  rows = []
+  for fraction, lower in ((0.5, 1), (0.9, 3)):
+    row = dict.fromkeys(
+      (c.name for c in tables.CLASS_IMPACT_SUMMARY.columns), np.nan
+    )
+    row |= {
+      c.name: '' if c.kind == 'text' else 0
+      for c in tables.CLASS_IMPACT_SUMMARY.columns
+      if not c.nullable
+    }
+    rows.append(
+      row
+      | {
+        'pruning_method': 'threshold',
+        'pruning_fraction': fraction,
+        'tested': tested,
+        'lower': lower,
+        'higher': 2,
+        'expected_by_chance': 0.25,
+      }
+    )
+  path = paths.class_impact_summary(str(folder), 'toy', 'eval')
+  tables.write(tables.CLASS_IMPACT_SUMMARY, pd.DataFrame(rows), path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  write_predictions(tmp_path / 'predictions')
+  aggregate_predictions.run(
+    str(tmp_path / 'predictions'),
+    str(tmp_path),
+    mode='eval',
+    dataset_name='toy',
+  )
+  write_class_metrics(tmp_path / 'metrics')
+  write_summary(tmp_path)
+  return tmp_path
+
+
+def run(folder, **parts):
+  if not parts:
+    parts = {
+      'class_metrics_directory': str(folder / 'metrics'),
+      'predictions_file': str(folder),
+      't_statistic_file': str(folder),
+    }
+  return headline_table.run(
+    str(folder / 'out'), mode='eval', dataset_name='toy', **parts
+  )
+
+
+def cells(folder):
+  frame = tables.read(
+    tables.HEADLINE, paths.headline_table(str(folder / 'out'))
+  )
+  key = ['measure', 'pruning_method', 'pruning_fraction']
+  return frame.set_index(key).sort_index()
+
+
+def test_numbers_are_those_of_the_predictions(folder):
+  run(folder)
+  found = cells(folder)['value']
+  for level in LEVELS:
+    top_1 = [accuracy(level, r) for r in range(MEMBERS)]
+    assert found[('members', *level)] == MEMBERS
+    assert found[('top-1', *level)] == pytest.approx(np.mean(top_1))
+    assert found[('top-1, sd over members', *level)] == pytest.approx(
+      np.std(top_1, ddof=1), abs=1e-12
+    )
+    assert found[('top-5', *level)] == pytest.approx(0.99)
+    assert found[('images', *level)] == IMAGES
+  dense = np.stack([labels_of(LEVELS[0], r) for r in range(MEMBERS)], axis=1)
+  for level, pies in ((LEVELS[1], {10, 11}), (LEVELS[2], set(range(10, 21)))):
+    pruned = np.stack([labels_of(level, r) for r in range(MEMBERS)], axis=1)
+    assert found[('PIEs', *level)] == len(pies)
+    assert found[('PIEs, share of images', *level)] == len(pies) / IMAGES
+    chosen = {
+      'all images': np.arange(IMAGES),
+      'PIEs': sorted(pies),
+      'the others': sorted(set(range(IMAGES)) - pies),
+    }
+    for who, labels in (('dense', dense), ('pruned', pruned)):
+      for name, images in chosen.items():
+        right = labels[images] == true_class()[images, None]
+        wanted = right.mean(axis=0).mean()
+        measure = f'top-1 of {who} on {name}'
+        assert found[(measure, *level)] == pytest.approx(wanted)
+    # Means over members of top-1 are the same from both kinds of CSV.
+    assert found[('top-1 of pruned on all images', *level)] == pytest.approx(
+      found[('top-1', *level)]
+    )
+  assert found[('classes that lost significantly', *LEVELS[2])] == 3
+  assert found[('classes that gained significantly', *LEVELS[1])] == 2
+  assert found[('such classes by chance', *LEVELS[1])] == 0.25
+
+
+def test_null_and_intervals_are_those_of_the_aggregation(folder):
+  run(folder)
+  found = cells(folder)
+  null = tables.read(
+    tables.PIE_NULL, paths.pie_null(str(folder), 'toy', 'eval')
+  )
+  for row in null.to_dict('records'):
+    level = row['pruning_method'], row['pruning_fraction']
+    cell = found.loc[('PIEs by chance, two dense halves', *level)]
+    assert cell['value'] == row['null_mean']
+    assert (cell['low'], cell['high']) == (row['null_low'], row['null_high'])
+    cell = found.loc[('PIEs, dense half and pruned half', *level)]
+    assert cell['value'] == row['pruned_half_mean']
+    cell = found.loc[('PIEs', *level)]
+    assert cell['low'] == row['pie_count_low']
+
+
+def test_print_is_plain_aligned_text(folder):
+  text = run(folder)
+  lines = text.splitlines()
+  assert text.isascii()
+  assert max(map(len, lines)) <= 100
+  table = pd.read_fwf(io.StringIO(text), skiprows=[2], header=None)
+  assert table.iloc[0].dropna().tolist() == ['baseline', *['threshold'] * 2]
+  rows = {line[:33].strip(): line[33:].split() for line in lines}
+  assert rows['members'] == ['6', '6', '6']
+  assert rows['images'] == ['30', '30', '30']
+  assert rows['PIEs'] == ['-', '2', '11']
+  assert rows['classes that lost significantly'] == ['-', '1', '3']
+  # Every value ends where its column ends.
+  ends = {len(line) for line in lines[:2] + lines[3:] if 'n/a' not in line}
+  assert len(ends - {len(line) for line in lines if line.startswith('(')}) == 1
+
+
+@pytest.mark.parametrize(
+  'part', ['class_metrics_directory', 'predictions_file', 't_statistic_file']
+)
+def test_a_part_that_is_not_given_is_not_available(folder, part):
+  given = {
+    'class_metrics_directory': str(folder / 'metrics'),
+    'predictions_file': str(folder),
+    't_statistic_file': str(folder),
+  }
+  complete = run(folder, **given)
+  text = run(folder, **{part: given[part]})
+  found = cells(folder)
+  for other in set(given) - {part}:
+    reason = f'--{other} was not given'
+    rows = found[found['not_available'] == reason]
+    assert len(rows) and rows['value'].isna().all()
+    assert reason in text
+    assert reason not in complete
+  assert found['value'].notna().any()
+
+
+def test_too_few_members_leave_a_reason(tmp_path):
+  write_predictions(tmp_path / 'predictions', members=1)
+  aggregate_predictions.run(
+    str(tmp_path / 'predictions'), str(tmp_path), mode='eval',
+    dataset_name='toy',
+  )  # fmt: skip
+  write_summary(tmp_path, tested=0)
+  text = run(
+    tmp_path, predictions_file=str(tmp_path), t_statistic_file=str(tmp_path)
+  )
+  found = cells(tmp_path)
+  for measure in (
+    'PIEs by chance, two dense halves',
+    'PIEs, dense half and pruned half',
+    'classes that lost significantly',
+  ):
+    row = found.loc[(measure, *LEVELS[1])]
+    assert np.isnan(row['value'])
+    assert row['not_available']
+    assert row['not_available'] in text
+  assert found.loc[('PIEs', *LEVELS[2]), 'value'] > 0
+
+
+def test_no_pie_is_no_accuracy_on_pies(tmp_path):
+  write_predictions(tmp_path / 'predictions')
+  for path in (tmp_path / 'predictions').rglob('threshold*'):
+    frame = pd.read_csv(path)
+    frame.assign(predictions=true_class()).to_csv(path, index=False)
+  aggregate_predictions.run(
+    str(tmp_path / 'predictions'),
+    str(tmp_path),
+    mode='eval',
+    dataset_name='toy',
+  )
+  run(tmp_path, predictions_file=str(tmp_path))
+  row = cells(tmp_path).loc[('top-1 of dense on PIEs', *LEVELS[1])]
+  assert np.isnan(row['value'])
+  assert row['not_available'] == 'no such image'
+
+
+def test_absent_top_5_is_not_available(folder):
+  write_class_metrics(folder / 'metrics', top_5=np.nan)
+  run(folder)
+  assert cells(folder).loc['top-5', 'value'].isna().all()
+
+
+def test_contradictions_and_gaps_are_refused(folder):
+  with pytest.raises(ValueError, match='no part was given'):
+    run(folder, predictions_file='')
+  with pytest.raises(FileNotFoundError, match='no CSV of class metrics'):
+    run(folder, class_metrics_directory=str(folder / 'nowhere'))
+  with pytest.raises(FileNotFoundError):
+    run(folder, t_statistic_file=str(folder / 'nowhere'))
+  path = next((folder / 'metrics').iterdir())
+  frame = tables.read(tables.CLASS_METRICS, str(path))
+  frame.loc[2, 'eval_accuracy'] = 0.5
+  tables.write(tables.CLASS_METRICS, frame, str(path))
+  with pytest.raises(ValueError, match='more than one accuracy of the member'):
+    run(folder)
+  labels = paths.modal_labels(str(folder), 'toy', 'eval', 'shard', *LEVELS[1])
+  frame = tables.read(tables.MODAL_LABELS, labels)
+  tables.write(tables.MODAL_LABELS, frame[1:], labels)
+  with pytest.raises(ValueError, match='2 PIEs among 29 modal labels, .* 30'):
+    run(folder, predictions_file=str(folder))
+
+
+def test_same_inputs_give_the_same_bytes(folder):
+  text = run(folder)
+  path = folder / 'out' / 'headline_table.csv'
+  first = path.read_bytes()
+  assert run(folder) == text
+  assert path.read_bytes() == first
