@@ -138,6 +138,7 @@ class TrainingReader:
 
     def epoch(number, seed):
       # Shuffled before it is repeated: an epoch is every record once.
+      # fold_in gives a number that the seed decides, and the epoch's.
       epoch_seed = tf.random.fold_in(seed, number)
       order = tf.random.experimental.stateless_shuffle(
         tf.constant(self._shards), seed=epoch_seed
@@ -151,7 +152,9 @@ class TrainingReader:
       )
       shuffled = serialized.shuffle(
         _SHUFFLE_BUFFER,
-        seed=epoch_seed[0],
+        seed=tf.random.stateless_uniform(
+          (), epoch_seed, minval=None, maxval=None, dtype=tf.int64
+        ),
         reshuffle_each_iteration=False,
       )
       return shuffled.enumerate().map(

@@ -56,19 +56,29 @@ class Classifier:
       raise ValueError(
         f'label_smoothing is {self.label_smoothing}, wanted a number in [0, 1)'
       )
-    # One trace per instance, whatever the batch: its size is not static.
-    object.__setattr__(self, 'predict', tf.function(self._predict))
+    size = self.records.image_size
+    # One trace for batches of all sizes and for all networks.
+    signature = [
+      tf.TensorSpec((None, size, size, 3), tf.float32),
+      tf.TensorSpec((None,), tf.int64),
+      {
+        name: tf.TensorSpec(shape, self._dtype(name))
+        for name, shape in resnet_model.folded_shapes(self.architecture).items()
+      },
+    ]
+    object.__setattr__(
+      self, 'predict', tf.function(self._predict, input_signature=signature)
+    )
+
+  def _dtype(self, name: str) -> tf.DType:
+    is_dense = name.startswith('final_dense/')
+    return tf.float32 if is_dense else tf.as_dtype(self.precision)
 
   def weights(self, network: checkpoints.Network) -> dict[str, tf.Tensor]:
     """Folds and converts a network's weights for `predict`."""
     folded = resnet_model.fold_batch_norm(network.values, self.architecture)
     return {
-      name: tf.constant(
-        value,
-        tf.float32
-        if name.startswith('final_dense/')
-        else tf.as_dtype(self.precision),
-      )
+      name: tf.constant(value, self._dtype(name))
       for name, value in folded.items()
     }
 

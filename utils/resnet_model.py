@@ -356,6 +356,18 @@ def fold_batch_norm(
   return folded
 
 
+def folded_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of what `fold_batch_norm` gives."""
+  shapes = {}
+  for conv in conv_layers(architecture):
+    shapes[f'{conv.name}/kernel'] = conv.kernel_shape
+    shapes[f'{conv.name}/bias'] = (conv.out_channels,)
+  for leaf in ('kernel', 'bias'):
+    name = f'final_dense/{leaf}'
+    shapes[name] = variable_shapes(architecture, False)[SCOPE + name]
+  return shapes
+
+
 def folded_forward(
   images: tf.Tensor,
   folded: Mapping[str, tf.Tensor],

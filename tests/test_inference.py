@@ -1,0 +1,199 @@
+"""Predictions: the same for every batch size, grouping and order."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from utils import (
+  checkpoints,
+  data_input,
+  inference,
+  paths,
+  resnet_model,
+  tables,
+  tfrecords,
+)
+
+ARCHITECTURE = resnet_model.Architecture(18, 0.125, 10)
+OPTIONS = {
+  'batch_size': 8,
+  'preprocessing_name': 'legacy',
+  'precision': 'float32',
+  'label_smoothing': 0.1,
+}
+
+
+def write_member(root, method, fraction, replicate, architecture=ARCHITECTURE):
+  masked = method != paths.BASELINE
+  schedule = (2, 8, 2) if masked else (0, 0, 0)
+  member = paths.Member('exp', method, fraction, *schedule, replicate)
+  rng = np.random.default_rng([replicate, int(1000 * fraction)])
+  values = {}
+  for name, shape in resnet_model.variable_shapes(architecture, masked).items():
+    leaf = name.rsplit('/', 1)[1]
+    if leaf == 'mask':
+      kept = np.arange(np.prod(shape)) < round(np.prod(shape) * (1 - fraction))
+      value = rng.permutation(kept).reshape(shape)
+    elif leaf in ('kernel', 'weights'):
+      value = rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))
+    elif leaf in ('gamma', 'moving_variance'):
+      value = rng.uniform(0.5, 1.5, shape)
+    else:
+      value = 0.1 * rng.standard_normal(shape)
+    values[name] = np.asarray(value, np.float32)
+  prefix = paths.checkpoint_prefix(str(root / member.folder), 10)
+  checkpoints.write(prefix, checkpoints.Network(architecture, values, 10))
+  return paths.parse_checkpoint(prefix)
+
+
+@pytest.fixture(scope='module')
+def population(tmp_path_factory):
+  root = tmp_path_factory.mktemp('population')
+  members = [
+    write_member(root, method, fraction, replicate)
+    for method, fraction in ((paths.BASELINE, 0.0), ('threshold', 0.9))
+    for replicate in range(2)
+  ]
+  folder = data_input.synthetic_data_set(str(root / 'data'))
+  shards = paths.find_shards(folder, 'eval')
+  return members, shards, tfrecords.describe(shards)
+
+
+def predictions(population, members=None, **options):
+  everyone, shards, records = population
+  return {
+    member: frame
+    for member, _, frame in inference.predict(
+      members or everyone, shards, records, **OPTIONS | options
+    )
+  }
+
+
+def test_predictions_are_those_of_the_network(population):
+  members, shards, records = population
+  frames = predictions(population)
+  reader = data_input.OrderedReader(
+    records, tfrecords.detect(shards), 'legacy', 100
+  )
+  ((keys, labels, images),) = reader.read(shards[0])
+  x = resnet_model.normalise(images, records.channel_mean, records.channel_std)
+  for member in members:
+    frame = frames[member].assign(split='eval')
+    tables.check(tables.PREDICTIONS, frame, 'test')
+    network = checkpoints.read(member.prefix)
+    folded = resnet_model.fold_batch_norm(network.values, ARCHITECTURE)  # noqa: PD011
+    logits = resnet_model.folded_forward(x, folded, ARCHITECTURE).numpy()
+    probabilities = tf.nn.softmax(logits).numpy()
+    order = np.argsort(-logits, axis=1)
+    np.testing.assert_array_equal(frame['predictions'], order[:, 0])
+    np.testing.assert_array_equal(frame['true_class'], labels)
+    assert list(frame['image_key']) == keys
+    np.testing.assert_allclose(
+      frame['predicted_probability'], probabilities.max(1), atol=1e-5
+    )
+    top_5 = [
+      list(map(int, text.strip('[]').split()))
+      for text in frame['top_5_indices']
+    ]
+    np.testing.assert_array_equal(top_5, order[:, :5])
+    targets = np.full((len(labels), 10), 0.01)
+    targets[np.arange(len(labels)), labels] += 0.9
+    loss = -(targets * np.log(probabilities)).sum(1)
+    np.testing.assert_allclose(frame['cross_entropy'], loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize('batch_size', [1, 7, 19, 20, 21])
+def test_batches_change_no_label_and_lose_no_image(population, batch_size):
+  one, other = (
+    predictions(population),
+    predictions(population, batch_size=batch_size),
+  )
+  for member, frame in one.items():
+    exact = ['predictions', 'true_class', 'image_key', 'image_index']
+    pd.testing.assert_frame_equal(frame[exact], other[member][exact])
+    np.testing.assert_allclose(
+      frame['predicted_probability'],
+      other[member]['predicted_probability'],
+      atol=1e-5,
+    )
+
+
+def test_grouping_and_order_of_members_change_nothing(population):
+  members = population[0]
+  together = predictions(population)
+  backwards = predictions(population, members[::-1])
+  for member in members:
+    (alone,) = predictions(population, [member]).values()
+    pd.testing.assert_frame_equal(together[member], alone)
+    pd.testing.assert_frame_equal(together[member], backwards[member])
+
+
+def test_one_trace_serves_dense_and_pruned_members(population):
+  members, shards, records = population
+  predictor = inference.Predictor(records, **OPTIONS)
+  for chosen in (members[:1], members[2:], members):
+    list(predictor.predict(chosen, shards, show_progress=False))
+  (classifier,) = predictor._classifiers.values()
+  assert classifier.predict.experimental_get_tracing_count() == 1
+
+
+def test_only_what_is_wanted_is_predicted(population):
+  members, shards, records = population
+  made = [
+    member
+    for member, _, _ in inference.predict(
+      members,
+      shards,
+      records,
+      wanted=lambda member, shard: member == members[1],
+      **OPTIONS,
+    )
+  ]
+  assert made == members[1:2]
+
+
+def test_bfloat16_is_recorded_and_close(population):
+  exact, coarse = (
+    predictions(population),
+    predictions(population, precision='bfloat16'),
+  )
+  for member, frame in exact.items():
+    other = coarse[member]
+    assert set(other['precision']) == {'bfloat16'}
+    assert not frame['cross_entropy'].equals(other['cross_entropy'])
+    np.testing.assert_allclose(
+      frame['cross_entropy'], other['cross_entropy'], atol=0.3
+    )
+
+
+def test_what_does_not_fit_is_refused(population, tmp_path):
+  members, shards, records = population
+  other = write_member(
+    tmp_path, paths.BASELINE, 0.0, 0, resnet_model.Architecture(18, 0.125, 7)
+  )
+  with pytest.raises(ValueError, match='7 classes.*synthetic has 10'):
+    predictions(population, [other])
+  renamed = dataclasses.replace(members[0], step=11)
+  with pytest.raises(ValueError, match='named after step 11'):
+    predictions(population, [renamed])
+  for options in (
+    {'batch_size': 0},
+    {'precision': 'float16'},
+    {'preprocessing_name': 'other'},
+    {'label_smoothing': 1.0},
+  ):
+    with pytest.raises(ValueError, match='wanted'):
+      predictions(population, **options)
+
+
+def test_a_path_that_misstates_the_sparsity_is_reported(
+  population, tmp_path, caplog
+):
+  member = write_member(tmp_path, 'threshold', 0.5, 0)
+  lying = member.prefix.replace('/0.5/', '/0.8/')
+  checkpoints.write(lying, checkpoints.read(member.prefix))
+  predictions(population, [paths.parse_checkpoint(lying)])
+  assert 'fraction of 0.8 is pruned, its weights have 0.5' in caplog.text
