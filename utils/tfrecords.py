@@ -27,6 +27,7 @@ exception, which names neither file nor record, call `find_fault`.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import numbers
 import os
 import uuid
@@ -129,22 +130,19 @@ def encode(
     **({_TEXT: text} if text else {}),
     **(extra or {}),
   }
-  example = tf.train.Example(
-    features=tf.train.Features(
-      feature={name: _feature(value) for name, value in features.items()}
-    )
-  )
+  example = tf.train.Example()
+  # Filled in place: a Feature that is built apart is copied, image and all.
+  feature = example.features.feature
+  for name, value in features.items():
+    if isinstance(value, str):
+      value = value.encode()
+    if isinstance(value, bytes):
+      feature[name].bytes_list.value.append(value)
+    elif isinstance(value, numbers.Integral):
+      feature[name].int64_list.value.append(value)
+    else:
+      feature[name].float_list.value.append(value)
   return example.SerializeToString(deterministic=True)
-
-
-def _feature(value: bytes | str | int | float) -> tf.train.Feature:
-  if isinstance(value, str):
-    value = value.encode()
-  if isinstance(value, bytes):
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-  if isinstance(value, numbers.Integral):
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-  return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
 
 
 def detect_dialect(serialized: bytes, path: str) -> Dialect:
@@ -436,10 +434,15 @@ def _declared_classes(
   """
   if records.class_keys:
     return {_CLASS_KEY: records.class_keys}
-  numbers = tuple(str(i) for i in range(records.num_classes))
-  if records.class_names == numbers and not records.splits:
+  if not records.splits and _are_numbers(records.class_names):
     return {}
   return {_TEXT: records.class_names}
+
+
+# For each record anew it would take as long as to read the record.
+@functools.lru_cache
+def _are_numbers(class_names: tuple[str, ...]) -> bool:
+  return class_names == tuple(str(i) for i in range(len(class_names)))
 
 
 def parse(
