@@ -37,8 +37,8 @@ takes a few seconds, and a folder of one's own is read by
       --train_directory=pets/train --validation_directory=pets/val \
       --output_dir=runs/pets/data
 
-ImageNet is bound by decoding every image once, as a check:
-about 700 images a second and core, half an hour on two cores.
+ImageNet is bound by decoding every image once, as a check: about 700 images a
+second and core, half an hour on two cores.
 """
 
 import collections
