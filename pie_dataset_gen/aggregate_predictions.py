@@ -18,8 +18,8 @@ is the dense population that every other is held against. Writes
     --data_directory=/tmp/run --output_path=/tmp/run \
     --dataset_name=digits --mode=eval
 
-Shards are independent and read one at a time, so memory does not grow with
-the data set: 180 members x 50,000 images take about the time in which pandas
+Shards are independent and read --num_cores at a time, so memory does not grow
+with the data set: 180 members x 50,000 images take the time in which pandas
 reads the files. No TensorFlow is needed.
 
 How many PIEs would chance give? Two dense populations differ as well, since
@@ -33,9 +33,10 @@ which all members give.
 
 import collections
 import concurrent.futures
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -128,6 +129,12 @@ def define_flags() -> None:
     lower_bound=0,
   )
   flags.DEFINE_integer('seed', 0, 'Seed of the random halves and resamples.')
+  flags.DEFINE_integer(
+    'num_cores',
+    2,
+    'Shards aggregated at once, each in a process and memory of its own.',
+    lower_bound=1,
+  )
 
 
 class Predictions(NamedTuple):
@@ -204,6 +211,22 @@ class Resamples(NamedTuple):
   pruned_half: np.ndarray | None
   dense: np.ndarray | None
   pruned: np.ndarray | None
+
+
+class ShardCounts(NamedTuple):
+  """What a shard adds to the counts of the data set.
+
+  Attributes:
+    shard: its name.
+    members: [members] values of `tables.MEMBER_KEY`, sorted.
+    image_key: [images].
+    counts: for each level counts by name; those over resamples are [repeats].
+  """
+
+  shard: str
+  members: list[tuple]
+  image_key: np.ndarray
+  counts: dict[Level, dict[str, np.ndarray]]
 
 
 def level_of(member: tuple) -> Level:
@@ -485,6 +508,7 @@ def elect(
   return Election(row, votes, counts)
 
 
+@functools.lru_cache
 def draw_resamples(
   num_dense: int, num_pruned: int, repeats: int, seed: int
 ) -> Resamples:
@@ -494,7 +518,7 @@ def draw_resamples(
   add up) and a level's do not change when other levels come or go.
   """
   halves = [None] * 3
-  half = min(num_dense // 2, num_pruned)
+  half = _half(num_dense, num_pruned)
   if repeats and half:
     random = np.random.default_rng([seed, 0])
     order = random.random((num_dense, repeats)).argsort(axis=0)
@@ -507,6 +531,11 @@ def draw_resamples(
     for i, size in enumerate((num_dense, num_pruned)):
       drawn[i] = random.multinomial(size, np.full(size, 1 / size), repeats).T
   return Resamples(*halves, *drawn)
+
+
+def _half(num_dense: int, num_pruned: int) -> int:
+  """Members in each half of the null."""
+  return min(num_dense // 2, num_pruned)
 
 
 def count_shard(
@@ -641,7 +670,6 @@ def summarise(
   num_dense: int,
   num_pruned: int,
   counts: dict[str, np.ndarray],
-  drawn: Resamples,
   repeats: int,
   tie_rule: str,
 ) -> dict[str, object]:
@@ -670,12 +698,12 @@ def summarise(
   reasons = []
   if not repeats:
     reasons.append('neither null nor interval: num_resamples is 0')
-  elif drawn.first_half is None:
+  elif 'null' not in counts:
     reasons.append(
       f'no null: two halves need 2 dense members, there are {num_dense}'
     )
   else:
-    row['half_number_observ'] = int(drawn.first_half[:, 0].sum())
+    row['half_number_observ'] = _half(num_dense, num_pruned)
     for name in ('null', 'pruned_half'):
       row[f'{name}_mean'] = counts[name].mean()
     if num_dense >= MIN_MEMBERS_INTERVAL:
@@ -688,7 +716,7 @@ def summarise(
         f'no interval of the null: it needs {MIN_MEMBERS_INTERVAL} dense '
         f'members, there are {num_dense}'
       )
-  if repeats and drawn.dense is None:
+  if repeats and 'resampled' not in counts:
     reasons.append(
       f'no interval of pie_count: it needs {MIN_MEMBERS_INTERVAL} members of '
       f'each population, there are {num_dense} dense and {num_pruned} pruned'
@@ -706,6 +734,86 @@ def summarise(
   return {'not_available': '; '.join(reasons), **row}
 
 
+def aggregate_shard(
+  shard: str,
+  files: Sequence[str],
+  *,
+  output_path: str,
+  mode: str,
+  dataset_name: str,
+  num_classes: int,
+  sparsity_fraction: Sequence[float],
+  pruning_method: str,
+  tie_rule: str,
+  num_resamples: int,
+  seed: int,
+) -> ShardCounts:
+  """Writes the modal labels of one shard; returns what the null needs."""
+  predictions = read_shard(files, mode, num_classes)
+  levels = choose_levels(predictions.members, sparsity_fraction, pruning_method)
+  size = collections.Counter(map(level_of, predictions.members))
+  resamples = {
+    level: draw_resamples(size[BASELINE], size[level], num_resamples, seed)
+    for level in levels
+  }
+  frames, counts = count_shard(predictions, levels, resamples, tie_rule)
+  for level, frame in frames.items():
+    tables.write(
+      tables.MODAL_LABELS,
+      frame.assign(filename=shard),
+      paths.modal_labels(output_path, dataset_name, mode, shard, *level),
+    )
+  return ShardCounts(shard, predictions.members, predictions.image_key, counts)
+
+
+def _map(work, shards: dict[str, list[str]], num_cores: int):
+  """Yields the results for all shards in order."""
+  if min(num_cores, len(shards)) == 1:
+    yield from map(work, shards, shards.values())
+    return
+  with concurrent.futures.ProcessPoolExecutor(num_cores) as pool:
+    yield from pool.map(work, shards, shards.values())
+
+
+def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
+  """Adds up the counts of all shards.
+
+  Raises:
+    ValueError: an image stands in two shards, or members differ.
+  """
+  total = None
+  seen = {}
+  for done, result in enumerate(results, 1):
+    if total is None:
+      total = result._replace(
+        counts={level: collections.Counter() for level in result.counts}
+      )
+    if result.members != total.members:
+      differ = sorted(set(result.members) ^ set(total.members))
+      raise ValueError(
+        f'shards {total.shard} and {result.shard} were predicted by different '
+        f'members: {len(differ)} in one of them only, for example '
+        f'{dict(zip(tables.MEMBER_KEY, differ[0], strict=True))}'
+      )
+    for key in result.image_key:
+      if seen.setdefault(key, result.shard) != result.shard:
+        raise ValueError(
+          f'image {key!r} stands in two shards, {seen[key]} and {result.shard}'
+        )
+    for level, counts in result.counts.items():
+      for name, count in counts.items():
+        total.counts[level][name] = total.counts[level][name] + count
+    logging.info(
+      '%s: %d images, %d members (%d of %d shards)',
+      result.shard,
+      len(result.image_key),
+      len(result.members),
+      done,
+      number,
+    )
+  return total
+
+
 def run(
   data_directory: str,
   output_path: str,
@@ -719,6 +827,7 @@ def run(
   tie_rule: str = 'largest',
   num_resamples: int = 100,
   seed: int = 0,
+  num_cores: int = 1,
 ) -> pd.DataFrame:
   """Aggregates the predictions of all shards.
 
@@ -736,75 +845,36 @@ def run(
   )
   if subdirectory:
     folder = folder / subdirectory
-  digest = _digest(
-    [path for files in shards.values() for path in files],
-    num_classes=num_classes,
-    sparsity_fraction=sorted(sparsity_fraction),
-    pruning_method=pruning_method,
-    tie_rule=tie_rule,
-    num_resamples=num_resamples,
-    seed=seed,
-  )
-
-  def output(shard, level):
-    return paths.modal_labels(output_path, dataset_name, mode, shard, *level)
-
+  settings = {
+    'mode': mode,
+    'dataset_name': dataset_name,
+    'num_classes': num_classes,
+    'sparsity_fraction': sorted(sparsity_fraction),
+    'pruning_method': pruning_method,
+    'tie_rule': tie_rule,
+    'num_resamples': num_resamples,
+    'seed': seed,
+  }
+  digest = _digest([f for files in shards.values() for f in files], **settings)
   done = _finished(folder, digest, path)
   if done is not None and all(
-    paths.exists(output(shard, level))
+    paths.exists(
+      paths.modal_labels(output_path, dataset_name, mode, shard, *level)
+    )
     for shard in shards
     for level in done[['pruning_method', 'pruning_fraction']].to_numpy()
   ):
     logging.info('%s is there, made from the same predictions', path)
     return done
-  members = levels = resamples = totals = None
-  seen = {}
-  for number, (shard, files) in enumerate(shards.items(), 1):
-    predictions = read_shard(files, mode, num_classes)
-    if members is None:
-      members = predictions.members
-      levels = choose_levels(members, sparsity_fraction, pruning_method)
-      size = collections.Counter(map(level_of, members))
-      resamples = {
-        level: draw_resamples(size[BASELINE], size[level], num_resamples, seed)
-        for level in levels
-      }
-      totals = {level: collections.Counter() for level in levels}
-    _check_members(shard, predictions.members, members, next(iter(shards)))
-    for key in predictions.image_key:
-      if seen.setdefault(key, shard) != shard:
-        raise ValueError(
-          f'image {key!r} stands in two shards, {seen[key]} and {shard}'
-        )
-    frames, counts = count_shard(predictions, levels, resamples, tie_rule)
-    for level, frame in frames.items():
-      tables.write(
-        tables.MODAL_LABELS,
-        frame.assign(filename=shard),
-        output(shard, level),
-      )
-      for name, count in counts[level].items():
-        totals[level][name] = totals[level][name] + count
-    logging.info(
-      '%s: %d images, %d members (%d of %d shards)',
-      shard,
-      len(predictions.image_key),
-      len(members),
-      number,
-      len(shards),
-    )
+  work = functools.partial(aggregate_shard, output_path=output_path, **settings)
+  total = add_up(_map(work, shards, num_cores), len(shards))
+  size = collections.Counter(map(level_of, total.members))
   null = pd.DataFrame(
     [
       summarise(
-        level,
-        size[BASELINE],
-        size[level],
-        totals[level],
-        resamples[level],
-        num_resamples,
-        tie_rule,
+        level, size[BASELINE], size[level], counts, num_resamples, tie_rule
       )
-      for level in levels
+      for level, counts in total.counts.items()
     ]
   )
   null = null.reindex(columns=[c.name for c in tables.PIE_NULL.columns])
@@ -833,16 +903,6 @@ def _finished(
   if former['predictions']['digest'] != digest:
     return None
   return tables.read(tables.PIE_NULL, path)
-
-
-def _check_members(shard, members, wanted, first_shard):
-  if members != wanted:
-    differ = sorted(set(members) ^ set(wanted))
-    raise ValueError(
-      f'shards {first_shard} and {shard} were predicted by different members: '
-      f'{len(differ)} in one of them only, for example '
-      f'{dict(zip(tables.MEMBER_KEY, differ[0], strict=True))}'
-    )
 
 
 def _sentence(row: dict) -> str:
@@ -896,6 +956,7 @@ def main(argv: list[str]) -> None:
     tie_rule=f.tie_rule,
     num_resamples=f.num_resamples,
     seed=f.seed,
+    num_cores=f.num_cores,
   )
 
 
