@@ -413,6 +413,8 @@ def test_describe_reads_and_checks_the_description(tmp_path):
   shutil.copy(shards[0], extra)
   with pytest.raises(ValueError, match='is not among the shards'):
     tfrecords.describe([*shards, extra])
+  with pytest.raises(FileNotFoundError, match='absent'):
+    tfrecords.check_shards([*shards, str(tmp_path / 'absent')], records)
   # Two shards that changed places hold other numbers of bytes.
   os.replace(shards[0], extra)
   os.replace(shards[1], shards[0])

@@ -42,6 +42,8 @@ from utils import image_records, paths
 
 # A record is framed by its length (8 bytes) and two checksums (4 bytes each).
 _FRAME_BYTES = 16
+# At a time: to a bucket, 1,024 shards cost the time of answers, not of bytes.
+_REQUESTS = 16
 _TEXT = 'image/class/text'
 _CLASS_KEY = 'image/class/synset'
 
@@ -180,8 +182,7 @@ def detect(shards: Iterable[str]) -> Dialect:
     return None
 
   shards = list(shards)
-  # On a bucket the time is that of 1,024 answers, not of their bytes.
-  with concurrent.futures.ThreadPoolExecutor(16) as pool:
+  with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
     dialects = list(pool.map(first, shards))
   found = [(p, d) for p, d in zip(shards, dialects, strict=True) if d]
   if not found:
@@ -270,16 +271,25 @@ def check_shards(
   """
   if not any(records.splits.values()):
     return
-  for path in shards:
+
+  def size(path):
+    try:
+      return tf.io.gfile.stat(path).length
+    except tf.errors.NotFoundError:
+      raise FileNotFoundError(f'{path} does not exist') from None
+
+  shards = list(shards)
+  with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+    sizes = list(pool.map(size, shards))
+  for path, found in zip(shards, sizes, strict=True):
     declared = records.shard(os.path.basename(path))
     if declared is None:
       raise ValueError(
         f'{path} is not among the shards that image_records.json declares'
       )
-    size = tf.io.gfile.stat(path).length
-    if size != declared.bytes:
+    if found != declared.bytes:
       raise ValueError(
-        f'{path} has {size} bytes, but image_records.json declares '
+        f'{path} has {found} bytes, but image_records.json declares '
         f"{declared.bytes}: it is damaged, incomplete or another data set's"
       )
 
