@@ -22,14 +22,15 @@ and writes, for each level and shard,
     --output_file=/tmp/run/pie --dataset_name=digits --mode=eval
 
 Records are joined with modal labels by image key. Work that is finished, and
-was made from the same modal labels, is skipped. One shard is held in memory at
-a time; it is written about as fast as TensorFlow copies it.
+was made from the same modal labels, is skipped. Shards are held in memory,
+--num_cores at a time, and written about as fast as TensorFlow copies them.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from absl import flags, logging
@@ -86,6 +87,12 @@ def define_flags() -> None:
     list(_KINDS),
     'Which images to write: PIEs, all others, or both, each to a folder of '
     'its own.',
+  )
+  flags.DEFINE_integer(
+    'num_cores',
+    2,
+    'Shards worked on at once, each held in memory.',
+    lower_bound=1,
   )
 
 
@@ -236,6 +243,7 @@ def run(
   subdirectory: str = '',
   dataset_name: str = '',
   is_pie: str = PIE,
+  num_cores: int = 1,
 ) -> None:
   """Writes the records and statistics of all shards and levels."""
   shards = paths.find_shards(data_directory, mode)
@@ -248,50 +256,92 @@ def run(
       f'no shard {subdirectory} in {data_directory}, there are '
       f'{[paths.name(shard) for shard in shards[:3]]}...'
     )
-  made, levels = [], set()
-  for shard in chosen:
-    name = paths.name(shard)
-    folder = paths.modal_labels_folder(predictions_file, dataset_name, mode)
+  folder = paths.modal_labels_folder(predictions_file, dataset_name, mode)
+
+  def work(shard):
     csvs = find_levels(
-      str(epath.Path(folder) / name), end_sparsity, pruning_method
+      str(epath.Path(folder) / paths.name(shard)), end_sparsity, pruning_method
     )
-    examples = None
-    for level, csv in csvs.items():
-      levels.add(level)
-      outputs = _outputs(output_file, dataset_name, mode, level, name)
-      digest = hashlib.sha256(epath.Path(csv).read_bytes()).hexdigest()
-      kinds = _unfinished(outputs, digest, _KINDS[is_pie])
-      if not kinds:
-        continue
-      if examples is None:
-        examples = read_examples(shard, dialect, records)
-      labels = read_modal_labels(csv, examples, shard)
-      for kind in kinds:
-        write_records(
-          outputs[kind], examples, labels, labels['is_pie'] == (kind == PIE)
-        )
-      tables.write(
-        tables.PIE_STATISTICS,
-        _statistics(labels, name, level, mode, digest),
-        outputs['stats'],
-      )
-      made += [shard, csv]
-      logging.info(
-        '%s, %s %s: %d PIEs of %d images',
-        name,
-        *level,
-        labels['is_pie'].sum(),
-        len(labels),
-      )
-  for level in sorted(levels):
+    outputs = {
+      level: _outputs(output_file, dataset_name, mode, level, paths.name(shard))
+      for level in csvs
+    }
+    made = write_shard(
+      shard,
+      csvs,
+      outputs,
+      _KINDS[is_pie],
+      mode,
+      lambda: read_examples(shard, dialect, records),
+    )
+    return set(csvs), made
+
+  # TensorFlow reads and writes outside of Python's lock.
+  with concurrent.futures.ThreadPoolExecutor(num_cores) as pool:
+    levels, made = zip(*pool.map(work, chosen), strict=True)
+  for level in sorted(set().union(*levels)):
     for kind in (PIE, NON_PIE):
       _describe(output_file, dataset_name, mode, level, kind, shards, records)
+  made = [path for inputs in made for path in inputs]
   if not made:
     logging.info('nothing to do: all records are there and up to date')
     return
   command_line.write_provenance(
     output_file, 'pie_dataset_gen.generate_pie_dataset', made
   )
+
+
+def write_shard(
+  shard: str,
+  csvs: dict[tuple[str, float], str],
+  outputs: dict[tuple[str, float], dict[str, str]],
+  kinds: Sequence[str],
+  mode: str,
+  read: Callable[[], list[tfrecords.ParsedExample]],
+) -> list[str]:
+  """Writes what is missing of a shard's records and statistics.
+
+  Args:
+    shard: its path.
+    csvs: level -> the modal labels.
+    outputs: level -> the files to write, by 'stats' and kind of record.
+    kinds: which kinds of records.
+    mode: for the statistics.
+    read: reads the shard's records; called once, if anything is missing.
+
+  Returns:
+    The files that something was made from.
+  """
+  examples = None
+  made = []
+  for level, csv in csvs.items():
+    digest = hashlib.sha256(epath.Path(csv).read_bytes()).hexdigest()
+    missing = _unfinished(outputs[level], digest, kinds)
+    if not missing:
+      continue
+    examples = examples or read()
+    labels = read_modal_labels(csv, examples, shard)
+    for kind in missing:
+      write_records(
+        outputs[level][kind],
+        examples,
+        labels,
+        labels['is_pie'] == (kind == PIE),
+      )
+    tables.write(
+      tables.PIE_STATISTICS,
+      _statistics(labels, paths.name(shard), level, mode, digest),
+      outputs[level]['stats'],
+    )
+    made += [shard, csv]
+    logging.info(
+      '%s, %s %s: %d PIEs of %d images',
+      paths.name(shard),
+      *level,
+      labels['is_pie'].sum(),
+      len(labels),
+    )
+  return made
 
 
 def _outputs(output_file, dataset_name, mode, level, shard):
@@ -399,6 +449,7 @@ def main(argv: list[str]) -> None:
     subdirectory=f.subdirectory,
     dataset_name=f.dataset_name,
     is_pie=f.is_pie,
+    num_cores=f.num_cores,
   )
 
 

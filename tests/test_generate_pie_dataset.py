@@ -226,6 +226,14 @@ def test_kinds_and_shards_one_by_one_give_the_same_bytes(folders):
   assert contents(apart) == together
 
 
+def test_shards_at_once_give_the_same_bytes(folders):
+  run(folders)
+  one_by_one = contents(folders / 'out')
+  (folders / 'out').rename(folders / 'first')
+  run(folders, num_cores=3)
+  assert contents(folders / 'out') == one_by_one
+
+
 def test_finished_work_is_skipped_and_outdated_work_is_not(folders):
   out = run(folders)
   before = contents(out)
