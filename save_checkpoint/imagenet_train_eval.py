@@ -773,10 +773,9 @@ class Evaluator:
       settings: preprocessing, precision and label smoothing of the members.
       batch_size: images a batch.
     """
-    self._shards = paths.find_shards(data_directory, 'eval')
-    self._records = tfrecords.describe(self._shards)
+    shards = paths.find_shards(data_directory, 'eval')
+    self._data_set = inference.DataSet(tfrecords.describe(shards), shards)
     self._predictor = inference.Predictor(
-      self._records,
       batch_size=batch_size,
       preprocessing_name=settings.preprocessing,
       precision=settings.precision,
@@ -794,11 +793,11 @@ class Evaluator:
     frames = [
       frame
       for _, _, frame in self._predictor.predict(
-        [checkpoint], self._shards, show_progress=False
+        [checkpoint], [self._data_set], show_progress=False
       )
     ]
     metrics = class_level_metrics.member_metrics(
-      pd.concat(frames), self._records.class_names
+      pd.concat(frames), self._data_set.records.class_names
     ).iloc[0]
     scalars = {
       'eval_accuracy': float(metrics['eval_accuracy']),

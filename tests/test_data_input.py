@@ -43,7 +43,7 @@ def ordered(shards, records, batch_size):
   reader = data_input.OrderedReader(
     records, tfrecords.detect(shards), 'legacy', batch_size
   )
-  return [batch for shard in shards for batch in reader.read(shard)]
+  return [batch for shard in shards for batch in reader.read(shard, records)]
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 7, 8, 9, 100])

@@ -78,7 +78,7 @@ def test_predictions_are_those_of_the_network(population):
   reader = data_input.OrderedReader(
     records, tfrecords.detect(shards), 'legacy', 100
   )
-  ((keys, labels, images),) = reader.read(shards[0])
+  ((keys, labels, images),) = reader.read(shards[0], records)
   x = resnet_model.normalise(images, records.channel_mean, records.channel_std)
   for member in members:
     frame = frames[member].assign(split='eval')
@@ -133,9 +133,10 @@ def test_grouping_and_order_of_members_change_nothing(population):
 
 def test_one_trace_serves_dense_and_pruned_members(population):
   members, shards, records = population
-  predictor = inference.Predictor(records, **OPTIONS)
+  predictor = inference.Predictor(**OPTIONS)
+  data_set = inference.DataSet(records, shards)
   for chosen in (members[:1], members[2:], members):
-    list(predictor.predict(chosen, shards, show_progress=False))
+    list(predictor.predict(chosen, [data_set], show_progress=False))
   (classifier,) = predictor._classifiers.values()
   assert classifier.predict.experimental_get_tracing_count() == 1
 

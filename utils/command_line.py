@@ -27,6 +27,8 @@ _PACKAGES = (
   'matplotlib',
   'numpy',
   'pandas',
+  'pillow',
+  'scikit-learn',
   'scipy',
   'tensorflow',
   'tensorflow-model-optimization',

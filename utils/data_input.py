@@ -39,7 +39,6 @@ class OrderedReader:
       preprocessing_name: 'legacy' or 'modern'.
       batch_size: images a batch.
     """
-    self._records = records
     self._dialect = dialect
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
@@ -69,9 +68,14 @@ class OrderedReader:
     self._dataset = dataset
 
   def read(
-    self, path: str
+    self, path: str, records: image_records.ImageRecords
   ) -> Iterator[tuple[list[str], np.ndarray, tf.Tensor]]:
     """Yields the batches of a shard.
+
+    Args:
+      path: the shard.
+      records: the description of its data set, which may count other shards
+        than the one that the reader was made for.
 
     Yields:
       Image keys [n], class ids [n] int64 from 0, images [n, image_size,
@@ -91,9 +95,9 @@ class OrderedReader:
           images,
         )
     except tf.errors.OpError as error:
-      tfrecords.find_fault(path, self._dialect, self._records)
+      tfrecords.find_fault(path, self._dialect, records)
       raise ValueError(f'{path}: {error.message}') from None
-    tfrecords.check_count(path, seen, self._records)
+    tfrecords.check_count(path, seen, records)
 
 
 class TrainingReader:

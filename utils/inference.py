@@ -37,13 +37,17 @@ class Classifier:
 
   Attributes:
     architecture: which ResNet.
-    records: description of the images.
+    image_size: height and width of the images, in pixels.
+    channel_mean: [3] on the 0..255 scale.
+    channel_std: [3] on the 0..255 scale.
     precision: 'float32' or 'bfloat16', of the convolutions.
     label_smoothing: share of the target spread over all classes, in [0, 1).
   """
 
   architecture: resnet_model.Architecture
-  records: image_records.ImageRecords
+  image_size: int
+  channel_mean: tuple[float, ...]
+  channel_std: tuple[float, ...]
   precision: str
   label_smoothing: float
 
@@ -56,7 +60,7 @@ class Classifier:
       raise ValueError(
         f'label_smoothing is {self.label_smoothing}, wanted a number in [0, 1)'
       )
-    size = self.records.image_size
+    size = self.image_size
     # One trace for batches of all sizes and for all networks.
     signature = [
       tf.TensorSpec((None, size, size, 3), tf.float32),
@@ -100,9 +104,7 @@ class Classifier:
       fewer classes), the largest probability [n], and the cross entropy [n]
       with label smoothing, in nats.
     """
-    x = resnet_model.normalise(
-      images, self.records.channel_mean, self.records.channel_std
-    )
+    x = resnet_model.normalise(images, self.channel_mean, self.channel_std)
     logits = resnet_model.folded_forward(
       tf.cast(x, self.precision), weights, self.architecture
     )
@@ -125,12 +127,24 @@ def smooth_labels(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+  """Shards and their description.
+
+  Attributes:
+    records: description of the images.
+    shards: paths of TFRecords.
+  """
+
+  records: image_records.ImageRecords
+  shards: Sequence[str]
+
+
 class Predictor:
   """Predicts by many networks; what is traced once serves all calls."""
 
   def __init__(
     self,
-    records: image_records.ImageRecords,
     *,
     batch_size: int,
     preprocessing_name: str,
@@ -140,7 +154,6 @@ class Predictor:
     """Keeps what all predictions share.
 
     Args:
-      records: description of the images.
       batch_size: images a batch; changes the last digits of probabilities.
       preprocessing_name: 'legacy' or 'modern'.
       precision: 'float32' or 'bfloat16'.
@@ -148,7 +161,6 @@ class Predictor:
     """
     if batch_size < 1:
       raise ValueError(f'batch_size is {batch_size}, wanted 1 or more')
-    self._records = records
     self._batch_size = batch_size
     self._preprocessing_name = preprocessing_name
     self._version = preprocessing.version(preprocessing_name)
@@ -160,7 +172,7 @@ class Predictor:
   def predict(
     self,
     members: Sequence[paths.Checkpoint],
-    shards: Sequence[str],
+    data_sets: Sequence[DataSet],
     wanted: Callable[[paths.Checkpoint, str], bool] | None = None,
     show_progress: bool = True,
   ) -> Iterator[tuple[paths.Checkpoint, str, pd.DataFrame]]:
@@ -168,7 +180,7 @@ class Predictor:
 
     Args:
       members: the checkpoints.
-      shards: paths of TFRecords.
+      data_sets: what to predict.
       wanted: says of a checkpoint and a shard whether it is still to be done.
       show_progress: whether to draw a progress bar.
 
@@ -178,8 +190,9 @@ class Predictor:
 
     Raises:
       FileNotFoundError, ValueError: a checkpoint or a shard is missing,
-        damaged or does not fit the description; names it.
+        damaged or does not fit its description; names it.
     """
+    shards = [shard for data_set in data_sets for shard in data_set.shards]
     to_do = {
       member: [s for s in shards if wanted is None or wanted(member, s)]
       for member in members
@@ -187,52 +200,73 @@ class Predictor:
     pending = [member for member, missing in to_do.items() if missing]
     if not pending:
       return
-    dialect = tfrecords.detect(shards)
-    tfrecords.check_shards(shards, self._records)
-    reader = self._readers.setdefault(
-      dialect,
-      data_input.OrderedReader(
-        self._records, dialect, self._preprocessing_name, self._batch_size
-      ),
-    )
+    readers = [self._reader(data_set) for data_set in data_sets]
     progress = tqdm.tqdm(
       desc='predicting',
       unit=' images x models',
-      total=_count(to_do, self._records),
+      total=_count(to_do, data_sets),
       mininterval=1.0,
       dynamic_ncols=True,
       disable=not show_progress,
     )
     with progress:
       for start in range(0, len(pending), _GROUP_SIZE):
-        group = {
-          member: self._load(member)
+        networks = {
+          member: _read_network(member, [d.records for d in data_sets])
           for member in pending[start : start + _GROUP_SIZE]
         }
-        for shard in shards:
-          chosen = {m: g for m, g in group.items() if shard in to_do[m]}
-          if not chosen:
-            continue
-          frames = _predict_shard(reader, shard, chosen, progress)
-          for member, frame in frames.items():
-            frame['preprocessing'] = self._version
-            frame['precision'] = self._precision
-            yield member, shard, frame
+        weights = {}
+        for data_set, reader in zip(data_sets, readers, strict=True):
+          for shard in data_set.shards:
+            chosen = {}
+            for member, network in networks.items():
+              if shard not in to_do[member]:
+                continue
+              classifier = self._classifier(network, data_set.records)
+              if member not in weights:
+                weights[member] = classifier.weights(network)
+              chosen[member] = (classifier, weights[member])
+            if not chosen:
+              continue
+            frames = _predict_shard(
+              reader.read(shard, data_set.records), shard, chosen, progress
+            )
+            for member, frame in frames.items():
+              frame['preprocessing'] = self._version
+              frame['precision'] = self._precision
+              yield member, shard, frame
 
-  def _load(
-    self, member: paths.Checkpoint
-  ) -> tuple[Classifier, dict[str, tf.Tensor]]:
-    network = _read_network(member, self._records)
-    classifier = self._classifiers.get(network.architecture)
-    if classifier is None:
-      classifier = Classifier(
-        network.architecture,
-        self._records,
-        self._precision,
-        self._label_smoothing,
+  def _classifier(
+    self, network: checkpoints.Network, records: image_records.ImageRecords
+  ) -> Classifier:
+    key = (
+      network.architecture,
+      records.image_size,
+      records.channel_mean,
+      records.channel_std,
+    )
+    if key not in self._classifiers:
+      self._classifiers[key] = Classifier(
+        *key, self._precision, self._label_smoothing
       )
-      self._classifiers[network.architecture] = classifier
-    return classifier, classifier.weights(network)
+    return self._classifiers[key]
+
+  def _reader(self, data_set: DataSet) -> data_input.OrderedReader:
+    dialect = tfrecords.detect(data_set.shards)
+    tfrecords.check_shards(data_set.shards, data_set.records)
+    # Sets that differ in their shards only, as corrupted copies do, share one
+    # traced pipeline.
+    records = data_set.records
+    key = (
+      dialect,
+      bool(records.splits),
+      repr(dataclasses.replace(records, splits={})),
+    )
+    if key not in self._readers:
+      self._readers[key] = data_input.OrderedReader(
+        records, dialect, self._preprocessing_name, self._batch_size
+      )
+    return self._readers[key]
 
 
 def predict(
@@ -242,34 +276,39 @@ def predict(
   wanted: Callable[[paths.Checkpoint, str], bool] | None = None,
   **options,
 ) -> Iterator[tuple[paths.Checkpoint, str, pd.DataFrame]]:
-  """Predicts once: `Predictor(records, **options).predict(...)`."""
-  return Predictor(records, **options).predict(members, shards, wanted)
+  """Predicts one data set once: see `Predictor` for the options."""
+  return Predictor(**options).predict(
+    members, [DataSet(records, shards)], wanted
+  )
 
 
 def _count(
-  to_do: dict[paths.Checkpoint, list[str]],
-  records: image_records.ImageRecords,
+  to_do: dict[paths.Checkpoint, list[str]], data_sets: Sequence[DataSet]
 ) -> int | None:
-  declared = [
-    records.shard(paths.name(shard))
-    for missing in to_do.values()
-    for shard in missing
-  ]
-  if not all(declared):
+  """Number of images x models, or None where it is not declared."""
+  declared = {
+    shard: data_set.records.shard(paths.name(shard))
+    for data_set in data_sets
+    for shard in data_set.shards
+  }
+  if not all(declared.values()):
     return None
-  return sum(shard.examples for shard in declared)
+  return sum(
+    declared[shard].examples for missing in to_do.values() for shard in missing
+  )
 
 
 def _read_network(
-  member: paths.Checkpoint, records: image_records.ImageRecords
+  member: paths.Checkpoint, described: Sequence[image_records.ImageRecords]
 ) -> checkpoints.Network:
-  """Reads a checkpoint and holds it against its path and the data set."""
+  """Reads a checkpoint and holds it against its path and the data sets."""
   network = checkpoints.read(member.prefix)
-  if network.architecture.num_classes != records.num_classes:
-    raise ValueError(
-      f'{member.prefix} has {network.architecture.num_classes} classes, the '
-      f'data set {records.name} has {records.num_classes}'
-    )
+  for records in described:
+    if network.architecture.num_classes != records.num_classes:
+      raise ValueError(
+        f'{member.prefix} has {network.architecture.num_classes} classes, the '
+        f'data set {records.name} has {records.num_classes}'
+      )
   if network.global_step != member.step:
     raise ValueError(
       f'{member.prefix} is named after step {member.step}, but its '
@@ -295,14 +334,14 @@ def _read_network(
 
 
 def _predict_shard(
-  reader: data_input.OrderedReader,
+  batches: Iterator[tuple[list[str], np.ndarray, tf.Tensor]],
   shard: str,
   group: dict[paths.Checkpoint, tuple[Classifier, dict[str, tf.Tensor]]],
   progress: tqdm.tqdm,
 ) -> dict[paths.Checkpoint, pd.DataFrame]:
   keys, classes = [], []
   found = {member: [] for member in group}
-  for batch_keys, labels, images in reader.read(shard):
+  for batch_keys, labels, images in batches:
     keys += batch_keys
     classes.append(labels)
     labels = tf.constant(labels)
@@ -314,8 +353,8 @@ def _predict_shard(
     raise ValueError(f'{shard} holds no record')
   true_class = np.concatenate(classes)
   frames = {}
-  for member, batches in found.items():
-    top, probability, loss = map(np.concatenate, zip(*batches, strict=True))
+  for member, parts in found.items():
+    top, probability, loss = map(np.concatenate, zip(*parts, strict=True))
     _check_finite(member, shard, keys, loss)
     identity = member.member
     frames[member] = pd.DataFrame(

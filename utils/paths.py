@@ -521,6 +521,11 @@ def class_impact_figure(
   )
 
 
+def within(folder: str, file_name: str) -> str:
+  """A file that keeps its name in another folder."""
+  return str(epath.Path(folder) / file_name)
+
+
 def corrupted_folder(
   root: str, corruption: str, severity: int, version: str
 ) -> str:

@@ -443,6 +443,92 @@ CLASS_IMPACT_SUMMARY = Table(
 )
 
 
+ROBUSTNESS = Table(
+  'robustness',
+  (
+    *CLASS_METRICS.columns,
+    Column('dataset_name', 'text', 'what was measured'),
+    Column('corruption', 'text', "ImageNet-C's name, or empty"),
+    _count('corruption_intensity', 'severity 1 to 5; 0 for none', high=5),
+    _count('num_images', 'images in the set'),
+  ),
+  key=(
+    'dataset_name',
+    'corruption',
+    'corruption_intensity',
+    *MEMBER_KEY,
+    'class_id',
+  ),
+  sort_by=('class_id',),
+)
+
+ROBUSTNESS_SUMMARY = Table(
+  'robustness summary',
+  (
+    Column('dataset_name', 'text', 'what was measured'),
+    Column('pruning_method', 'text', "'baseline' or how weights were pruned"),
+    _fraction('fraction_pruned', 'level of the population'),
+    Column('corruption', 'text', "ImageNet-C's name, or 'all' for their mean"),
+    _count('corruption_intensity', 'severity 1 to 5; 0 for their mean', high=5),
+    _count('num_models', 'members of the population'),
+    _fraction('mean_accuracy', 'top-1, mean over members (and sets)'),
+    _fraction('mean_accuracy_low', 'its 95 % interval', nullable=True),
+    _fraction('mean_accuracy_high', 'its 95 % interval', nullable=True),
+    _fraction('mean_top_5_accuracy', 'top-5, likewise', nullable=True),
+    Column(
+      'relative_error',
+      'float',
+      "error (1 - mean_accuracy) / the dense population's",
+      low=0.0,
+      nullable=True,
+    ),
+    Column(
+      'accuracy_loss',
+      'float',
+      "the dense population's mean_accuracy - this level's",
+    ),
+    Column(
+      'clean_accuracy_loss',
+      'float',
+      'the same on clean images',
+      nullable=True,
+    ),
+    Column(
+      'mean_corruption_error',
+      'float',
+      "mean over corruptions of error / AlexNet's, in rows of 'all'",
+      low=0.0,
+      nullable=True,
+    ),
+    Column(
+      'relative_mean_corruption_error',
+      'float',
+      "the same for the error above the clean one, / AlexNet's",
+      nullable=True,
+    ),
+    _count(
+      'num_corruptions',
+      'corruptions behind the row; the mean corruption error of fewer than 15 '
+      'is partial',
+    ),
+  ),
+  key=(
+    'dataset_name',
+    'pruning_method',
+    'fraction_pruned',
+    'corruption',
+    'corruption_intensity',
+  ),
+  sort_by=(
+    'dataset_name',
+    'pruning_method',
+    'fraction_pruned',
+    'corruption',
+    'corruption_intensity',
+  ),
+)
+
+
 def check(table: Table, frame: pd.DataFrame, source: str) -> pd.DataFrame:
   """Checks a frame against a table, at the door.
 
