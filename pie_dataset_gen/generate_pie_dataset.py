@@ -176,19 +176,20 @@ def write_records(
 
 
 def read_examples(
-  path: str,
-  dialect: tfrecords.Dialect,
-  records: image_records.ImageRecords,
+  path: str, records: image_records.ImageRecords
 ) -> list[tfrecords.ParsedExample]:
   """Reads the records of a shard, in order.
 
   Raises:
     ValueError: the shard is damaged or incomplete, or a key stands twice.
   """
-  examples = [
-    tfrecords.parse_example(serialized, dialect, records, path, index)
-    for index, serialized in enumerate(tfrecords.read_records(path))
-  ]
+  examples = []
+  for index, serialized in enumerate(tfrecords.read_records(path)):
+    if not index:
+      dialect = tfrecords.detect_dialect(serialized, path)
+    examples.append(
+      tfrecords.parse_example(serialized, dialect, records, path, index)
+    )
   tfrecords.check_count(path, len(examples), records)
   repeated = [
     (key, count)
@@ -248,7 +249,6 @@ def run(
   """Writes the records and statistics of all shards and levels."""
   shards = paths.find_shards(data_directory, mode)
   records = tfrecords.describe(shards)
-  dialect = tfrecords.detect(shards)
   dataset_name = dataset_name or records.name
   chosen = [s for s in shards if subdirectory in ('', paths.name(s))]
   if not chosen:
@@ -272,7 +272,7 @@ def run(
       outputs,
       _KINDS[is_pie],
       mode,
-      lambda: read_examples(shard, dialect, records),
+      lambda: read_examples(shard, records),
     )
     return set(csvs), made
 
