@@ -249,6 +249,40 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
   return rows
 
 
+def robustness_rows(summary: pd.DataFrame) -> list[Row]:
+  """Top-1 off the clean distribution, from `tables.ROBUSTNESS_SUMMARY`.
+
+  A corruption's mean over its severities, and the mean over corruptions.
+  """
+  rows = {}
+  # Images that are hard by nature, ImageNet-A's, are their own mean.
+  uncorrupted = set(summary['corruption']) <= {'', 'all'}
+  for level in summary.to_dict('records'):
+    corruption = level['corruption']
+    if level['corruption_intensity'] or (corruption == 'all' and uncorrupted):
+      continue
+    names = {'': level['dataset_name'], 'all': 'corrupted images'}
+    place = level['pruning_method'], level['fraction_pruned']
+    name = names.get(corruption, corruption)
+    accuracy = rows.setdefault(name, Row(f'top-1 on {name}', '.4f', {}))
+    accuracy.cells[place] = Cell(
+      level['mean_accuracy'],
+      level['mean_accuracy_low'],
+      level['mean_accuracy_high'],
+    )
+    if corruption in names:
+      error = rows.setdefault(
+        f'error {name}', Row(f'error on {name}, dense = 1', '.3f', {})
+      )
+      error.cells[place] = Cell(
+        level['relative_error'],
+        not_available='the dense models make no error'
+        if np.isnan(level['relative_error'])
+        else '',
+      )
+  return list(rows.values())
+
+
 def write_rows(rows: list[Row], levels: list[Level], path: str) -> None:
   """Writes the table as `tables.HEADLINE`."""
   lines = [
@@ -347,6 +381,12 @@ def run(
     inputs.append(path)
   else:
     rows += absent('classes that lost or gained', 't_statistic_file')
+  if robustness_directory:
+    path = paths.robustness_summary(robustness_directory)
+    rows += robustness_rows(tables.read(tables.ROBUSTNESS_SUMMARY, path))
+    inputs.append(path)
+  else:
+    rows += absent('top-1 on corrupted images', 'robustness_directory')
   if not inputs:
     raise ValueError(
       'no part was given, wanted one or more of --class_metrics_directory, '

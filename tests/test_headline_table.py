@@ -108,6 +108,34 @@ def write_summary(folder, tested=5):
   tables.write(tables.CLASS_IMPACT_SUMMARY, pd.DataFrame(rows), path)
 
 
+def write_robustness(folder, corruptions=('fog', 'snow'), name='toy_c'):
+  rows = [
+    {
+      'dataset_name': name,
+      'pruning_method': method,
+      'fraction_pruned': fraction,
+      'corruption': corruption,
+      'corruption_intensity': severity,
+      'num_models': MEMBERS,
+      'mean_accuracy': 0.9 - fraction / 10 - severity / 100 - number / 50,
+      'mean_accuracy_low': 0.1,
+      'mean_accuracy_high': 0.95,
+      'relative_error': 1 + fraction,
+      'accuracy_loss': fraction / 10,
+      'num_corruptions': 1,
+    }
+    for method, fraction in LEVELS
+    for number, corruption in enumerate((*corruptions, 'all'))
+    for severity in ((0, 1, 5) if any(corruptions) else (0,))
+  ]
+  frame = pd.DataFrame(rows).reindex(
+    columns=[c.name for c in tables.ROBUSTNESS_SUMMARY.columns]
+  )
+  path = paths.robustness_summary(str(folder / name))
+  tables.write(tables.ROBUSTNESS_SUMMARY, frame, path)
+  return str(folder / name)
+
+
 @pytest.fixture
 def folder(tmp_path):
   write_predictions(tmp_path / 'predictions')
@@ -196,6 +224,31 @@ def test_null_and_intervals_are_those_of_the_aggregation(folder):
     assert cell['low'] == row['pie_count_low']
 
 
+def test_robustness_is_the_mean_over_severities(folder):
+  text = run(folder, robustness_directory=write_robustness(folder))
+  found = cells(folder)
+  measures = [m for m in found.index.unique('measure') if 'not given' not in m]
+  assert {m for m in measures if m.endswith(('images', 'fog', 'snow'))} == {
+    'top-1 on corrupted images',
+    'top-1 on fog',
+    'top-1 on snow',
+  }
+  for method, fraction in LEVELS:
+    level = method, fraction
+    assert found.loc[('top-1 on fog', *level), 'value'] == 0.9 - fraction / 10
+    cell = found.loc[('error on corrupted images, dense = 1', *level)]
+    assert cell['value'] == 1 + fraction
+    assert found.loc[('top-1 on snow', *level), 'low'] == 0.1
+  assert '0.9000' in text
+
+
+def test_images_that_are_hard_by_nature_stand_once(folder):
+  run(folder, robustness_directory=write_robustness(folder, ('',), 'toy_a'))
+  found = cells(folder)['value']
+  assert found[('top-1 on toy_a', *LEVELS[1])] == pytest.approx(0.85)
+  assert 'top-1 on corrupted images' not in found.index
+
+
 def test_print_is_plain_aligned_text(folder):
   text = run(folder)
   lines = text.splitlines()
@@ -214,13 +267,20 @@ def test_print_is_plain_aligned_text(folder):
 
 
 @pytest.mark.parametrize(
-  'part', ['class_metrics_directory', 'predictions_file', 't_statistic_file']
+  'part',
+  [
+    'class_metrics_directory',
+    'predictions_file',
+    't_statistic_file',
+    'robustness_directory',
+  ],
 )
 def test_a_part_that_is_not_given_is_not_available(folder, part):
   given = {
     'class_metrics_directory': str(folder / 'metrics'),
     'predictions_file': str(folder),
     't_statistic_file': str(folder),
+    'robustness_directory': write_robustness(folder),
   }
   complete = run(folder, **given)
   text = run(folder, **{part: given[part]})
