@@ -22,15 +22,17 @@ and writes, for each level and shard,
     --output_file=/tmp/run/pie --dataset_name=digits --mode=eval
 
 Records are joined with modal labels by image key. Work that is finished, and
-was made from the same modal labels, is skipped. Shards are held in memory,
---num_cores at a time, and written about as fast as TensorFlow copies them.
+was made from the same modal labels, is skipped. A record at a time is in
+memory; they are written about as fast as TensorFlow copies them.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pandas as pd
 from absl import flags, logging
@@ -91,48 +93,25 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_cores',
     2,
-    'Shards worked on at once, each held in memory.',
+    'Shards worked on at once.',
     lower_bound=1,
   )
 
 
-def read_modal_labels(
-  path: str, examples: Sequence[tfrecords.ParsedExample], shard_path: str
-) -> pd.DataFrame:
-  """Reads the modal labels of a shard, one row for each of its records.
+class Level(NamedTuple):
+  """What decides about a shard's images at one level of sparsity.
 
-  Args:
-    path: the CSV of one level.
-    examples: the shard's records, in order.
-    shard_path: for messages.
-
-  Returns:
-    The rows in the order of the records, with a column is_pie.
-
-  Raises:
-    ValueError: records and rows differ in their keys or labels.
+  Attributes:
+    csv: path of the modal labels.
+    labels: their rows, with a column is_pie.
+    digest: checksum of the CSV.
+    outputs: the files to write, by 'stats' and kind of record.
   """
-  labels = tables.read(tables.MODAL_LABELS, path).set_index('image_key')
-  keys = pd.Index([example.key for example in examples])
-  missing, extra = keys.difference(labels.index), labels.index.difference(keys)
-  if len(missing) or len(extra):
-    raise ValueError(
-      f'{path} lacks {len(missing)} of {len(keys)} images of {shard_path} '
-      f'{list(missing[:3])} and has {len(extra)} that are not in it '
-      f'{list(extra[:3])}'
-    )
-  labels = labels.loc[keys].reset_index(names='image_key')
-  stored = pd.Series([example.label for example in examples])
-  differs = labels['true_class_label'] != stored
-  if differs.any():
-    i = int(differs.idxmax())
-    raise ValueError(
-      f'{path} and {shard_path} disagree on the class of {differs.sum()} '
-      f'images, for example {keys[i]!r}: {labels["true_class_label"][i]} in '
-      f'the former, {stored[i]} in the records'
-    )
-  pie = labels['variant_modal_label'] != labels['baseline_modal_label']
-  return labels.assign(is_pie=pie)
+
+  csv: str
+  labels: pd.DataFrame
+  digest: str
+  outputs: dict[str, str]
 
 
 def pie_features(row) -> dict[str, int | float]:
@@ -151,77 +130,119 @@ def pie_features(row) -> dict[str, int | float]:
 
 
 def write_records(
-  path: str,
-  examples: Sequence[tfrecords.ParsedExample],
-  labels: pd.DataFrame,
-  chosen: Sequence[bool],
-) -> image_records.Shard:
-  """Writes the chosen records of a shard with what the populations said."""
-  return tfrecords.write_shard(
-    path,
-    (
-      tfrecords.encode(
-        example.key,
-        example.encoded,
-        example.label,
-        extra=pie_features(row),
-        dialect=tfrecords.PIE,
-      )
-      for example, row, wanted in zip(
-        examples, labels.itertuples(index=False), chosen, strict=True
-      )
-      if wanted
-    ),
-  )
+  shard: str,
+  records: image_records.ImageRecords,
+  levels: Sequence[Level],
+  kinds: Sequence[Sequence[str]],
+) -> None:
+  """Writes a shard's records to the files of each level, in one pass.
 
-
-def read_examples(
-  path: str, records: image_records.ImageRecords
-) -> list[tfrecords.ParsedExample]:
-  """Reads the records of a shard, in order.
+  Args:
+    shard: its path.
+    records: the data set's description.
+    levels: what decides.
+    kinds: for each level the kinds of records to write.
 
   Raises:
-    ValueError: the shard is damaged or incomplete, or a key stands twice.
+    ValueError: the shard is damaged or incomplete, or a key stands twice in
+      it, or records and modal labels differ in their keys or classes. Nothing
+      is written then.
   """
-  examples = []
-  for index, serialized in enumerate(tfrecords.read_records(path)):
-    if not index:
-      dialect = tfrecords.detect_dialect(serialized, path)
-    examples.append(
-      tfrecords.parse_example(serialized, dialect, records, path, index)
-    )
-  tfrecords.check_count(path, len(examples), records)
-  repeated = [
-    (key, count)
-    for key, count in collections.Counter(e.key for e in examples).items()
-    if count > 1
-  ]
-  if repeated:
+  with contextlib.ExitStack() as stack:
+    files = [
+      {
+        kind: stack.enter_context(tfrecords.open_shard(level.outputs[kind]))
+        for kind in some
+      }
+      for level, some in zip(levels, kinds, strict=True)
+    ]
+    rows = [
+      {row.image_key: row for row in level.labels.itertuples(index=False)}
+      for level in levels
+    ]
+    seen = {}
+    for index, serialized in enumerate(tfrecords.read_records(shard)):
+      if not index:
+        dialect = tfrecords.detect_dialect(serialized, shard)
+      example = tfrecords.parse_example(
+        serialized, dialect, records, shard, index
+      )
+      if example.key in seen:
+        raise ValueError(
+          f'{shard}: records {list(seen).index(example.key)} and {index} have '
+          f'one image key, {example.key!r}'
+        )
+      seen[example.key] = example.label
+      for file, row_of in zip(files, rows, strict=True):
+        row = row_of.get(example.key)
+        write = row and file.get(PIE if row.is_pie else NON_PIE)
+        if write:
+          write(
+            tfrecords.encode(
+              example.key,
+              example.encoded,
+              example.label,
+              extra=pie_features(row),
+              dialect=tfrecords.PIE,
+            )
+          )
+    tfrecords.check_count(shard, len(seen), records)
+    for level in levels:
+      check_labels(level, pd.Series(seen), shard)
+
+
+def check_labels(level: Level, stored: pd.Series, shard: str) -> None:
+  """Compares modal labels with the records they are joined with.
+
+  Args:
+    level: the modal labels.
+    stored: [records] classes, by image key.
+    shard: for messages.
+
+  Raises:
+    ValueError: keys or classes differ.
+  """
+  labels = level.labels.set_index('image_key')['true_class_label']
+  missing = stored.index.difference(labels.index)
+  extra = labels.index.difference(stored.index)
+  if len(missing) or len(extra):
     raise ValueError(
-      f'{path}: {len(repeated)} image keys stand more than once, for example '
-      f'{repeated[:3]}'
+      f'{level.csv} lacks {len(missing)} of {len(stored)} images of {shard} '
+      f'{list(missing[:3])} and has {len(extra)} that are not in it '
+      f'{list(extra[:3])}'
     )
-  return examples
+  labels = labels.loc[stored.index]
+  differs = labels != stored
+  if differs.any():
+    key = differs.idxmax()
+    raise ValueError(
+      f'{level.csv} and {shard} disagree on the class of {differs.sum()} '
+      f'images, for example {key!r}: {labels[key]} in the former, '
+      f'{stored[key]} in the records'
+    )
 
 
 def find_levels(
   folder: str, fractions: Sequence[float], method: str
-) -> dict[tuple[str, float], str]:
-  """Lists a shard's CSVs of modal labels by (pruning_method, fraction).
+) -> dict[tuple[str, float], tuple[str, pd.DataFrame]]:
+  """Reads a shard's modal labels by (pruning_method, fraction).
+
+  Returns:
+    For each level the CSV and its rows, with a column is_pie.
 
   Raises:
     ValueError: a level that is wanted is not there.
   """
   found = {}
   for path in paths.find_csvs(folder, 'modal labels'):
-    labels = tables.read(tables.MODAL_LABELS, path, _LEVEL)
-    found |= {
-      tuple(level): path
-      for level in labels[list(_LEVEL)].head(1).itertuples(index=False)
-    }
+    labels = tables.read(tables.MODAL_LABELS, path)
+    pie = labels['variant_modal_label'] != labels['baseline_modal_label']
+    labels = labels.assign(is_pie=pie)
+    for level in labels[list(_LEVEL)].drop_duplicates().itertuples(index=False):
+      found[tuple(level)] = path, labels
   chosen = {
-    level: path
-    for level, path in sorted(found.items())
+    level: of
+    for level, of in sorted(found.items(), key=lambda item: item[0])
     if method in ('', level[0]) and (not fractions or level[1] in fractions)
   }
   missing = set(fractions) - {fraction for _, fraction in chosen}
@@ -259,22 +280,22 @@ def run(
   folder = paths.modal_labels_folder(predictions_file, dataset_name, mode)
 
   def work(shard):
-    csvs = find_levels(
-      str(epath.Path(folder) / paths.name(shard)), end_sparsity, pruning_method
+    name = paths.name(shard)
+    found = find_levels(
+      str(epath.Path(folder) / name), end_sparsity, pruning_method
     )
-    outputs = {
-      level: _outputs(output_file, dataset_name, mode, level, paths.name(shard))
-      for level in csvs
+    levels = {
+      level: Level(
+        csv,
+        labels,
+        hashlib.sha256(epath.Path(csv).read_bytes()).hexdigest(),
+        _outputs(output_file, dataset_name, mode, level, name),
+      )
+      for level, (csv, labels) in found.items()
     }
-    made = write_shard(
-      shard,
-      csvs,
-      outputs,
-      _KINDS[is_pie],
-      mode,
-      lambda: read_examples(shard, records),
+    return set(levels), write_shard(
+      shard, records, levels, _KINDS[is_pie], mode
     )
-    return set(csvs), made
 
   # TensorFlow reads and writes outside of Python's lock.
   with concurrent.futures.ThreadPoolExecutor(num_cores) as pool:
@@ -293,55 +314,43 @@ def run(
 
 def write_shard(
   shard: str,
-  csvs: dict[tuple[str, float], str],
-  outputs: dict[tuple[str, float], dict[str, str]],
+  records: image_records.ImageRecords,
+  levels: dict[tuple[str, float], Level],
   kinds: Sequence[str],
   mode: str,
-  read: Callable[[], list[tfrecords.ParsedExample]],
 ) -> list[str]:
   """Writes what is missing of a shard's records and statistics.
 
   Args:
     shard: its path.
-    csvs: level -> the modal labels.
-    outputs: level -> the files to write, by 'stats' and kind of record.
-    kinds: which kinds of records.
+    records: the data set's description.
+    levels: what decides, by (pruning_method, fraction).
+    kinds: which kinds of records are wanted.
     mode: for the statistics.
-    read: reads the shard's records; called once, if anything is missing.
 
   Returns:
     The files that something was made from.
   """
-  examples = None
-  made = []
-  for level, csv in csvs.items():
-    digest = hashlib.sha256(epath.Path(csv).read_bytes()).hexdigest()
-    missing = _unfinished(outputs[level], digest, kinds)
-    if not missing:
-      continue
-    examples = examples or read()
-    labels = read_modal_labels(csv, examples, shard)
-    for kind in missing:
-      write_records(
-        outputs[level][kind],
-        examples,
-        labels,
-        labels['is_pie'] == (kind == PIE),
-      )
+  missing = {name: _missing(level, kinds) for name, level in levels.items()}
+  missing = {name: some for name, some in missing.items() if some}
+  if not missing:
+    return []
+  unfinished = [levels[name] for name in missing]
+  write_records(shard, records, unfinished, list(missing.values()))
+  for name, level in zip(missing, unfinished, strict=True):
     tables.write(
       tables.PIE_STATISTICS,
-      _statistics(labels, paths.name(shard), level, mode, digest),
-      outputs[level]['stats'],
+      _statistics(level, paths.name(shard), name, mode),
+      level.outputs['stats'],
     )
-    made += [shard, csv]
     logging.info(
       '%s, %s %s: %d PIEs of %d images',
       paths.name(shard),
-      *level,
-      labels['is_pie'].sum(),
-      len(labels),
+      *name,
+      level.labels['is_pie'].sum(),
+      len(level.labels),
     )
-  return made
+  return [shard, *(level.csv for level in unfinished)]
 
 
 def _outputs(output_file, dataset_name, mode, level, shard):
@@ -358,24 +367,24 @@ def _outputs(output_file, dataset_name, mode, level, shard):
   }
 
 
-def _unfinished(
-  outputs: dict[str, str], digest: str, kinds: Sequence[str]
-) -> list[str]:
+def _missing(level: Level, kinds: Sequence[str]) -> list[str]:
   """The kinds of records still to be written; removes outdated ones.
 
   Statistics come last and name the modal labels they were made from, so
   records beside statistics of these modal labels are up to date.
   """
+  outputs = level.outputs
   if paths.exists(outputs['stats']):
     done = tables.read(tables.PIE_STATISTICS, outputs['stats'])
-    if (done['modal_labels_sha256'] == digest).all():
+    if (done['modal_labels_sha256'] == level.digest).all():
       return [kind for kind in kinds if not paths.exists(outputs[kind])]
   for name in ('stats', PIE, NON_PIE):
     epath.Path(outputs[name]).unlink(missing_ok=True)
   return list(kinds)
 
 
-def _statistics(labels, shard, level, mode, digest) -> pd.DataFrame:
+def _statistics(level: Level, shard, name, mode) -> pd.DataFrame:
+  labels = level.labels
   pies = labels[labels['is_pie']]
   true = pies['true_class_label']
   return pd.DataFrame(
@@ -384,11 +393,11 @@ def _statistics(labels, shard, level, mode, digest) -> pd.DataFrame:
       'pie_count': len(pies),
       'pruned_correct_count': (pies['variant_modal_label'] == true).sum(),
       'total_images_count': len(labels),
-      'sparsity': level[1],
+      'sparsity': name[1],
       'mode': mode,
-      'pruning_method': level[0],
+      'pruning_method': name[0],
       'baseline_correct_count': (pies['baseline_modal_label'] == true).sum(),
-      'modal_labels_sha256': digest,
+      'modal_labels_sha256': level.digest,
     }
   )
 

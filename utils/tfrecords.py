@@ -31,7 +31,7 @@ import functools
 import numbers
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -551,29 +551,62 @@ def write_shard(path: str, examples: Iterable[bytes]) -> image_records.Shard:
   Returns:
     The number of records and the size in bytes.
   """
+  count = 0
+  with open_shard(path) as write:
+    for serialized in examples:
+      write(serialized)
+      count += 1
+  return image_records.Shard(count, tf.io.gfile.stat(path).length)
+
+
+@contextlib.contextmanager
+def open_shard(path: str) -> Iterator[Callable[[bytes], None]]:
+  """Opens a shard, which appears under its name when the block ends well.
+
+  Args:
+    path: the file, local or in a bucket. Folders are made.
+
+  Yields:
+    The function that writes a serialised record.
+
+  Raises:
+    OSError: it cannot be written; names the file.
+  """
   folder, name = os.path.split(path)
   aside = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}')
-  count = 0
+
+  def write(serialized):
+    # Named here: in the block, other shards may be open as well.
+    with _named(path):
+      writer.write(serialized)
+
   try:
-    if folder:
-      tf.io.gfile.makedirs(folder)
-    with tf.io.TFRecordWriter(aside) as writer:
-      for serialized in examples:
-        writer.write(serialized)
-        count += 1
-    size = tf.io.gfile.stat(aside).length
+    with _named(path):
+      if folder:
+        tf.io.gfile.makedirs(folder)
+      writer = tf.io.TFRecordWriter(aside)
+    try:
+      yield write
+    finally:
+      with _named(path):
+        writer.close()
     if os.path.exists(aside):
       # Without it a power cut may leave the name of a file without its bytes.
       with open(aside, 'rb+') as file:
         os.fsync(file.fileno())
-    tf.io.gfile.rename(aside, path, overwrite=True)
-  except tf.errors.OpError as error:
-    _remove(aside)
-    raise OSError(f'{path} cannot be written: {error.message}') from None
+    with _named(path):
+      tf.io.gfile.rename(aside, path, overwrite=True)
   except BaseException:
     _remove(aside)
     raise
-  return image_records.Shard(count, size)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+  try:
+    yield
+  except tf.errors.OpError as error:
+    raise OSError(f'{path} cannot be written: {error.message}') from None
 
 
 def _remove(path: str) -> None:
