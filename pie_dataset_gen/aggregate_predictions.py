@@ -15,12 +15,13 @@ is the dense population that every other is held against. Writes
     and how far the number moves when other members had been trained.
 
   python -m pie_dataset_gen.aggregate_predictions \
-    --data_directory=/tmp/run --output_path=/tmp/run \
-    --dataset_name=digits --mode=eval
+      --data_directory=runs/digits/results \
+      --output_path=runs/digits/results --dataset_name=digits
 
-Shards are independent and read --num_cores at a time, so memory does not grow
-with the data set: 180 members x 50,000 images take the time in which pandas
-reads the files. No TensorFlow is needed.
+takes seconds. Shards are independent and read --num_cores at a time, so memory does
+not grow with the data set: 180 members x 50,000 images take about the time in
+which pandas reads the files. No TensorFlow is needed. What is there, made from
+the same predictions, is not made again.
 
 How many PIEs would chance give? Two dense populations differ as well, since
 training is random. The dense members are split at random into two halves,

@@ -18,8 +18,8 @@ and writes, for each level and shard,
     how many PIEs there are and how many of them each modal label has right.
 
   python -m pie_dataset_gen.generate_pie_dataset --is_pie=both \
-    --data_directory=/tmp/run/data --predictions_file=/tmp/run \
-    --output_file=/tmp/run/pie --dataset_name=digits --mode=eval
+      --data_directory=runs/digits/data \
+      --predictions_file=runs/digits/results --output_file=runs/digits/pie
 
 Records are joined with modal labels by image key. Work that is finished, and
 was made from the same modal labels, is skipped. A record at a time is in

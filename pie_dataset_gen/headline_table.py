@@ -15,7 +15,11 @@ of sparsity; in the terminal the levels stand side by side. What was not given
 or cannot be computed is "n/a", with the reason below the table and in the CSV.
 
   python -m pie_dataset_gen.headline_table --dataset_name=digits \
-    --predictions_file=/tmp/run --output_path=/tmp/run
+      --predictions_file=runs/digits/results \
+      --class_metrics_directory=runs/digits/results/digits/class_metrics/eval \
+      --t_statistic_file=runs/digits/results \
+      --robustness_directory=runs/digits/results/robustness \
+      --output_path=runs/digits/results
 
 Expect the paper's findings: more PIEs at a higher sparsity, an accuracy on
 PIEs far below that on all images, and one without PIEs above it.

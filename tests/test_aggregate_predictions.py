@@ -523,6 +523,22 @@ def test_bad_predictions_are_refused_by_name(tmp_path, change, message):
   assert not (tmp_path / 'out/toy/eval_pie_null.csv').exists()
 
 
+def test_other_ways_to_compress_are_levels_too(tmp_path):
+  # Quantised models have no zeros, so their fraction is that of the dense.
+  folder = write_population(tmp_path / 'in')
+  rewrite(
+    folder,
+    lambda f, i: f.replace({'pruning_method': {'threshold': 'int8'}}).replace(
+      {'fraction_pruned': {0.5: 0.0}}
+    ),
+  )
+  null = run(folder, tmp_path / 'out')
+  levels = null[['pruning_method', 'pruning_fraction']].to_numpy().tolist()
+  assert levels == [['int8', 0.0], ['int8', 0.9]]
+  threshold = run(write_population(tmp_path / 'same'), tmp_path / 'out2')
+  assert null['pie_count'].tolist() == threshold['pie_count'].tolist()
+
+
 def test_members_of_a_level_must_be_trained_alike(tmp_path):
   folder = write_population(tmp_path / 'in')
   for path in folder.rglob('threshold_0.5_1.csv'):
