@@ -1,0 +1,481 @@
+"""Training: closed forms of a step, exact resumption, exact sparsity."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from save_checkpoint import imagenet_train_eval, learning_rate, training
+from utils import (
+  checkpoints,
+  data_input,
+  devices,
+  image_records,
+  paths,
+  resnet_model,
+  tfrecords,
+)
+
+ARCHITECTURE = resnet_model.Architecture(18, 0.125, 10)
+RECORDS = image_records.ImageRecords(
+  'test', tuple('0123456789'), image_size=32, resize_size=32
+)
+SETTINGS = imagenet_train_eval.Settings(
+  resnet_depth=18,
+  width=0.125,
+  train_steps=12,
+  train_batch_size=4,
+  warmup_epochs=0,
+  decay_epochs=(1, 2),
+)
+SCHEDULE = (2, 8, 3)
+KERNEL = 'resnet_model/final_dense/kernel'
+
+
+def make_trainer(rates=(0.1, 0.2, 0.3, 0.4), **options):
+  defaults = {
+    'batch_size': 4,
+    'label_smoothing': 0.1,
+    'weight_decay': 1e-4,
+    'precision': 'float32',
+    'pruning_method': 'threshold',
+    'block_size': (1, 1),
+  }
+  return training.Trainer(
+    devices.strategy(),
+    ARCHITECTURE,
+    RECORDS,
+    np.asarray(rates, np.float32),
+    **defaults | options,
+  )
+
+
+@pytest.fixture(scope='module')
+def trainer():
+  return make_trainer()
+
+
+def batches(seed=0, count=100):
+  rng = np.random.default_rng(seed)
+  images = rng.uniform(0, 255, (count, 4, 32, 32, 3)).astype(np.float32)
+  labels = rng.integers(0, 10, (count, 4))
+  return (
+    images,
+    labels,
+    iter(tf.data.Dataset.from_tensor_slices((images, labels))),
+  )
+
+
+def loss_of(values, images, labels):
+  """Loss by a second implementation, plainly: no masks, tf.GradientTape."""
+
+  def conv_batch_norm(x, conv):
+    prefix = f'resnet_model/{conv.name}/'
+    norm = f'resnet_model/{conv.batch_norm}/'
+    x = resnet_model.conv2d(
+      x, values[f'{prefix}weights'] * values[f'{prefix}mask'], conv
+    )
+    mean, variance = tf.nn.moments(x, (0, 1, 2))
+    return tf.nn.batch_normalization(
+      x,
+      mean,
+      variance,
+      values[f'{norm}beta'],
+      values[f'{norm}gamma'],
+      resnet_model.BATCH_NORM_EPSILON,
+    )
+
+  def dense(x):
+    return x @ values[KERNEL] + values['resnet_model/final_dense/bias']
+
+  x = resnet_model.normalise(
+    tf.constant(images), RECORDS.channel_mean, RECORDS.channel_std
+  )
+  logits = resnet_model.forward(x, ARCHITECTURE, conv_batch_norm, dense)
+  log_p = tf.nn.log_softmax(logits)
+  targets = 0.9 * np.eye(10, dtype=np.float32)[labels] + 0.01
+  decayed = [
+    value
+    for name, value in values.items()
+    if name.endswith(('/weights', 'final_dense/kernel', 'final_dense/bias'))
+  ]
+  return -tf.reduce_mean(tf.reduce_sum(targets * log_p, 1)) + 1e-4 * sum(
+    tf.reduce_sum(value**2) / 2 for value in decayed
+  )
+
+
+def test_steps_follow_the_closed_form(trainer):
+  """Two Nesterov steps, TensorFlow's form, against gradients taken plainly."""
+  trainer.reset(seed=5)
+  trainer.update_masks(0.5, seed=1)
+  state = trainer.state()
+  images, labels, iterator = batches()
+  trained = [name for name in state if f'{name}/Momentum' in state]
+  assert len(trained) == 21 + 2 * 21 + 2
+  momentum = {name: np.zeros_like(state[name]) for name in trained}
+  for step, rate in enumerate((0.1, 0.2)):
+    values = {
+      name: tf.Variable(value) if name in trained else tf.constant(value)
+      for name, value in state.items()
+      if name.startswith('resnet') and not name.endswith('Momentum')
+    }
+    with tf.GradientTape() as tape:
+      loss = loss_of(values, images[step], labels[step])
+    gradients = tape.gradient(loss, [values[name] for name in trained])
+    loss_seen, _ = trainer.train(iterator, 1)
+    assert loss_seen == pytest.approx(float(loss), rel=1e-4)
+    for name, gradient in zip(trained, gradients, strict=True):
+      momentum[name] = 0.9 * momentum[name] + gradient.numpy()
+      state[name] = state[name] - rate * (
+        gradient.numpy() + 0.9 * momentum[name]
+      )
+    after = trainer.state()
+    for name in trained:
+      scale = np.abs(state[name]).max() + 1e-3
+      assert np.abs(after[name] - state[name]).max() < 2e-3 * scale, name
+    state = after
+    momentum = {name: after[f'{name}/Momentum'] for name in trained}
+
+
+def test_moving_averages_take_a_tenth_of_the_unbiased_moments(trainer):
+  trainer.reset(seed=0)
+  images, _, iterator = batches()
+  weights = trainer.state()['resnet_model/initial_conv/weights']
+  trainer.train(iterator, 1)
+  after = trainer.state()
+  conv = resnet_model.conv_layers(ARCHITECTURE)[0]
+  x = resnet_model.conv2d(
+    resnet_model.normalise(
+      tf.constant(images[0]), RECORDS.channel_mean, RECORDS.channel_std
+    ),
+    weights,
+    conv,
+  ).numpy()
+  x = x.reshape(-1, x.shape[-1])
+  np.testing.assert_allclose(
+    after['resnet_model/batch_normalization/moving_mean'],
+    0.1 * x.mean(0),
+    atol=1e-5,
+  )
+  np.testing.assert_allclose(
+    after['resnet_model/batch_normalization/moving_variance'],
+    0.9 + 0.1 * x.var(0, ddof=1),
+    rtol=1e-4,
+  )
+
+
+def test_masked_weights_do_not_matter_but_are_decayed(trainer):
+  trainer.reset(seed=0)
+  trainer.update_masks(0.9, seed=0)
+  before = trainer.state()
+  name = 'resnet_model/initial_conv'
+  masked = before[f'{name}/mask'] == 0
+  _, _, iterator = batches()
+  trainer.train(iterator, 1)
+  after = trainer.state()
+  # The gradient of a masked weight is its decay; the first rate is 0.1, and
+  # Nesterov's step on a fresh accumulator is 1.9 gradients.
+  np.testing.assert_allclose(
+    after[f'{name}/weights'][masked],
+    before[f'{name}/weights'][masked] * (1 - 0.1 * 1.9 * 1e-4),
+    rtol=1e-6,
+  )
+  exported = trainer.network(masked=True).values[f'{name}/weights']
+  assert not exported[masked].any() and exported[~masked].all()
+
+
+def test_one_trace_serves_all_members():
+  trainer = make_trainer()
+  for seed, sparsity in ((0, 0.0), (1, 0.5), (2, 0.9)):
+    trainer.reset(seed)
+    _, _, iterator = batches()
+    trainer.train(iterator, 1)
+    trainer.update_masks(sparsity, seed)
+    trainer.train(iterator, 2)
+  assert trainer._train.experimental_get_tracing_count() == 1
+  assert trainer._update_masks.experimental_get_tracing_count() == 1
+
+
+def test_exports_have_the_originals_names(trainer):
+  trainer.reset(seed=0)
+  for masked in (True, False):
+    network = trainer.network(masked)
+    assert {name: v.shape for name, v in network.values.items()} == (
+      resnet_model.variable_shapes(ARCHITECTURE, masked)
+    )
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  return data_input.synthetic_data_set(str(tmp_path_factory.mktemp('data')))
+
+
+def train(folder, data, **options):
+  arguments = {
+    'mode': 'train',
+    'data_directory': data,
+    'output_dir': str(folder / 'exp'),
+    'pruning_method': 'threshold',
+    'end_sparsity': (0.0, 0.9),
+    'replicates': [0],
+    'schedule': SCHEDULE,
+    'settings': SETTINGS,
+    'output': imagenet_train_eval.Output(),
+    'eval_batch_size': 8,
+    'deterministic': False,
+    'tpu': ('', '', ''),
+    'eval_timeout_seconds': 0,
+  }
+  imagenet_train_eval.run(**arguments | options)
+  return {
+    checkpoint.member: checkpoints.read(checkpoint.prefix)
+    for checkpoint in paths.find_checkpoints(str(folder))
+  }
+
+
+def assert_equal_networks(one, other):
+  assert one.global_step == other.global_step
+  assert list(one.values) == list(other.values)
+  for name, value in one.values.items():
+    assert value.tobytes() == other.values[name].tobytes(), name
+
+
+@pytest.fixture(scope='module')
+def population(tmp_path_factory, data):
+  return train(tmp_path_factory.mktemp('population'), data)
+
+
+def test_every_layer_of_every_export_has_its_sparsity(population):
+  assert {m.fraction_pruned for m in population} == {0.0, 0.9}
+  for member, network in population.items():
+    for conv in resnet_model.conv_layers(network.architecture):
+      prefix = f'resnet_model/{conv.name}/'
+      if not member.fraction_pruned:
+        assert np.count_nonzero(network.values[f'{prefix}kernel'])
+        continue
+      kept = round(conv.size * (1 - member.fraction_pruned))
+      assert network.values[f'{prefix}mask'].sum() == kept
+      assert np.count_nonzero(network.values[f'{prefix}weights']) == kept
+
+
+def test_a_member_alone_equals_the_member_among_others(
+  population, data, tmp_path
+):
+  alone = train(tmp_path, data, end_sparsity=(0.9,))
+  ((member, network),) = alone.items()
+  assert_equal_networks(network, population[member])
+
+
+def test_members_are_independent(population, data, tmp_path):
+  seeds = {
+    imagenet_train_eval.member_seed(0, dataclasses.replace(m, replicate=r))
+    for m in population
+    for r in range(3)
+  }
+  assert len(seeds) == 6
+
+
+class Killed(Exception):  # noqa: N818
+  """Stands for a kill, at which nothing is tidied up."""
+
+
+@pytest.mark.parametrize('when', [1, 2, 3])
+def test_a_resumed_run_equals_one_that_never_stopped(
+  population, data, tmp_path, monkeypatch, when
+):
+  output = imagenet_train_eval.Output(
+    steps_per_checkpoint=3, keep_checkpoints=2, steps_per_summary=5
+  )
+  options = {'end_sparsity': (0.9,), 'output': output}
+  saves = []
+  save = imagenet_train_eval.MemberRun.save
+
+  def killed_after_saving(*args):
+    save(*args)
+    saves.append(1)
+    if len(saves) == when:
+      raise Killed
+
+  monkeypatch.setattr(
+    imagenet_train_eval.MemberRun, 'save', killed_after_saving
+  )
+  with pytest.raises(Killed):
+    train(tmp_path, data, **options)
+  monkeypatch.undo()
+  resumed = train(tmp_path, data, **options)
+  ((member, network),) = resumed.items()
+  assert_equal_networks(network, population[member])
+  folder = tmp_path / member.folder
+  names = sorted(path.name for path in folder.glob('model*.index'))
+  assert names == ['model.ckpt-12.index', 'model.ckpt-9.index']
+  assert not (folder / 'resume').exists()
+
+
+def test_a_damaged_state_falls_back_to_the_one_before(
+  population, data, tmp_path, monkeypatch, caplog
+):
+  output = imagenet_train_eval.Output(steps_per_checkpoint=3)
+  options = {'end_sparsity': (0.9,), 'output': output}
+  finish = imagenet_train_eval.train_member
+
+  def killed(*args):
+    finish(*args)
+    raise Killed
+
+  monkeypatch.setattr(imagenet_train_eval, 'train_member', killed)
+  with pytest.raises(Killed):
+    train(tmp_path, data, **options)
+  monkeypatch.undo()
+  (index,) = tmp_path.rglob('model.ckpt-12.index')
+  index.unlink()
+  states = sorted(tmp_path.rglob('state-*.data*'))
+  assert [path.name.split('.')[0] for path in states] == ['state-12', 'state-9']
+  states[0].write_bytes(states[0].read_bytes()[:1000])
+  resumed = train(tmp_path, data, **options)
+  assert 'falling back to the state before' in caplog.text
+  ((member, network),) = resumed.items()
+  assert_equal_networks(network, population[member])
+
+
+def test_a_finished_population_is_left_alone(data, tmp_path):
+  train(tmp_path, data, end_sparsity=(0.9,))
+  before = {
+    path: path.stat().st_mtime_ns
+    for path in tmp_path.rglob('*')
+    if path.is_file()
+  }
+  train(tmp_path, data, end_sparsity=(0.9,))
+  after = {
+    path: path.stat().st_mtime_ns
+    for path in tmp_path.rglob('*')
+    if path.is_file()
+  }
+  assert before == after
+
+
+def test_other_settings_are_named_and_nothing_is_mixed(data, tmp_path):
+  train(tmp_path, data, end_sparsity=(0.0,))
+  other = dataclasses.replace(SETTINGS, weight_decay=0.5)
+  with pytest.raises(ValueError, match='weight_decay was 0.0001 and is 0.5'):
+    train(tmp_path, data, end_sparsity=(0.0,), settings=other)
+
+
+def test_train_and_eval_measures_and_writes_where_it_came_from(data, tmp_path):
+  train(tmp_path, data, end_sparsity=(0.9,), mode='train_and_eval')
+  (record,) = tmp_path.rglob('imagenet_train_eval.run.json')
+  record = json.loads(record.read_text())
+  assert record['member']['fraction_pruned'] == 0.9
+  assert 0 <= record['final_metrics']['eval_accuracy'] <= 1
+  assert record['final_metrics']['learning_rate'] == pytest.approx(
+    learning_rate.learning_rates(12, 4, 20, 0, (1, 2))[-1]
+  )
+  assert list(tmp_path.rglob('events.out.tfevents*'))
+  # Evaluating what is there needs no training.
+  train(tmp_path, data, end_sparsity=(0.9,), mode='eval')
+  with pytest.raises(FileNotFoundError, match='no checkpoint in'):
+    train(tmp_path, data, end_sparsity=(0.0,), mode='eval')
+
+
+def test_the_summaries_hold_loss_rate_accuracy_and_sparsity(data, tmp_path):
+  output = imagenet_train_eval.Output(steps_per_summary=6)
+  train(tmp_path, data, end_sparsity=(0.9,), output=output)
+  found = {}
+  for path in tmp_path.rglob('events.out.tfevents*'):
+    for serialized in tfrecords.read_records(str(path)):
+      event = tf.compat.v1.Event.FromString(serialized)
+      for value in event.summary.value:
+        found.setdefault(value.tag, {})[event.step] = float(
+          tf.make_ndarray(value.tensor)
+        )
+  for tag in ('loss', 'accuracy', 'learning_rate', 'images_per_second'):
+    assert sorted(found[tag]) == [6, 12]
+  assert found['sparsity/initial_conv'][12] == pytest.approx(0.9, abs=1e-3)
+  assert found['sparsity'][12] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_bfloat16_trains(data, tmp_path):
+  settings = dataclasses.replace(SETTINGS, precision='bfloat16')
+  (network,) = train(
+    tmp_path, data, end_sparsity=(0.9,), settings=settings
+  ).values()
+  assert {value.dtype.name for value in network.values.values()} == {'float32'}
+
+
+@pytest.mark.parametrize('method', ['random_independent', 'random_cumulative'])
+def test_random_methods_reach_their_sparsity(data, tmp_path, method):
+  ((member, network),) = train(
+    tmp_path, data, end_sparsity=(0.7,), pruning_method=method
+  ).items()
+  assert member.pruning_method == method
+  for conv in resnet_model.conv_layers(network.architecture):
+    mask = network.values[f'resnet_model/{conv.name}/mask']
+    assert mask.sum() == round(conv.size * 0.3)
+
+
+def test_the_networks_learn(data, tmp_path):
+  settings = dataclasses.replace(
+    SETTINGS,
+    train_steps=60,
+    train_batch_size=10,
+    base_learning_rate=2.0,
+    decay_epochs=(20,),
+  )
+  train(
+    tmp_path,
+    data,
+    mode='train_and_eval',
+    settings=settings,
+    schedule=(10, 40, 10),
+  )
+  for path in tmp_path.rglob('imagenet_train_eval.run.json'):
+    assert json.loads(path.read_text())['final_metrics']['eval_accuracy'] > 0.5
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'end_sparsity': (1.0,)}, r'end_sparsity is 1.0, wanted a number in'),
+    ({'end_sparsity': (-0.5,)}, 'wanted a number in'),
+    ({'end_sparsity': (0.5, 0.5)}, 'wanted different numbers'),
+    ({'end_sparsity': ()}, 'wanted different numbers'),
+    ({'schedule': (8, 8, 1)}, 'wanted 0 <= begin < end'),
+    ({'schedule': (2, 12, 1)}, 'sparsity_end_step is 12, wanted below'),
+    ({'schedule': (2, 8, 0)}, 'pruning_frequency is 0'),
+    ({'pruning_method': 'baseline'}, 'wanted 0, or another method'),
+    ({'output_dir': ''}, 'output_dir is empty'),
+    ({'tpu': ('my-tpu', '', '')}, 'local path, which the TPU my-tpu'),
+  ],
+)
+def test_wrong_flags_are_refused_before_anything_is_written(
+  data, tmp_path, options, message
+):
+  with pytest.raises(ValueError, match=message):
+    train(tmp_path, data, **options)
+  assert not list(tmp_path.iterdir())
+
+
+def test_missing_data_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match='nothing-\\*'):
+    train(tmp_path, str(tmp_path / 'nothing-*'))
+
+
+def test_a_damaged_record_stops_training_and_is_named(tmp_path):
+  folder = tmp_path / 'data'
+  data_input.synthetic_data_set(str(folder))
+  shard = folder / 'train-00000-of-00001'
+  content = bytearray(shard.read_bytes())
+  content[len(content) // 2] ^= 1
+  shard.write_bytes(content)
+  with pytest.raises(ValueError, match='train-00000-of-00001.*record'):
+    train(tmp_path, str(folder))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint(
+  data, tmp_path
+):
+  settings = dataclasses.replace(SETTINGS, base_learning_rate=1e30)
+  output = imagenet_train_eval.Output(steps_per_checkpoint=1)
+  with pytest.raises(ValueError, match='not finite'):
+    train(tmp_path, data, end_sparsity=(0.0,), settings=settings, output=output)
