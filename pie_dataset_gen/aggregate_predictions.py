@@ -18,10 +18,10 @@ is the dense population that every other is held against. Writes
       --data_directory=runs/digits/results \
       --output_path=runs/digits/results --dataset_name=digits
 
-takes seconds. Shards are independent and read --num_cores at a time, so memory does
-not grow with the data set: 180 members x 50,000 images take about the time in
-which pandas reads the files. No TensorFlow is needed. What is there, made from
-the same predictions, is not made again.
+takes seconds. Shards are independent and read --num_cores at a time, so memory
+does not grow with the data set: 180 members x 50,000 images take about the time
+in which pandas reads the files. No TensorFlow is needed. What is there, made
+from the same predictions, is not made again.
 
 How many PIEs would chance give? Two dense populations differ as well, since
 training is random. The dense members are split at random into two halves,
