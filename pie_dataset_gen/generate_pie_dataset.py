@@ -301,8 +301,7 @@ def run(
   with concurrent.futures.ThreadPoolExecutor(num_cores) as pool:
     levels, made = zip(*pool.map(work, chosen), strict=True)
   for level in sorted(set().union(*levels)):
-    for kind in (PIE, NON_PIE):
-      _describe(output_file, dataset_name, mode, level, kind, shards, records)
+    _describe(output_file, dataset_name, mode, level, shards, records)
   made = [path for inputs in made for path in inputs]
   if not made:
     logging.info('nothing to do: all records are there and up to date')
@@ -402,40 +401,48 @@ def _statistics(level: Level, shard, name, mode) -> pd.DataFrame:
   )
 
 
-def _describe(output_file, dataset_name, mode, level, kind, shards, records):
-  """Writes image_records.json for the records of one kind and level.
+def _describe(output_file, dataset_name, mode, level, shards, records):
+  """Writes image_records.json beside the records of a level.
 
   Of all shards of the data set that are there, so that the last of several
   jobs with one shard each leaves a description of them all.
   """
-  splits = collections.defaultdict(dict)
-  path = paths.pie_records(output_file, dataset_name, mode, kind, *level, '')
-  folder = epath.Path(path)
-  for shard in shards:
-    name = paths.name(shard)
-    outputs = _outputs(output_file, dataset_name, mode, level, name)
-    if not (paths.exists(outputs[kind]) and paths.exists(outputs['stats'])):
+  outputs = {}
+  for shard in map(paths.name, shards):
+    of = _outputs(output_file, dataset_name, mode, level, shard)
+    if paths.exists(of['stats']):
+      outputs[shard] = of
+  stats = tables.read_all(
+    tables.PIE_STATISTICS, [of['stats'] for of in outputs.values()]
+  ).set_index('file')
+  count = {
+    PIE: stats['pie_count'],
+    NON_PIE: stats['total_images_count'] - stats['pie_count'],
+  }
+  split_of = {
+    name: split for split, files in records.splits.items() for name in files
+  }
+  for kind in (PIE, NON_PIE):
+    splits = collections.defaultdict(dict)
+    for shard, of in outputs.items():
+      if paths.exists(of[kind]):
+        splits[split_of.get(shard, mode)][shard] = image_records.Shard(
+          int(count[kind][shard]), epath.Path(of[kind]).stat().length
+        )
+    folder = paths.pie_records(
+      output_file, dataset_name, mode, kind, *level, ''
+    )
+    if not splits:
+      epath.Path(paths.image_records(folder)).unlink(missing_ok=True)
       continue
-    counts = tables.read(tables.PIE_STATISTICS, outputs['stats']).iloc[0]
-    pies = counts['pie_count']
-    split = next(
-      (split for split, files in records.splits.items() if name in files), mode
+    description = dataclasses.replace(
+      records,
+      # Not the source's name: results of both would fall into one folder.
+      name=f'{dataset_name}_{kind}_{level[0]}_{level[1]}',
+      label_base=tfrecords.PIE.label_base,
+      splits=dict(splits),
     )
-    splits[split][name] = image_records.Shard(
-      int(pies if kind == PIE else counts['total_images_count'] - pies),
-      epath.Path(outputs[kind]).stat().length,
-    )
-  if not splits:
-    epath.Path(paths.image_records(folder)).unlink(missing_ok=True)
-    return
-  description = dataclasses.replace(
-    records,
-    # Not the source's name: results of both would fall into one folder.
-    name=f'{dataset_name}_{kind}_{level[0]}_{level[1]}',
-    label_base=tfrecords.PIE.label_base,
-    splits=dict(splits),
-  )
-  image_records.write(str(folder), description)
+    image_records.write(folder, description)
 
 
 def main(argv: list[str]) -> None:
