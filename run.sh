@@ -16,6 +16,10 @@
 #   EPOCHS=15              passes over the 900 images, for each network
 #   RUN=runs/digits        folder of all results; git ignores runs/
 #   PYTHON=                Python for a new .venv; any that TensorFlow supports
+#   VENV=                  environment to use as it is, in place of .venv
+#
+# Members are added to a folder, never taken away, and their settings cannot
+# change: for fewer replicates or other epochs, choose another RUN.
 #
 # The same for ImageNet, 30 networks a level. Training is what takes long: spread
 # it over machines by replicates (--first_replicate, --num_replicates=1) and by
@@ -49,7 +53,10 @@ for name in REPLICATES EPOCHS; do
   fi
 done
 
-./make_environment.sh .venv requirements.txt
+if [[ -z ${VENV:-} ]]; then
+  VENV=.venv
+  ./make_environment.sh "$VENV" requirements.txt
+fi
 # TensorFlow's remarks on the processor and on GPUs that are not there.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
@@ -79,7 +86,7 @@ stage() {
   fi
   changed=yes
   rm -f "$stamp"
-  .venv/bin/python -m "$@"
+  "$VENV/bin/python" -m "$@"
   echo "$*" >"$stamp"
 }
 
@@ -127,7 +134,7 @@ stage "$RUN/results/digits/eval/class_impact_significant_classes.png" \
 # What pruning costs off the clean distribution.
 stage "$RUN/corrupted" robustness_tests.build_corruptions \
   --data_directory="$RUN/data" --output_path="$RUN/corrupted" \
-  --corruptions=gaussian_noise,defocus_blur,contrast,pixelate \
+  --corruptions=gaussian_noise,impulse_noise,brightness,pixelate \
   --severities=1,3,5
 stage "$RUN/results/robustness" robustness_tests.imagenet_corruptions \
   --ckpt_dir="$RUN/checkpoints/digits" --data_directory="$RUN/corrupted" \

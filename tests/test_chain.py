@@ -1,0 +1,123 @@
+"""The whole chain by run.sh: twice the same bytes, and finished work stays."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from utils import paths, tables
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run_chain(folder, **variables):
+  done = subprocess.run(
+    [str(ROOT / 'run.sh')],
+    env={
+      **os.environ,
+      'VENV': sys.prefix,
+      'RUN': str(folder),
+      'REPLICATES': '4',
+      'SPARSITIES': '0,0.9',
+      'EPOCHS': '2',
+      **variables,
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stdout
+
+
+def contents(folder, pattern):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(pathlib.Path(folder).rglob(pattern))
+  }
+
+
+@pytest.fixture(scope='module')
+def chain(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('chain')
+  return folder, run_chain(folder)
+
+
+def test_the_chain_ends_in_the_table(chain):
+  folder, printed = chain
+  headline = tables.read(
+    tables.HEADLINE, paths.headline_table(str(folder / 'results'))
+  )
+  assert set(headline['pruning_fraction']) == {0.0, 0.9}
+  for measure in set(headline['measure']):
+    assert measure in printed
+  members = headline[headline['measure'] == 'members']
+  assert list(members['value']) == [4, 4]
+
+
+def test_the_parts_agree_with_one_another(chain):
+  folder, _ = chain
+  results = folder / 'results'
+  predictions = pd.concat(
+    pd.read_csv(path)
+    for path in (results / 'digits/predictions_dataframe').rglob('*.csv')
+  )
+  assert len(predictions) == 8 * 897
+  assert predictions.groupby('image_key').size().eq(8).all()
+  statistics = pd.concat(
+    pd.read_csv(path) for path in (folder / 'pie/digits/stats').glob('*.csv')
+  )
+  labels = pd.concat(
+    pd.read_csv(path)
+    for path in (results / 'digits/modal_labels').rglob('*.csv')
+  )
+  differ = labels['baseline_modal_label'] != labels['variant_modal_label']
+  assert statistics['pie_count'].sum() == differ.sum()
+  assert statistics['total_images_count'].sum() == len(labels) == 897
+  metrics = pd.concat(
+    pd.read_csv(path)
+    for path in (results / 'digits/class_metrics').rglob('*.csv')
+  )
+  right = predictions['predictions'] == predictions['true_class']
+  assert metrics['correct_count'].sum() == right.sum()
+
+
+def test_a_second_run_does_nothing_again(chain):
+  folder, _ = chain
+  kept = [
+    path
+    for path in folder.rglob('*')
+    if path.is_file()
+    and 'headline' not in path.name
+    and path.parent.name != 'finished'
+  ]
+  before = {path: path.stat().st_mtime_ns for path in kept}
+  printed = run_chain(folder)
+  assert printed.count('finished before') >= 11
+  assert before == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_two_chains_give_the_same_bytes(chain, tmp_path):
+  folder, _ = chain
+  run_chain(tmp_path)
+  for pattern in ('*.csv', '*.data-*', '*.svg', 'validation-*'):
+    one, other = contents(folder, pattern), contents(tmp_path, pattern)
+    assert one and list(one) == list(other)
+    for name, content in one.items():
+      assert content == other[name], name
+
+
+def test_wrong_variables_are_named(tmp_path):
+  for name in ('REPLICATES', 'EPOCHS'):
+    done = subprocess.run(
+      [str(ROOT / 'run.sh')],
+      env={**os.environ, 'VENV': sys.prefix, 'RUN': str(tmp_path), name: 'x'},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 1
+    assert f"{name} is 'x', wanted a whole number" in done.stderr
