@@ -287,6 +287,8 @@ def write_metrics(
       corruption=one.corruption,
       corruption_intensity=one.severity,
       num_images=len(predictions),
+      preprocessing=predictions['preprocessing'].iloc[0],
+      compute_precision=predictions['precision'].iloc[0],
     ),
     path,
   )

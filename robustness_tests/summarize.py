@@ -17,7 +17,10 @@ accuracy against them. Severity 0 is the mean over severities, corruption 'all'
 the mean over corruptions. For ImageNet-C (--dataset_name=imagenet_c) also the
 mean corruption error, normalised by AlexNet's published errors, by name: of all
 15 corruptions at 5 severities, or, with --allow_partial, of those that are
-there.
+there. The four further ones that TFDS has are in rows of their own only.
+
+Models that measured other sets, sets with other numbers of images, models that
+are not among the clean ones: each is an error, and nothing is averaged over it.
 
   python -m robustness_tests.summarize \
       --data_directory=runs/digits/results/robustness/digits_c \
@@ -28,7 +31,7 @@ takes seconds.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -62,6 +65,8 @@ ALEXNET_ERROR = {
 ALEXNET_CLEAN_ERROR = 0.4348
 # Names that TFDS's first version used.
 _SYNONYMS = {'frosted_glass_blur': 'glass_blur', 'elastic': 'elastic_transform'}
+# Further ones, for validation, which are in no mean.
+_EXTRA = ('gaussian_blur', 'saturate', 'spatter', 'speckle_noise')
 _SEVERITIES = (1, 2, 3, 4, 5)
 _LEVEL = ['pruning_method', 'fraction_pruned']
 _SET = ['corruption', 'corruption_intensity']
@@ -71,11 +76,15 @@ _COLUMNS = (
   'eval_accuracy',
   'top_5_eval_accuracy',
   *tables.MEMBER_KEY,
+  'split',
   'dataset_name',
   *_SET,
   'num_images',
+  'preprocessing',
+  'compute_precision',
 )
 ALL = 'all'
+IMAGENET_C = 'imagenet_c'
 
 
 def define_flags() -> None:
@@ -102,30 +111,52 @@ def read_models(files: Sequence[str]) -> pd.DataFrame:
   """Reads one row for each model and set.
 
   Raises:
-    ValueError: the models have not measured the same sets of images, or the
-      files hold several data sets.
+    ValueError: the models have not measured the same sets of images in the
+      same way, or the files hold several data sets.
   """
   frame = tables.read_all(tables.ROBUSTNESS, files, _COLUMNS)
   frame = frame.drop_duplicates([*_MODEL, 'dataset_name', *_SET])
   frame = frame.drop(columns='class_id')
-  frame['corruption'] = frame['corruption'].replace(_SYNONYMS)
-  names = sorted(set(frame['dataset_name']))
-  if len(names) > 1:
+  for name in ('dataset_name', 'split', 'preprocessing', 'compute_precision'):
+    values = sorted(set(frame[name]))
+    if len(values) > 1:
+      raise ValueError(
+        f'column {name!r} holds {values} in different files, wanted one: name '
+        'the folder or pattern of one'
+      )
+  is_corrupted = frame['corruption'] != ''
+  at_fault = frame[is_corrupted != (frame['corruption_intensity'] > 0)]
+  if len(at_fault):
     raise ValueError(
-      f'the files hold the data sets {names}, wanted one: name its folder'
+      f'the set {at_fault[_SET].iloc[0].to_dict()} is none: wanted a '
+      'corruption with a severity of 1 to 5, or neither'
     )
-  sizes = frame.groupby(_SET)['num_images'].nunique()
-  if (sizes > 1).any():
+  if frame['dataset_name'].iloc[0] == IMAGENET_C:
+    frame['corruption'] = frame['corruption'].replace(_SYNONYMS)
+  reserved = frame['corruption'] == ALL
+  if reserved.any():
+    raise ValueError(f'a corruption is called {ALL!r}, which means their mean')
+  _check_repeated(
+    frame, [*_MODEL, *_SET], 'was measured twice, under two names'
+  )
+  _check_repeated(
+    frame,
+    [name for name in _MODEL if name != 'global_step'] + _SET,
+    'was measured at several steps',
+  )
+  sizes = frame.drop_duplicates('num_images').set_index(_SET)['num_images']
+  if len(sizes) > 1:
     raise ValueError(
-      f'models have seen different numbers of images of {sizes.idxmax()}'
+      'the sets have different numbers of images, wanted copies of the same '
+      f'ones: {sizes.to_dict()}'
     )
   everything = set(map(tuple, frame[_SET].to_numpy()))
   for model, rows in frame.groupby(_MODEL):
     missing = everything - set(map(tuple, rows[_SET].to_numpy()))
     if missing:
       raise ValueError(
-        f'the model {dict(zip(_MODEL, model, strict=True))} lacks '
-        f'{sorted(missing)[:4]}, which other models have'
+        f'the model {_named(model)} lacks {sorted(missing)[:4]}, which other '
+        'models have'
       )
   severities = frame.groupby('corruption')['corruption_intensity'].agg(
     lambda values: tuple(sorted(set(values)))
@@ -135,33 +166,72 @@ def read_models(files: Sequence[str]) -> pd.DataFrame:
       'corruptions have different severities: '
       f'{severities.drop_duplicates().to_dict()}'
     )
-  return frame
+  return frame.sort_values([*_MODEL, *_SET], ignore_index=True)
 
 
-def with_means(models: pd.DataFrame) -> pd.DataFrame:
-  """Adds rows for means over severities (0) and corruptions ('all')."""
-  values = ['eval_accuracy', 'top_5_eval_accuracy']
+def _named(model: tuple) -> str:
+  return ', '.join(f'{n} {v}' for n, v in zip(_MODEL, model, strict=True))
+
+
+def _check_repeated(frame: pd.DataFrame, columns: list[str], what: str) -> None:
+  repeated = frame.duplicated(columns)
+  if repeated.any():
+    row = frame[repeated].iloc[0]
+    raise ValueError(
+      f'{row["corruption"]}_{row["corruption_intensity"]} {what} by the model '
+      f'{_named(row[_MODEL])}'
+    )
+
+
+def add_clean(models: pd.DataFrame, clean_files: Sequence[str]) -> pd.DataFrame:
+  """Adds clean_accuracy, each model's top-1 on clean images.
+
+  Args:
+    models: as `read_models` gives them.
+    clean_files: CSVs of `tables.CLASS_METRICS`; they may hold more models.
+
+  Raises:
+    ValueError: a model is not in them.
+  """
+  clean = tables.read_all(
+    tables.CLASS_METRICS, clean_files, ('class_id', 'eval_accuracy', *_MODEL)
+  ).drop_duplicates(_MODEL)
+  accuracy = clean.set_index(_MODEL)['eval_accuracy']
+  found = accuracy.reindex(pd.MultiIndex.from_frame(models[_MODEL]))
+  if found.isna().any():
+    model = found.index[found.isna()][0]
+    raise ValueError(f'no clean class metrics of the model {_named(model)}')
+  return models.assign(clean_accuracy=found.to_numpy())
+
+
+def with_means(models: pd.DataFrame, averaged: Collection[str]) -> pd.DataFrame:
+  """Adds rows for means over severities (0) and corruptions ('all').
+
+  Args:
+    models: as `read_models` gives them.
+    averaged: the corruptions that 'all' is the mean of.
+  """
+  values = [
+    name
+    for name in ('eval_accuracy', 'top_5_eval_accuracy', 'clean_accuracy')
+    if name in models
+  ]
   over_severities = (
     models.groupby([*_MODEL, 'corruption'], as_index=False)[values]
     .mean()
     .assign(corruption_intensity=0)
   )
-  by_severity = (
-    models.groupby([*_MODEL, 'corruption_intensity'], as_index=False)[values]
+  together = pd.concat([models, over_severities], ignore_index=True)
+  over_corruptions = (
+    together[together['corruption'].isin(averaged)]
+    .groupby([*_MODEL, 'corruption_intensity'], as_index=False)[values]
     .mean()
     .assign(corruption=ALL)
   )
-  overall = (
-    over_severities.groupby(_MODEL, as_index=False)[values]
-    .mean()
-    .assign(corruption=ALL, corruption_intensity=0)
-  )
-  columns = [*_MODEL, *_SET, *values]
-  together = pd.concat(
-    [models[columns], over_severities, by_severity, overall], ignore_index=True
-  )
   # A set that has no severities is its own mean.
-  return together.drop_duplicates([*_MODEL, *_SET])
+  return pd.concat([together, over_corruptions], ignore_index=True)[
+    [*_MODEL, *_SET, *values]
+  ].drop_duplicates([*_MODEL, *_SET])
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
@@ -169,7 +239,30 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
   if len(values) < 2:
     return np.nan, np.nan
   half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-  return max(0.0, values.mean() - half), min(1.0, values.mean() + half)
+  return values.mean() - half, values.mean() + half
+
+
+def ratio_interval(
+  values: np.ndarray, reference: np.ndarray
+) -> tuple[float, float]:
+  """95 % interval of mean(values) / mean(reference), both of them samples.
+
+  The logarithm of a mean has about the standard error sem / mean; the two add
+  up as in Welch's test. NaN for fewer than two values or a mean of 0.
+  """
+  if min(len(values), len(reference)) < 2:
+    return np.nan, np.nan
+  means = np.array([values.mean(), reference.mean()])
+  if not means.all():
+    return np.nan, np.nan
+  variances = (np.array([stats.sem(values), stats.sem(reference)]) / means) ** 2
+  freedom = np.array([len(values), len(reference)]) - 1
+  if not variances.any():
+    return means[0] / means[1], means[0] / means[1]
+  welch = variances.sum() ** 2 / (variances**2 / freedom).sum()
+  half = stats.t.ppf(0.975, welch) * np.sqrt(variances.sum())
+  ratio = means[0] / means[1]
+  return ratio * np.exp(-half), ratio * np.exp(half)
 
 
 def mean_corruption_error(
@@ -186,35 +279,37 @@ def mean_corruption_error(
     clean_error: the model's error on clean images, for the relative one.
 
   Raises:
-    ValueError: a corruption is not of ImageNet-C.
+    ValueError: a corruption is not of ImageNet-C, or there is none.
   """
   unknown = sorted(set(errors) - set(ALEXNET_ERROR))
-  if unknown:
+  if unknown or not errors:
     raise ValueError(
-      f'{unknown} are no corruptions of ImageNet-C, wanted some of '
-      f'{sorted(ALEXNET_ERROR)}'
+      f'{unknown or "nothing"}: not of the 15 corruptions of ImageNet-C, '
+      f'wanted some of {sorted(ALEXNET_ERROR)}'
     )
-  above, alexnet_above = clean_error or 0.0, 0.0
+  above, alexnet_above = 0.0, 0.0
   if clean_error is not None:
-    alexnet_above = ALEXNET_CLEAN_ERROR
+    above, alexnet_above = clean_error, ALEXNET_CLEAN_ERROR
   return float(
     np.mean(
       [
-        (error - above) / (ALEXNET_ERROR[name] - alexnet_above)
-        for name, error in errors.items()
+        (errors[name] - above) / (alexnet - alexnet_above)
+        for name, alexnet in ALEXNET_ERROR.items()
+        if name in errors
       ]
     )
   )
 
 
-def check_complete(models: pd.DataFrame, allow_partial: bool) -> None:
-  """Refuses the mean corruption error of an incomplete set.
+def is_partial(models: pd.DataFrame, allow_partial: bool) -> bool:
+  """Says whether corruptions or severities of ImageNet-C are missing.
 
   Raises:
-    ValueError: names what is missing or unknown.
+    ValueError: they are and that was not allowed, or a corruption is unknown.
+      Names which.
   """
   found = set(models['corruption'])
-  unknown = sorted(found - set(ALEXNET_ERROR))
+  unknown = sorted(found - set(ALEXNET_ERROR) - set(_EXTRA))
   if unknown:
     raise ValueError(
       f'{unknown} are no corruptions of ImageNet-C, wanted '
@@ -222,110 +317,123 @@ def check_complete(models: pd.DataFrame, allow_partial: bool) -> None:
     )
   missing = sorted(set(ALEXNET_ERROR) - found)
   severities = sorted(set(models['corruption_intensity']))
-  if not allow_partial and (missing or severities != list(_SEVERITIES)):
+  if not missing and severities == list(_SEVERITIES):
+    return False
+  lack = (
+    'the mean corruption error is over 15 corruptions at 5 severities; '
+    f'missing are {missing}, the severities are {severities}'
+  )
+  if not allow_partial:
     raise ValueError(
-      'the mean corruption error is over 15 corruptions at 5 severities; '
-      f'missing are {missing}, the severities are {severities}: measure the '
-      'rest, or ask for a partial one with --allow_partial'
+      f'{lack}: measure the rest, or ask for a partial one with --allow_partial'
     )
+  logging.warning('Partial: %s', lack)
+  return True
 
 
-def summarize(
+def corruption_errors(
   models: pd.DataFrame,
-  clean: Mapping[tuple[str, float], float] | None,
-  has_corruption_error: bool,
-) -> pd.DataFrame:
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Mean corruption error of each model, and the relative one.
+
+  Args:
+    models: rows of `with_means`, of models of one level.
+  """
+  rows = models[
+    (models['corruption_intensity'] == 0)
+    & models['corruption'].isin(ALEXNET_ERROR)
+  ]
+  absolute, relative = [], []
+  for _, model in rows.groupby(_MODEL):
+    errors = dict(
+      zip(model['corruption'], 1 - model['eval_accuracy'], strict=True)
+    )
+    absolute.append(mean_corruption_error(errors))
+    if 'clean_accuracy' in model:
+      clean_error = 1 - model['clean_accuracy'].iloc[0]
+      relative.append(mean_corruption_error(errors, clean_error))
+  return np.array(absolute), np.array(relative) if relative else None
+
+
+def summarize(models: pd.DataFrame, partial: bool | None) -> pd.DataFrame:
   """The summary of one data set.
 
   Args:
-    models: as `read_models` gives them.
-    clean: (pruning_method, fraction_pruned) -> mean top-1 on clean images.
-    has_corruption_error: whether AlexNet's errors are those of this data set.
+    models: as `read_models` gives them, maybe with clean_accuracy.
+    partial: whether the mean corruption error lacks corruptions or
+      severities; None for data sets that AlexNet's errors are not of.
 
   Returns:
     Rows of `tables.ROBUSTNESS_SUMMARY`.
 
   Raises:
-    ValueError: there is no dense model, or no clean accuracy for a level.
+    ValueError: there is no dense model.
   """
-  frame = with_means(models)
-  rows = []
-  for (method, fraction, corruption, severity), part in frame.groupby(
-    [*_LEVEL, *_SET]
-  ):
-    accuracy = part['eval_accuracy'].to_numpy()
-    low, high = mean_interval(accuracy)
-    rows.append(
-      {
-        'pruning_method': method,
-        'fraction_pruned': fraction,
-        'corruption': corruption,
-        'corruption_intensity': severity,
-        'num_models': len(part),
-        'mean_accuracy': accuracy.mean(),
-        'mean_accuracy_low': low,
-        'mean_accuracy_high': high,
-        'mean_top_5_accuracy': part['top_5_eval_accuracy'].mean(),
-      }
-    )
-  summary = pd.DataFrame(rows)
-  dense = summary[summary['fraction_pruned'] == 0].set_index(_SET)
+  averaged = set(models['corruption'])
+  if partial is not None:
+    averaged &= set(ALEXNET_ERROR)
+  frame = with_means(models, averaged)
+  dense = frame[
+    (frame['pruning_method'] == paths.BASELINE)
+    & (frame['fraction_pruned'] == 0)
+  ]
   if dense.empty:
     raise ValueError(
-      'no dense model (fraction_pruned 0) among the files, wanted some to '
-      'compare with'
+      f'no dense model (pruning_method {paths.BASELINE!r}, fraction_pruned 0) '
+      'among the files, wanted some to compare with'
     )
-  dense = dense['mean_accuracy']
-  reference = dense.reindex(pd.MultiIndex.from_frame(summary[_SET])).to_numpy()
-  with np.errstate(divide='ignore', invalid='ignore'):
-    ratio = (1 - summary['mean_accuracy']) / (1 - reference)
-  summary['relative_error'] = ratio.where(np.isfinite(ratio))
-  summary['accuracy_loss'] = reference - summary['mean_accuracy']
-  summary['clean_accuracy_loss'] = np.nan
-  summary['mean_corruption_error'] = np.nan
-  summary['relative_mean_corruption_error'] = np.nan
-  is_all = summary['corruption'] == ALL
-  number = models['corruption'].nunique()
-  summary['num_corruptions'] = np.where(is_all, number, 1)
-  for level, part in summary.groupby(_LEVEL):
-    if clean is not None:
-      for wanted in (level, ('baseline', 0.0)):
-        if wanted not in clean:
-          raise ValueError(
-            f'no clean class metrics of {wanted}, there are {sorted(clean)}'
-          )
-      summary.loc[part.index, 'clean_accuracy_loss'] = (
-        clean['baseline', 0.0] - clean[level]
+  dense = dict(tuple(dense.groupby(_SET)))
+  rows = []
+  for (method, fraction, *which), part in frame.groupby([*_LEVEL, *_SET]):
+    accuracy = part['eval_accuracy'].to_numpy()
+    reference = dense[tuple(which)]['eval_accuracy'].to_numpy()
+    low, high = np.clip(mean_interval(accuracy), 0, 1)
+    row = {
+      'dataset_name': models['dataset_name'].iloc[0],
+      'pruning_method': method,
+      'fraction_pruned': fraction,
+      'corruption': which[0],
+      'corruption_intensity': which[1],
+      'num_models': len(part),
+      'mean_accuracy': accuracy.mean(),
+      'mean_accuracy_low': low,
+      'mean_accuracy_high': high,
+      'mean_top_5_accuracy': part['top_5_eval_accuracy'].mean(),
+      'accuracy_loss': reference.mean() - accuracy.mean(),
+      'num_corruptions': len(averaged) if which[0] == ALL else 1,
+    }
+    if reference.mean() < 1:
+      error = 1 - accuracy, 1 - reference
+      row['relative_error'] = error[0].mean() / error[1].mean()
+      if method != paths.BASELINE:
+        low, high = ratio_interval(*error)
+        row |= {'relative_error_low': low, 'relative_error_high': high}
+    if 'clean_accuracy' in part:
+      row['clean_accuracy_loss'] = (
+        dense[tuple(which)]['clean_accuracy'].mean()
+        - part['clean_accuracy'].mean()
       )
-    if not has_corruption_error:
-      continue
-    by_corruption = part[
-      (part['corruption'] != ALL) & (part['corruption_intensity'] == 0)
-    ]
-    errors = dict(
-      zip(
-        by_corruption['corruption'],
-        1 - by_corruption['mean_accuracy'],
-        strict=True,
-      )
-    )
-    where = part.index[
-      (part['corruption'] == ALL) & (part['corruption_intensity'] == 0)
-    ]
-    summary.loc[where, 'mean_corruption_error'] = mean_corruption_error(errors)
-    if clean is not None:
-      summary.loc[where, 'relative_mean_corruption_error'] = (
-        mean_corruption_error(errors, 1 - clean[level])
-      )
-  return summary.assign(dataset_name=models['dataset_name'].iloc[0])
-
-
-def read_clean(files: Sequence[str]) -> dict[tuple[str, float], float]:
-  """(pruning_method, fraction_pruned) -> mean top-1 over models."""
-  frame = tables.read_all(
-    tables.CLASS_METRICS, files, ('class_id', 'eval_accuracy', *_MODEL)
-  ).drop_duplicates(_MODEL)
-  return frame.groupby(_LEVEL)['eval_accuracy'].mean().to_dict()
+    if which == [ALL, 0] and partial is not None:
+      of_level = frame[
+        (frame['pruning_method'] == method)
+        & (frame['fraction_pruned'] == fraction)
+      ]
+      absolute, relative = corruption_errors(of_level)
+      for name, values in (
+        ('mean_corruption_error', absolute),
+        ('relative_mean_corruption_error', relative),
+      ):
+        if values is not None:
+          low, high = mean_interval(values)
+          row |= {
+            name: values.mean(),
+            f'{name}_low': low,
+            f'{name}_high': high,
+          }
+      row['is_partial'] = int(partial)
+    rows.append(row)
+  columns = [column.name for column in tables.ROBUSTNESS_SUMMARY.columns]
+  return pd.DataFrame(rows).reindex(columns=columns)
 
 
 def draw(summary: pd.DataFrame, write: Mapping[str, str]) -> None:
@@ -358,21 +466,21 @@ def draw(summary: pd.DataFrame, write: Mapping[str, str]) -> None:
     )
     bars = part['mean_accuracy'].to_numpy()
     ends = part[['mean_accuracy_low', 'mean_accuracy_high']].to_numpy().T
-    label = 'dense' if level[1] == 0 else f'{level[0]}, {level[1]:g} pruned'
+    style = {
+      'color': colour,
+      'error_kw': {'elinewidth': 1, 'capsize': 2, 'ecolor': '0.3'},
+    }
+    label = (
+      'dense'
+      if level[0] == paths.BASELINE
+      else f'{level[0]}, {level[1]:g} pruned'
+    )
     axes[0].bar(
-      place,
-      bars,
-      width * 0.9,
-      yerr=np.abs(np.nan_to_num(ends, nan=0) - bars)
-      if np.isfinite(ends).all()
-      else None,
-      color=colour,
-      error_kw={'elinewidth': 1, 'capsize': 2, 'ecolor': '0.3'},
-      label=label,
+      place, bars, width * 0.9, yerr=np.abs(ends - bars), label=label, **style
     )
-    axes[1].bar(
-      place, part['relative_error'].to_numpy(), width * 0.9, color=colour
-    )
+    error = part['relative_error'].to_numpy()
+    ends = part[['relative_error_low', 'relative_error_high']].to_numpy().T
+    axes[1].bar(place, error, width * 0.9, yerr=np.abs(ends - error), **style)
   axes[0].set_ylabel('top-1')
   axes[0].set_ylim(0, 1)
   axes[0].legend(
@@ -410,19 +518,19 @@ def run(
   files = [
     path
     for path in paths.find_csvs(data_directory, 'robustness')
-    if path != summary_path
+    if paths.name(path) != paths.name(summary_path)
   ]
   if not files:
     raise FileNotFoundError(f'no CSV of robustness below {data_directory}')
   models = read_models(files)
-  is_imagenet_c = set(models['dataset_name']) == {'imagenet_c'}
-  if is_imagenet_c:
-    check_complete(models, allow_partial)
-  clean, clean_files = None, []
+  partial = None
+  if models['dataset_name'].iloc[0] == IMAGENET_C:
+    partial = is_partial(models, allow_partial)
+  clean_files = []
   if clean_directory:
     clean_files = paths.find_csvs(clean_directory, 'class metrics')
-    clean = read_clean(clean_files)
-  summary = summarize(models, clean, is_imagenet_c)
+    models = add_clean(models, clean_files)
+  summary = summarize(models, partial)
   tables.write(tables.ROBUSTNESS_SUMMARY, summary, summary_path)
   draw(
     summary,

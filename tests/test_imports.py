@@ -42,6 +42,7 @@ TENSORFLOW_FREE = (
   'pie_dataset_gen.headline_table',
   'per_class_accuracy.aggregate_ckpt_metrics',
   'per_class_accuracy.gen_tstatistic',
+  'robustness_tests.summarize',
   '*.plot_*',
 )
 

@@ -451,6 +451,9 @@ ROBUSTNESS = Table(
     Column('corruption', 'text', "ImageNet-C's name, or empty"),
     _count('corruption_intensity', 'severity 1 to 5; 0 for none', high=5),
     _count('num_images', 'images in the set'),
+    Column('preprocessing', 'text', 'name and version', default=''),
+    # 'precision' is that of the class.
+    Column('compute_precision', 'text', "'float32', 'bfloat16'", default=''),
   ),
   key=(
     'dataset_name',
@@ -461,6 +464,16 @@ ROBUSTNESS = Table(
   ),
   sort_by=('class_id',),
 )
+
+
+def _interval(name: str) -> tuple[Column, Column]:
+  return tuple(
+    Column(
+      f'{name}_{end}', 'float', 'its 95 % interval', None, None, True, np.nan
+    )
+    for end in ('low', 'high')
+  )
+
 
 ROBUSTNESS_SUMMARY = Table(
   'robustness summary',
@@ -482,6 +495,7 @@ ROBUSTNESS_SUMMARY = Table(
       low=0.0,
       nullable=True,
     ),
+    *_interval('relative_error'),
     Column(
       'accuracy_loss',
       'float',
@@ -500,16 +514,21 @@ ROBUSTNESS_SUMMARY = Table(
       low=0.0,
       nullable=True,
     ),
+    *_interval('mean_corruption_error'),
     Column(
       'relative_mean_corruption_error',
       'float',
       "the same for the error above the clean one, / AlexNet's",
       nullable=True,
     ),
+    *_interval('relative_mean_corruption_error'),
+    _count('num_corruptions', 'corruptions behind the row'),
     _count(
-      'num_corruptions',
-      'corruptions behind the row; the mean corruption error of fewer than 15 '
-      'is partial',
+      'is_partial',
+      'beside a mean corruption error: 1 if corruptions or severities lack',
+      high=1,
+      nullable=True,
+      default=np.nan,
     ),
   ),
   key=(
