@@ -593,7 +593,9 @@ def _identity(table: Table, frame: pd.DataFrame) -> list[str]:
 
 
 def _is_constant(values: pd.Series) -> bool:
-  return len(values) == 0 or bool((values == values.iloc[0]).all())
+  # An array of text compares faster than a series of it, by identity first.
+  cells = values.to_numpy()
+  return len(cells) == 0 or bool((cells == cells[0]).all())
 
 
 def _lines(at_fault: pd.Series) -> str:
