@@ -14,9 +14,8 @@ the quality of a JPEG do not scale. At 224 x 224 nothing is rescaled, and the
 results differ from the authors' in the random numbers and, by less than a
 pixel, in how zooms are centred.
 
-The scale of severities is the authors': for snow and elastic_transform a
-higher one is not always the stronger distortion (AlexNet's published errors
-fall, too, from 2 to 3).
+The scale of severities is the authors': for snow, fog, glass_blur and
+elastic_transform a higher one is not always the larger change of pixels.
 """
 
 import hashlib
