@@ -42,6 +42,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import threadpoolctl
 from absl import flags, logging
 from etils import epath
 
@@ -757,7 +758,9 @@ def aggregate_shard(
     level: draw_resamples(size[BASELINE], size[level], num_resamples, seed)
     for level in levels
   }
-  frames, counts = count_shard(predictions, levels, resamples, tie_rule)
+  # The matrices are small: threads that share one cost more than they save.
+  with threadpoolctl.threadpool_limits(1):
+    frames, counts = count_shard(predictions, levels, resamples, tie_rule)
   for level, frame in frames.items():
     tables.write(
       tables.MODAL_LABELS,
