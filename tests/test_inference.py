@@ -141,6 +141,32 @@ def test_one_trace_serves_dense_and_pruned_members(population):
   assert classifier.predict.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize('subset', [(1, 4, 6, 9), (0, 2, 3, 5, 7, 8), (2,)])
+def test_a_restricted_prediction_is_the_likeliest_of_the_subset(
+  population, subset
+):
+  """It is the first of the five likeliest classes that is in the subset."""
+  plain = predictions(population)
+  decided = 0
+  for member, frame in predictions(population, class_subset=subset).items():
+    assert set(frame['restricted_predictions']) <= set(subset)
+    for row in frame.to_dict('records'):
+      top_5 = map(int, row['top_5_indices'].strip('[]').split())
+      among = [i for i in top_5 if i in subset]
+      if among:
+        assert row['restricted_predictions'] == among[0]
+        decided += among[0] != row['predictions']
+    pd.testing.assert_frame_equal(
+      frame.drop(columns='restricted_predictions'), plain[member]
+    )
+  assert decided
+
+
+def test_a_subset_outside_the_classes_is_refused(population):
+  with pytest.raises(ValueError, match='from 1 to 10, the network has 10'):
+    predictions(population, class_subset=(1, 10))
+
+
 def test_only_what_is_wanted_is_predicted(population):
   members, shards, records = population
   made = [

@@ -42,6 +42,8 @@ class Classifier:
     channel_std: [3] on the 0..255 scale.
     precision: 'float32' or 'bfloat16', of the convolutions.
     label_smoothing: share of the target spread over all classes, in [0, 1).
+    class_subset: class ids that the restricted prediction is one of; empty for
+      all classes.
   """
 
   architecture: resnet_model.Architecture
@@ -50,8 +52,17 @@ class Classifier:
   channel_std: tuple[float, ...]
   precision: str
   label_smoothing: float
+  class_subset: tuple[int, ...] = ()
 
   def __post_init__(self):
+    if not all(
+      0 <= i < self.architecture.num_classes for i in self.class_subset
+    ):
+      raise ValueError(
+        f'the classes to choose from reach from {min(self.class_subset)} to '
+        f'{max(self.class_subset)}, the network has '
+        f'{self.architecture.num_classes}'
+      )
     if self.precision not in PRECISIONS:
       raise ValueError(
         f'precision is {self.precision!r}, wanted one of {PRECISIONS}'
@@ -91,7 +102,7 @@ class Classifier:
     images: tf.Tensor,
     labels: tf.Tensor,
     weights: dict[str, tf.Tensor],
-  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Predicts a batch.
 
     Args:
@@ -101,8 +112,8 @@ class Classifier:
 
     Returns:
       The class ids of the largest probabilities [n, 5] (fewer if there are
-      fewer classes), the largest probability [n], and the cross entropy [n]
-      with label smoothing, in nats.
+      fewer classes), the largest probability [n], the cross entropy [n] with
+      label smoothing, in nats, and the likeliest class id of the subset [n].
     """
     x = resnet_model.normalise(images, self.channel_mean, self.channel_std)
     logits = resnet_model.folded_forward(
@@ -114,7 +125,12 @@ class Classifier:
       labels, self.architecture.num_classes, self.label_smoothing
     )
     loss = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-    return top, probability, loss
+    everything = tuple(range(self.architecture.num_classes))
+    subset = tf.constant(self.class_subset or everything)
+    restricted = tf.gather(
+      subset, tf.argmax(tf.gather(logits, subset, axis=1), axis=1)
+    )
+    return top, probability, loss, restricted
 
 
 def smooth_labels(
@@ -134,10 +150,13 @@ class DataSet:
   Attributes:
     records: description of the images.
     shards: paths of TFRecords.
+    reader: for shards that are no TFRecords: reads them as a
+      `data_input.OrderedReader` does.
   """
 
   records: image_records.ImageRecords
   shards: Sequence[str]
+  reader: data_input.OrderedReader | None = None
 
 
 class Predictor:
@@ -150,6 +169,7 @@ class Predictor:
     preprocessing_name: str,
     precision: str,
     label_smoothing: float,
+    class_subset: Sequence[int] = (),
   ):
     """Keeps what all predictions share.
 
@@ -158,6 +178,8 @@ class Predictor:
       preprocessing_name: 'legacy' or 'modern'.
       precision: 'float32' or 'bfloat16'.
       label_smoothing: of the cross entropy, in [0, 1).
+      class_subset: class ids; frames have a further column, the likeliest of
+        these, restricted_predictions. Empty for none.
     """
     if batch_size < 1:
       raise ValueError(f'batch_size is {batch_size}, wanted 1 or more')
@@ -166,6 +188,7 @@ class Predictor:
     self._version = preprocessing.version(preprocessing_name)
     self._precision = precision
     self._label_smoothing = label_smoothing
+    self._class_subset = tuple(class_subset)
     self._classifiers = {}
     self._readers = {}
 
@@ -234,6 +257,8 @@ class Predictor:
             for member, frame in frames.items():
               frame['preprocessing'] = self._version
               frame['precision'] = self._precision
+              if not self._class_subset:
+                del frame['restricted_predictions']
               yield member, shard, frame
 
   def _classifier(
@@ -247,11 +272,13 @@ class Predictor:
     )
     if key not in self._classifiers:
       self._classifiers[key] = Classifier(
-        *key, self._precision, self._label_smoothing
+        *key, self._precision, self._label_smoothing, self._class_subset
       )
     return self._classifiers[key]
 
   def _reader(self, data_set: DataSet) -> data_input.OrderedReader:
+    if data_set.reader is not None:
+      return data_set.reader
     dialect = tfrecords.detect(data_set.shards)
     tfrecords.check_shards(data_set.shards, data_set.records)
     # Sets that differ in their shards only, as corrupted copies do, share one
@@ -346,15 +373,17 @@ def _predict_shard(
     classes.append(labels)
     labels = tf.constant(labels)
     for member, (classifier, weights) in group.items():
-      top, probability, loss = classifier.predict(images, labels, weights)
-      found[member].append((top.numpy(), probability.numpy(), loss.numpy()))
+      predicted = classifier.predict(images, labels, weights)
+      found[member].append([tensor.numpy() for tensor in predicted])
     progress.update(len(batch_keys) * len(group))
   if not keys:
     raise ValueError(f'{shard} holds no record')
   true_class = np.concatenate(classes)
   frames = {}
   for member, parts in found.items():
-    top, probability, loss = map(np.concatenate, zip(*parts, strict=True))
+    top, probability, loss, restricted = map(
+      np.concatenate, zip(*parts, strict=True)
+    )
     _check_finite(member, shard, keys, loss)
     identity = member.member
     frames[member] = pd.DataFrame(
@@ -377,6 +406,7 @@ def _predict_shard(
         'image_key': keys,
         'image_index': np.arange(len(keys)),
         'cross_entropy': loss,
+        'restricted_predictions': restricted.astype(np.int64),
       }
     )
   return frames
