@@ -277,14 +277,8 @@ class Trainer:
       kernel = read[f'{prefix}weights'] * read[f'{prefix}mask']
       x = resnet_model.conv2d(x, tf.cast(kernel, self._precision), conv)
       norm = f'{_SCOPE}{conv.batch_norm}/'
-      # The variance that comes back is unbiased, n / (n - 1), as the original
-      # has it in its moving average; the one that divides is not.
-      x, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-        x,
-        read[f'{norm}gamma'],
-        read[f'{norm}beta'],
-        epsilon=resnet_model.BATCH_NORM_EPSILON,
-        is_training=True,
+      x, mean, variance = self._batch_norm(
+        x, read[f'{norm}gamma'], read[f'{norm}beta']
       )
       moments[f'{norm}moving_mean'] = mean
       moments[f'{norm}moving_variance'] = variance
@@ -301,6 +295,43 @@ class Trainer:
     return resnet_model.forward(
       tf.cast(x, self._precision), self._architecture, conv_batch_norm, dense
     )
+
+  def _batch_norm(
+    self, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Normalises by the moments of the global batch.
+
+    Args:
+      x: [n, height, width, channels], a replica's images.
+      gamma: [channels] scale.
+      beta: [channels] offset.
+
+    Returns:
+      Normalised x, the mean, and the unbiased variance, n / (n - 1), which
+      the original has in its moving average; the one that divides is not.
+    """
+    replicas = self._strategy.num_replicas_in_sync
+    if replicas == 1:
+      return tf.compat.v1.nn.fused_batch_norm(
+        x,
+        gamma,
+        beta,
+        epsilon=resnet_model.BATCH_NORM_EPSILON,
+        is_training=True,
+      )
+    # Moments of a replica's share would make the network depend on the number
+    # of replicas.
+    wide = tf.cast(x, tf.float32)
+    mean, square = tf.distribute.get_replica_context().all_reduce(
+      tf.distribute.ReduceOp.MEAN,
+      [tf.reduce_mean(wide, (0, 1, 2)), tf.reduce_mean(wide**2, (0, 1, 2))],
+    )
+    variance = tf.maximum(square - mean**2, 0.0)
+    normalised = tf.nn.batch_normalization(
+      wide, mean, variance, beta, gamma, resnet_model.BATCH_NORM_EPSILON
+    )
+    count = tf.cast(tf.size(x[..., 0]) * replicas, tf.float32)
+    return tf.cast(normalised, x.dtype), mean, variance * count / (count - 1)
 
   def _decay(self) -> tf.Tensor:
     """Weight decay; masked weights and the dense bias count, as originally."""

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -479,3 +481,18 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint(
   output = imagenet_train_eval.Output(steps_per_checkpoint=1)
   with pytest.raises(ValueError, match='not finite'):
     train(tmp_path, data, end_sparsity=(0.0,), settings=settings, output=output)
+
+
+def test_the_number_of_devices_changes_neither_losses_nor_masks():
+  results = []
+  for number in (1, 2, 4):
+    printed = subprocess.run(
+      [sys.executable, '-m', 'tests.train_on_devices', str(number)],
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+    results.append(json.loads(printed.splitlines()[-1]))
+  for result in results[1:]:
+    assert result['masks'] == results[0]['masks']
+    assert result['losses'] == pytest.approx(results[0]['losses'], rel=1e-5)
