@@ -13,7 +13,7 @@
 # Variables, with their defaults:
 #   REPLICATES=10          networks trained at each level of sparsity
 #   SPARSITIES=0,0.5,0.9   levels: fractions of zero weights; 0 is dense
-#   EPOCHS=15              passes over the 900 images, for each network
+#   EPOCHS=12              passes over the 900 images, for each network
 #   RUN=runs/digits        folder of all results; git ignores runs/
 #   PYTHON=                Python for a new .venv; any that TensorFlow supports
 #   VENV=                  environment to use as it is, in place of .venv
@@ -43,7 +43,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 REPLICATES=${REPLICATES:-10}
 SPARSITIES=${SPARSITIES:-0,0.5,0.9}
-EPOCHS=${EPOCHS:-15}
+EPOCHS=${EPOCHS:-12}
 RUN=${RUN:-runs/digits}
 
 for name in REPLICATES EPOCHS; do
@@ -134,7 +134,7 @@ stage "$RUN/results/digits/eval/class_impact_significant_classes.png" \
 # What pruning costs off the clean distribution.
 stage "$RUN/corrupted" robustness_tests.build_corruptions \
   --data_directory="$RUN/data" --output_path="$RUN/corrupted" \
-  --corruptions=gaussian_noise,impulse_noise,brightness,pixelate \
+  --corruptions=gaussian_noise,brightness,pixelate \
   --severities=1,3,5
 stage "$RUN/results/robustness" robustness_tests.imagenet_corruptions \
   --ckpt_dir="$RUN/checkpoints/digits" --data_directory="$RUN/corrupted" \
