@@ -360,6 +360,12 @@ def name(path: str) -> str:
   return epath.Path(path).name
 
 
+def split_of_shard(shard_name: str) -> str:
+  """The word for the split in the name of a shard, '' where there is none."""
+  match = _SHARD.match(shard_name)
+  return match[1] if match else ''
+
+
 def image_records(folder: str | os.PathLike) -> str:
   """The description of a data set, beside its shards."""
   return str(epath.Path(folder) / 'image_records.json')

@@ -1,0 +1,161 @@
+"""Images in folders, one for each class, as ImageNet-C and -A come.
+
+The authors' archives unpack to <wnid>/<image>. A folder's class is that of the
+wnid in the description of the clean data set, whatever the order of the
+folders, and however few of the classes there are.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+from etils import epath
+
+from utils import image_records, preprocessing, tfrecords
+
+_SUFFIXES = ('.jpeg', '.jpg', '.png')
+
+
+def has_class_folders(folder: str) -> bool:
+  """Whether images would have to lie in folders below this one."""
+  return any(
+    path.is_dir() and not path.name.startswith('.')
+    for path in epath.Path(folder).iterdir()
+  )
+
+
+def list_images(
+  folder: str, class_keys: Sequence[str]
+) -> list[tuple[str, str, int]]:
+  """Lists the images, sorted by key.
+
+  Args:
+    folder: holds one folder for each of some classes.
+    class_keys: [num_classes] names of such folders, in order of the class ids.
+
+  Returns:
+    Image key (<class key>/<file name>), path and class id of each.
+
+  Raises:
+    ValueError: a folder is not of the classes or empty, or there is a file
+      that is no image, or one in no folder. Names it.
+  """
+  class_ids = {key: number for number, key in enumerate(class_keys)}
+  images = []
+  for path in epath.Path(folder).iterdir():
+    if path.name.startswith('.'):
+      continue
+    if not path.is_dir():
+      if path.suffix.lower() in _SUFFIXES:
+        raise ValueError(f'{path} lies in no folder of a class')
+      continue  # a README
+    if path.name not in class_ids:
+      raise ValueError(
+        f'{path} is the folder of no class, wanted one of '
+        f'{len(class_ids)} such as {", ".join(class_keys[:3])}'
+      )
+    number = len(images)
+    for file in path.iterdir():
+      if file.name.startswith('.'):
+        continue
+      if file.suffix.lower() not in _SUFFIXES:
+        raise ValueError(f'{file} is no image, wanted *{", *".join(_SUFFIXES)}')
+      images.append(
+        (f'{path.name}/{file.name}', str(file), class_ids[path.name])
+      )
+    if len(images) == number:
+      raise ValueError(f'{path} holds no image')
+  if not images:
+    raise ValueError(f'{folder} holds no image')
+  return sorted(images)
+
+
+class FolderReader:
+  """Reads folders of images, as `data_input.OrderedReader` reads shards."""
+
+  def __init__(
+    self,
+    records: image_records.ImageRecords,
+    preprocessing_name: str,
+    batch_size: int,
+  ):
+    """Keeps what all folders share.
+
+    Args:
+      records: the description of the images.
+      preprocessing_name: 'legacy' or 'modern'.
+      batch_size: images a batch.
+    """
+    text = tf.TensorSpec((None,), tf.string)
+
+    @tf.function(input_signature=[text, text, tf.TensorSpec((None,), tf.int64)])
+    def dataset(keys, files, labels):
+      def load(key, file, label):
+        image = preprocessing.central_crop(
+          preprocessing.decode(tf.io.read_file(file)),
+          records.resize_size,
+          records.image_size,
+          preprocessing_name,
+        )
+        return key, label, image
+
+      # As many decoders as `data_input.OrderedReader` has, for its reason.
+      on_accelerator = bool(tf.config.list_logical_devices('GPU'))
+      threads = tf.data.AUTOTUNE if on_accelerator else 1
+      return (
+        tf.data.Dataset.from_tensor_slices((keys, files, labels))
+        .map(load, num_parallel_calls=threads, deterministic=True)
+        .batch(batch_size)
+        .prefetch(2)
+      )
+
+    self._dataset = dataset
+
+  def read(
+    self, path: str, records: image_records.ImageRecords
+  ) -> Iterator[tuple[list[str], np.ndarray, tf.Tensor]]:
+    """Yields the batches of a folder.
+
+    Args:
+      path: the folder.
+      records: the description of its images.
+
+    Yields:
+      Image keys [n], class ids [n] int64 from 0, images [n, image_size,
+      image_size, 3] float32 on the 0..255 scale.
+
+    Raises:
+      ValueError: as `list_images`, or an image cannot be decoded; names it.
+    """
+    images = list_images(path, records.class_keys)
+    keys, files, labels = zip(*images, strict=True)
+    seen = 0
+    try:
+      for some_keys, some_labels, pixels in self._dataset(
+        tf.constant(keys), tf.constant(files), tf.constant(labels, tf.int64)
+      ):
+        seen += len(some_labels)
+        yield (
+          [tfrecords.key_text(key) for key in some_keys.numpy()],
+          some_labels.numpy(),
+          pixels,
+        )
+    except tf.errors.OpError as error:
+      for file in files:
+        read_image(file)
+      raise ValueError(f'{path}: {error.message}') from None
+    tfrecords.check_count(path, seen, records)
+
+
+def read_image(file: str) -> tf.Tensor:
+  """Reads [height, width, 3] uint8.
+
+  Raises:
+    ValueError: the file is no complete JPEG or PNG; names it.
+  """
+  try:
+    return preprocessing.decode(tf.io.read_file(file))
+  except tf.errors.OpError as error:
+    raise ValueError(
+      f'{file} is not a complete JPEG or PNG: {error.message}'
+    ) from None
