@@ -15,10 +15,10 @@ Reads
                     apart; image keys, or file names, join them to the images
 
 An image_records.json beside the shards describes them. Sets without it are
-described by that of the clean data (--clean_directory), which folders need: a
-folder's class is that of its wnid. Records of TFDS are ImageNet's without it.
-Such a set is not cropped when its images have the network's input size, as
-ImageNet-C's usually have.
+described by that of the clean data (--clean_data_directory), which folders
+need: a folder's class is that of its wnid. Records of TFDS are taken to be
+ImageNet's without it. Such a set, and any corrupted one, is not cropped when
+its images have the network's input size, as ImageNet-C's usually have.
 
 Writes, for each member and set, one CSV (utils/tables.py: ROBUSTNESS)
   <dest_dir>/<dataset_name>/<corruption>_<severity>/<member>.csv
@@ -102,7 +102,7 @@ def define_flags() -> None:
     'TFRecord shards, or of folders of images.',
   )
   flags.DEFINE_string(
-    'clean_directory',
+    'clean_data_directory',
     '',
     'Folder of the clean data set, whose image_records.json describes sets '
     'that have none: which class a folder (wnid) is, sizes, mean. Empty: these '
@@ -280,9 +280,9 @@ def open_set(
   if image_folders.has_class_folders(one.folder):
     if clean is None or not clean.class_keys:
       raise ValueError(
-        f'{one.folder} holds folders of images: wanted --clean_directory with '
-        'an image_records.json that has class_keys, which says what class each '
-        'folder is'
+        f'{one.folder} holds folders of images: wanted --clean_data_directory '
+        'with an image_records.json that has class_keys, which says what class '
+        'each folder is'
       )
     images = image_folders.list_images(one.folder, clean.class_keys)
     count = image_records.Shard(len(images), 0)
@@ -505,7 +505,7 @@ def run(
   preprocessing_name: str,
   precision: str,
   label_smoothing: float,
-  clean_directory: str = '',
+  clean_data_directory: str = '',
   modal_labels: str = '',
 ) -> None:
   """Measures what is missing; the arguments are the flags."""
@@ -530,7 +530,9 @@ def run(
   if not missing:
     return
   to_do = {(member, one) for member, one, _ in missing}
-  clean = image_records.read(clean_directory) if clean_directory else None
+  clean = (
+    image_records.read(clean_data_directory) if clean_data_directory else None
+  )
   label_files = (
     paths.find_csvs(modal_labels, 'modal labels') if modal_labels else []
   )
@@ -596,7 +598,7 @@ def run(
       *(f'{member.prefix}.index' for member in members),
       *(
         path
-        for folder in (*(one.folder for one in sets), clean_directory)
+        for folder in (*(one.folder for one in sets), clean_data_directory)
         if paths.exists(path := paths.image_records(folder))
       ),
       *label_files,
@@ -652,7 +654,7 @@ def main(argv: list[str]) -> None:
     FLAGS.preprocessing,
     FLAGS.precision,
     FLAGS.label_smoothing,
-    FLAGS.clean_directory,
+    FLAGS.clean_data_directory,
     FLAGS.modal_labels,
   )
 

@@ -178,7 +178,7 @@ def test_layouts_give_the_same_metrics(members, clean, tmp_path):
       members,
       tmp_path / layout,
       tmp_path / f'out {layout}',
-      clean_directory=clean,
+      clean_data_directory=clean,
     )
     own = results(tmp_path / 'out own')
     assert_equal(own, found)
@@ -252,7 +252,7 @@ def test_every_image_counts_once(members, clean, tmp_path, number, layout):
   options = {'shards': 1} if layout == 'tfds' else {}
   write[layout](tmp_path / 'data', pictures(number), **options)
   found = run(
-    members, tmp_path / 'data', tmp_path / 'out', clean_directory=clean
+    members, tmp_path / 'data', tmp_path / 'out', clean_data_directory=clean
   )
   assert len(found) == 2
   for frame in found.values():
@@ -302,7 +302,7 @@ def test_pies_and_the_others_are_measured_apart(
   labels = tmp_path / 'labels' / 'a.csv'
   pies = (1, 2, 6, 7)
   write_labels(labels, [file_name(i) for i in range(IMAGES)], pies)
-  options = {'clean_directory': clean, 'modal_labels': str(labels)}
+  options = {'clean_data_directory': clean, 'modal_labels': str(labels)}
   found = run(members, tmp_path / 'data', tmp_path / 'out', **options)
   assert {name.split('/')[0] for name in found} == {
     'tiny_c',
@@ -383,7 +383,7 @@ def test_imagenet_a_is_scored_on_its_classes_and_on_all(
     data,
     tmp_path / 'out',
     dataset_name='imagenet_a',
-    clean_directory=clean,
+    clean_data_directory=clean,
   )
   assert {name.split('/')[0] for name in found} == {
     'imagenet_a',
@@ -500,7 +500,7 @@ def test_one_reader_and_one_trace_serve_all_sets(
     'FolderReader',
     lambda *args: made.append(reader(*args)) or made[-1],
   )
-  run(members, tmp_path / 'c', tmp_path / 'out', clean_directory=clean)
+  run(members, tmp_path / 'c', tmp_path / 'out', clean_data_directory=clean)
   (only,) = made
   assert only._dataset.experimental_get_tracing_count() == 1
 
@@ -599,24 +599,28 @@ def test_faults_of_folders_are_named(members, clean, tmp_path, fault):
   write_folders(tmp_path / 'c' / 'fog' / '1', pictures())
   wrong = damage(tmp_path / 'c' / 'fog' / '1', fault)
   with pytest.raises(ValueError, match=f'{wrong}'):
-    run(members, tmp_path / 'c', tmp_path / 'out', clean_directory=clean)
+    run(members, tmp_path / 'c', tmp_path / 'out', clean_data_directory=clean)
   assert not list((tmp_path / 'out').rglob('*.csv'))
 
 
 def test_folders_need_to_know_their_classes(members, tmp_path):
   write_folders(tmp_path / 'c' / 'fog' / '1', pictures())
-  with pytest.raises(ValueError, match='fog/1 holds folders.*clean_directory'):
+  with pytest.raises(
+    ValueError, match='fog/1 holds folders.*clean_data_directory'
+  ):
     run(members, tmp_path / 'c', tmp_path / 'out')
   keyless = describe(tmp_path / 'clean', class_keys=())
   with pytest.raises(ValueError, match='that has class_keys'):
-    run(members, tmp_path / 'c', tmp_path / 'out', clean_directory=keyless)
+    run(members, tmp_path / 'c', tmp_path / 'out', clean_data_directory=keyless)
   with pytest.raises(FileNotFoundError):
-    run(members, tmp_path / 'c', tmp_path / 'out', clean_directory='nowhere')
+    run(
+      members, tmp_path / 'c', tmp_path / 'out', clean_data_directory='nowhere'
+    )
 
 
 def test_faults_of_records_are_named(members, clean, tmp_path):
   data = tmp_path / 'c' / 'fog_1'
-  options = {'clean_directory': clean}
+  options = {'clean_data_directory': clean}
 
   def refused(match, error=ValueError):
     with pytest.raises(error, match=match):
