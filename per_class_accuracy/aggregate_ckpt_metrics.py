@@ -122,8 +122,8 @@ def define_flags() -> None:
   flags.DEFINE_boolean(
     'test_small_sample',
     False,
-    'With --ckpt_dir: try the command on one checkpoint and one shard; the '
-    'result goes below <output_path>/test_small_sample.',
+    'Take a few synthetic images instead of --data_directory and, without '
+    '--ckpt_dir, an untrained network: runs in seconds.',
   )
 
 
@@ -141,7 +141,6 @@ def run(
   preprocessing: str,
   precision: str,
   label_smoothing: float,
-  test_small_sample: bool,
 ) -> list[str]:
   """Measures every network; arguments as the flags say.
 
@@ -168,14 +167,9 @@ def run(
       raise ValueError('--num_classes goes with --predictions_directory')
     checkpoints = paths.find_checkpoints(ckpt_dir)
     inputs = paths.find_shards(data_directory, mode)
-    if test_small_sample:
-      checkpoints, inputs = checkpoints[:1], inputs[:1]
-      output_path = str(epath.Path(output_path) / 'test_small_sample')
     records = tfrecords.describe(inputs)
     class_names = records.class_names
   else:
-    if test_small_sample:
-      raise ValueError('--test_small_sample goes with --ckpt_dir')
     records = image_records.read(data_directory) if data_directory else None
     inputs = paths.find_csvs(predictions_directory, 'predictions')
     files = _files_by_member(inputs)
@@ -218,8 +212,7 @@ def run(
 
   images = None
   for checkpoint, predictions in members:
-    if not test_small_sample:
-      _check_complete(predictions, records, checkpoint)
+    _check_complete(predictions, records, checkpoint)
     images = _check_same_images(predictions, images, checkpoint)
     if groups is not None:
       _check_group_members(groups, predictions, groups_file)
@@ -443,10 +436,17 @@ def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
   f = flags.FLAGS
+  ckpt_dir, data_directory = f.ckpt_dir, f.data_directory
+  if f.test_small_sample:
+    from utils import inference
+
+    ckpt_dir, data_directory = inference.small_sample(
+      f.output_path, ','.join(ckpt_dir)
+    )
   run(
-    ckpt_dir=f.ckpt_dir,
+    ckpt_dir=ckpt_dir,
     predictions_directory=f.predictions_directory,
-    data_directory=f.data_directory,
+    data_directory=data_directory,
     output_path=f.output_path,
     mode=f.mode,
     dataset_name=f.dataset_name,
@@ -456,7 +456,6 @@ def main(argv: list[str]) -> None:
     preprocessing=f.preprocessing,
     precision=f.precision,
     label_smoothing=f.label_smoothing,
-    test_small_sample=f.test_small_sample,
   )
 
 

@@ -575,16 +575,19 @@ def run(
   if not output_file:
     raise ValueError('--output_file is empty, wanted the folder of results')
   models, files = read_models(data_directory, mode)
+  there = sorted(set(models.fraction.tolist()))
   baseline = models.level(None, 0)
   if not len(baseline):
     raise ValueError(
       f'{data_directory} holds no dense model (fraction_pruned 0), it holds '
-      f'{sorted(set(models.fraction))}'
+      f'{there}'
     )
   levels = sorted(
     {
       (method, fraction)
-      for method, fraction in zip(models.method, models.fraction, strict=True)
+      for method, fraction in zip(
+        models.method, models.fraction.tolist(), strict=True
+      )
       if fraction > 0
       and (not sparsity_fraction or fraction in sparsity_fraction)
     }
@@ -593,7 +596,7 @@ def run(
   if missing or not levels:
     raise ValueError(
       f'{data_directory} holds no pruned model of the levels '
-      f'{sorted(missing) or "above 0"}, it holds {sorted(set(models.fraction))}'
+      f'{sorted(missing) or "above 0"}, it holds {there}'
     )
   if constants:
     unknown = {0.0, *(fraction for _, fraction in levels)} - set(constants)

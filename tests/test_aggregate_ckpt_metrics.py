@@ -1,0 +1,250 @@
+"""Class metrics: the two ways in agree, and what does not fit is named."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from per_class_accuracy import aggregate_ckpt_metrics
+from pie_dataset_gen import imagenet_predictions
+from tests import test_inference
+from utils import data_input, paths, tables
+
+
+@pytest.fixture(scope='module')
+def population(tmp_path_factory):
+  root = tmp_path_factory.mktemp('population')
+  for replicate in range(2):
+    test_inference.write_member(root, paths.BASELINE, 0.0, replicate)
+    test_inference.write_member(root, 'threshold', 0.9, replicate)
+  data = data_input.synthetic_data_set(str(root / 'data'))
+  imagenet_predictions.run(
+    str(root),
+    data,
+    str(root / 'results'),
+    'eval',
+    '',
+    8,
+    'legacy',
+    'float32',
+    0.1,
+  )
+  return root, data
+
+
+def run(output_path, **options):
+  arguments = {
+    'ckpt_dir': [],
+    'predictions_directory': '',
+    'data_directory': '',
+    'output_path': str(output_path),
+    'mode': 'eval',
+    'dataset_name': '',
+    'num_classes': None,
+    'groups_file': '',
+    'batch_size': 8,
+    'preprocessing': 'legacy',
+    'precision': 'float32',
+    'label_smoothing': 0.1,
+  }
+  aggregate_ckpt_metrics.run(**arguments | options)
+  return {path.name: path.read_bytes() for path in output_path.rglob('*.csv')}
+
+
+def predictions_folder(root):
+  return str(root / 'results' / 'synthetic' / 'predictions_dataframe')
+
+
+def test_checkpoints_and_predictions_give_the_same_bytes(population, tmp_path):
+  root, data = population
+  one = run(tmp_path / 'one', ckpt_dir=[str(root / 'exp')], data_directory=data)
+  other = run(
+    tmp_path / 'other',
+    predictions_directory=predictions_folder(root),
+    data_directory=data,
+  )
+  assert len(one) == 4
+  assert one == other
+
+
+def test_rows_agree_with_the_predictions(population, tmp_path):
+  root, data = population
+  run(
+    tmp_path,
+    predictions_directory=predictions_folder(root),
+    data_directory=data,
+  )
+  metrics = tables.read_all(
+    tables.CLASS_METRICS, paths.find_csvs(str(tmp_path), 'class metrics')
+  )
+  predictions = pd.concat(
+    pd.read_csv(path)
+    for path in paths.find_csvs(predictions_folder(root), 'predictions')
+  )
+  key = ['pruning_method', 'replicate']
+  for member, rows in metrics.groupby(key):
+    of_member = predictions[(predictions[key] == list(member)).all(axis=1)]
+    right = of_member['predictions'] == of_member['true_class']
+    assert rows['support'].sum() == len(of_member) == 20
+    assert set(rows['eval_accuracy']) == {right.mean()}
+    assert rows['loss'].iloc[0] == pytest.approx(
+      of_member['cross_entropy'].mean(), rel=1e-6
+    )
+
+
+def test_finished_members_are_left_alone(population, tmp_path):
+  root, data = population
+  options = {
+    'predictions_directory': predictions_folder(root),
+    'data_directory': data,
+  }
+  before = run(tmp_path, **options)
+  stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*.csv')}
+  assert run(tmp_path, **options) == before
+  assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_groups_take_the_place_of_classes(population, tmp_path):
+  root, data = population
+  groups = tmp_path / 'groups.csv'
+  groups.write_text('group,class_id\n"even, so",0\n"even, so",2\nodd,1\n')
+  run(
+    tmp_path / 'out',
+    predictions_directory=predictions_folder(root),
+    data_directory=data,
+    groups_file=str(groups),
+  )
+  files = paths.find_csvs(str(tmp_path / 'out'), 'class metrics')
+  frame = tables.read(tables.CLASS_METRICS, files[0])
+  assert list(frame['class']) == ['even, so', 'odd']
+  assert list(frame['support']) == [4, 2]
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('group,class_id\na,99\n', 'class_id 99 is outside the 10 classes'),
+    ('group,image_key\na,nothing\n', "not among the predictions.*'nothing'"),
+    ('group,class\na,x\n', "0 classes are called 'x'"),
+    ('group,class_id,image_key\na,1,k\n', 'wanted one of'),
+    ('name,class_id\na,1\n', "lacks the columns \\['group'\\]"),
+  ],
+)
+def test_groups_that_do_not_fit_are_named(population, tmp_path, text, message):
+  root, data = population
+  groups = tmp_path / 'groups.csv'
+  groups.write_text(text)
+  with pytest.raises(ValueError, match=message):
+    run(
+      tmp_path / 'out',
+      predictions_directory=predictions_folder(root),
+      data_directory=data,
+      groups_file=str(groups),
+    )
+
+
+@pytest.fixture
+def written(population, tmp_path):
+  """A copy of the predictions that a test may damage."""
+  root, data = population
+  folder = tmp_path / 'predictions' / 'shard'
+  folder.mkdir(parents=True)
+  for path in paths.find_csvs(predictions_folder(root), 'predictions'):
+    shutil.copy(path, folder)
+  return sorted(folder.iterdir()), str(tmp_path / 'predictions'), data
+
+
+def change(path, function):
+  frame = pd.read_csv(path)
+  function(frame).to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+  ('function', 'message'),
+  [
+    (lambda f: f[:-1], 'has 19 images, wanted 20'),
+    (lambda f: pd.concat([f, f[:1]]), 'share their identity'),
+    (lambda f: f.assign(predictions=f['predictions'] + 90), 'outside'),
+    (lambda f: f.drop(columns='true_class'), "lacks the columns.*'true_class'"),
+    (
+      lambda f: f.assign(image_key=f['image_key'].replace('validation/3', 'x')),
+      '2 images are predicted for it or for the networks',
+    ),
+    (
+      lambda f: f.assign(true_class=np.roll(f['true_class'], 1)),
+      'has the label',
+    ),
+    (
+      lambda f: f.assign(split='train'),
+      "hold the split 'train', wanted 'eval'",
+    ),
+    (lambda f: f.assign(fraction_pruned=1.5), 'at most 1.0|wanted a number in'),
+  ],
+)
+def test_damaged_predictions_are_named(written, tmp_path, function, message):
+  files, folder, data = written
+  change(files[1], function)
+  with pytest.raises(ValueError, match=message):
+    run(tmp_path / 'out', predictions_directory=folder, data_directory=data)
+
+
+def test_one_way_in_is_wanted(population, tmp_path):
+  root, data = population
+  with pytest.raises(ValueError, match='got none'):
+    run(tmp_path)
+  with pytest.raises(ValueError, match='got both'):
+    run(tmp_path, ckpt_dir=[str(root)], predictions_directory=str(root))
+  with pytest.raises(FileNotFoundError, match='nowhere'):
+    run(tmp_path, predictions_directory='/nowhere', data_directory=data)
+
+
+def test_predictions_need_no_tensorflow_and_no_description(
+  population, tmp_path
+):
+  root, _ = population
+  program = (
+    'import sys, pathlib\n'
+    'from per_class_accuracy import aggregate_ckpt_metrics as script\n'
+    'script.define_flags()\n'
+    'from absl import flags\n'
+    'flags.FLAGS(["script", *sys.argv[1:]])\n'
+    'script.main([])\n'
+    'assert "tensorflow" not in sys.modules\n'
+  )
+  subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      program,
+      f'--predictions_directory={predictions_folder(root)}',
+      f'--output_path={tmp_path}',
+      '--dataset_name=d',
+    ],
+    check=True,
+    capture_output=True,
+  )
+  frame = tables.read(
+    tables.CLASS_METRICS,
+    paths.find_csvs(str(tmp_path / 'd'), 'class metrics')[0],
+  )
+  assert list(frame['class']) == [str(i) for i in range(10)]
+
+
+def test_the_small_sample_needs_nothing(tmp_path):
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'per_class_accuracy.aggregate_ckpt_metrics',
+      '--test_small_sample',
+      f'--output_path={tmp_path}',
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert len(list((tmp_path / 'synthetic').rglob('*.csv'))) == 1

@@ -1,0 +1,378 @@
+"""The t-tests of classes: scipy's numbers, the original's, and calibration."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from per_class_accuracy import gen_tstatistic
+from utils import paths, tables
+
+LEVELS = (0.0, 0.5, 0.9)
+NAMES = [
+  'tench, Tinca tinca',
+  'great white shark, "white death"',
+  "carpenter's kit",
+  'Händler-Straße',
+  '日本 name',
+  'a_b_3',
+  ' space ',
+  '=1+1',
+  'None',
+  'nan',
+]
+
+
+def make_recall(rng, models=6, classes=10, levels=LEVELS, effect=0.0):
+  """Fraction -> recall [models, classes]."""
+  recall = {}
+  for fraction in levels:
+    shift = effect * (np.arange(classes) % 2) * (fraction > 0)
+    noise = rng.normal(0.7 - 0.1 * fraction, 0.05, (models, classes))
+    recall[fraction] = np.clip(noise - shift, 0, 1)
+  return recall
+
+
+def write_long(folder, recall, names=NAMES, support=None, order=None):
+  """One CSV of class metrics per model, as aggregate_ckpt_metrics does."""
+  classes = next(iter(recall.values())).shape[1]
+  support = np.full(classes, 50) if support is None else support
+  todo = [
+    (fraction, replicate)
+    for fraction, values in recall.items()
+    for replicate in range(len(values))
+  ]
+  for index in order if order is not None else range(len(todo)):
+    fraction, replicate = todo[index]
+    values = recall[fraction][replicate]
+    method = 'threshold' if fraction else 'baseline'
+    frame = pd.DataFrame(
+      {
+        'class_id': np.arange(classes),
+        'class': names[:classes],
+        'support': support,
+        'predicted_count': 1,
+        'correct_count': 1,
+        'recall': values,
+        'precision': 0.5,
+        'eval_accuracy': np.average(values, weights=support),
+        'top_5_eval_accuracy': np.nan,
+        'loss': np.nan,
+        'exp': 'e',
+        'pruning_method': method,
+        'fraction_pruned': fraction,
+        'start_pruning_step': 0,
+        'end_pruning_step': 0,
+        'pruning_frequency': 0,
+        'global_step': 9,
+        'replicate': replicate,
+        'split': 'eval',
+        'ckpt': '',
+      }
+    )
+    path = folder / f'{index}_{method}_{fraction}_{replicate}.csv'
+    tables.write(tables.CLASS_METRICS, frame, str(path))
+
+
+def write_wide(path, recall, names=NAMES):
+  rows = []
+  for fraction, values in recall.items():
+    for row in values:
+      cells = {'fraction_pruned': fraction}
+      for i, (name, value) in enumerate(zip(names, row, strict=True)):
+        cells[f'precision/{name}_{i}'] = 0.5
+        cells[f'recall/{name}_{i}'] = value
+      rows.append(cells)
+  pd.DataFrame(rows).to_csv(path)
+
+
+def run(data_directory, output, **options):
+  summary = gen_tstatistic.run(
+    data_directory=str(data_directory),
+    output_file=str(output),
+    dataset_name='d',
+    mode='eval',
+    **options,
+  )
+  path = paths.t_statistic(str(output), 'd', 'eval')
+  return tables.read(tables.T_STATISTIC, path), summary
+
+
+def in_order(names, recall, tested, levels):
+  """Class by class and, within, level by level, as the original."""
+  assert list(tested['class']) == [n for n in names for _ in levels]
+  assert list(tested['pruning_fraction']) == list(levels) * len(names)
+
+
+@pytest.mark.parametrize('kind', ['long', 'wide'])
+@pytest.mark.parametrize('normalisation', ['population_mean', 'constants'])
+def test_statistics_equal_scipys(tmp_path, kind, normalisation):
+  recall = make_recall(np.random.default_rng(0))
+  accuracy = {f: values.mean() for f, values in recall.items()}
+  options = {}
+  if normalisation == 'constants':
+    accuracy = {0.0: 0.76675, 0.5: 0.75874, 0.9: 0.72569}
+    options = {
+      'normalisation': 'constants',
+      'accuracy_constants': accuracy,
+    }
+  (tmp_path / 'in').mkdir()
+  if kind == 'long':
+    write_long(tmp_path / 'in', recall)
+  else:
+    write_wide(tmp_path / 'in' / 'wide.csv', recall)
+  tested, _ = run(tmp_path / 'in', tmp_path / 'out', **options)
+  in_order(NAMES, recall, tested, (0.5, 0.9))
+  for row in tested.to_dict('records'):
+    p, i = row['pruning_fraction'], row['class_id']
+    before, after = recall[0.0][:, i], recall[p][:, i]
+    # The original's formula (its gen_tstatistic).
+    expected = stats.ttest_ind(
+      before - accuracy[0.0], after - accuracy[p], equal_var=False
+    )
+    assert row['statistic_recall_norm'] == pytest.approx(
+      expected.statistic, abs=1e-12, rel=1e-12
+    )
+    assert row['pvalue_recall_norm'] == pytest.approx(
+      expected.pvalue, abs=1e-12, rel=1e-10
+    )
+    assert row['baseline_mean_recall'] == pytest.approx(before.mean())
+    assert row['variant_mean_recall'] == pytest.approx(after.mean())
+    interval = expected.confidence_interval(0.95)
+    assert -row['normalised_recall_change_high'] == pytest.approx(interval.low)
+    assert -row['normalised_recall_change_low'] == pytest.approx(interval.high)
+    assert row['recall_change'] == pytest.approx(after.mean() - before.mean())
+    assert row['reason'] == ''
+  for _, level in tested.groupby('pruning_fraction'):
+    np.testing.assert_allclose(
+      level['qvalue_recall_norm'],
+      stats.false_discovery_control(level['pvalue_recall_norm']),
+    )
+
+
+def test_each_models_own_accuracy_is_the_other_choice(tmp_path):
+  recall = make_recall(np.random.default_rng(1))
+  write_long(tmp_path / 'in', recall)
+  tested, _ = run(tmp_path / 'in', tmp_path / 'out', normalisation='model')
+  own = {f: values.mean(axis=1, keepdims=True) for f, values in recall.items()}
+  for row in tested.to_dict('records'):
+    p, i = row['pruning_fraction'], row['class_id']
+    expected = stats.ttest_ind(
+      (recall[0.0] - own[0.0])[:, i],
+      (recall[p] - own[p])[:, i],
+      equal_var=False,
+    )
+    assert row['statistic_recall_norm'] == pytest.approx(expected.statistic)
+
+
+def test_a_positive_statistic_is_a_class_that_lost_more(tmp_path):
+  rng = np.random.default_rng(2)
+  recall = make_recall(rng, models=10, effect=0.2)
+  write_long(tmp_path / 'in', recall)
+  tested, summary = run(tmp_path / 'in', tmp_path / 'out')
+  odd = tested['class_id'] % 2 == 1
+  assert (tested.loc[odd, 'statistic_recall_norm'] > 2).all()
+  assert set(tested.loc[odd, 'direction']) == {'lower'}
+  assert (tested.loc[~odd, 'statistic_recall_norm'] < -2).all()
+  assert set(tested.loc[~odd, 'direction']) == {'higher'}
+  assert list(summary['lower']) == list(summary['higher']) == [5, 5]
+  assert list(summary['lower_corrected']) == [5, 5]
+  # Half against half finds them too, dense against dense does not.
+  assert (summary['half_mean'] > 5).all()
+  assert (summary['null_mean'] < 2).all()
+
+
+def test_the_order_of_files_changes_no_byte(tmp_path):
+  recall = make_recall(np.random.default_rng(3))
+  written = []
+  for number, order in enumerate(
+    (range(18), np.random.default_rng(1).permutation(18))
+  ):
+    folder = tmp_path / str(number)
+    write_long(folder / 'in', recall, order=order)
+    # Another order of files on disk, too.
+    for index, path in enumerate(sorted((folder / 'in').glob('*'))):
+      path.rename(path.with_name(f'{(index * 7 + number) % 18:02d}.csv'))
+    run(folder / 'in', folder / 'out')
+    written.append(
+      [path.read_bytes() for path in sorted((folder / 'out').rglob('*.csv'))]
+    )
+  assert len(written[0]) == 2
+  assert written[0] == written[1]
+
+
+def test_a_population_against_itself_has_no_significant_class(tmp_path):
+  recall = make_recall(np.random.default_rng(4), levels=(0.0,))
+  recall[0.5] = recall[0.0]
+  write_long(tmp_path / 'in', recall)
+  tested, summary = run(tmp_path / 'in', tmp_path / 'out')
+  np.testing.assert_allclose(tested['statistic_recall_norm'], 0, atol=1e-9)
+  assert summary.loc[0, ['lower', 'higher']].tolist() == [0, 0]
+
+
+def test_degenerate_classes_stay_and_say_why(tmp_path):
+  recall = make_recall(np.random.default_rng(5))
+  support = np.full(len(NAMES), 50)
+  for values in recall.values():
+    values[:, 0] = np.nan  # A class without images.
+    values[:, 1] = 1.0  # Always right.
+    values[:, 2] = 0.1 + 0.2  # Constant, and not a number of binary digits.
+  recall[0.0][:, 3] = 0.5  # Constant in one group only: a test all the same.
+  support[0] = 0
+  recall[0.5][2, 4] = np.nan  # Missing for one model.
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  write_wide(folder / 'wide.csv', recall)
+  options = {
+    'normalisation': 'constants',
+    'accuracy_constants': {0.0: 0.7, 0.5: 0.6, 0.9: 0.5},
+  }
+  tested, summary = run(folder, tmp_path / 'out', **options)
+  assert len(tested) == 2 * len(NAMES)
+  tested = tested.set_index(['class_id', 'pruning_fraction'])
+  reasons = tested['reason'].to_dict()
+  for fraction in (0.5, 0.9):
+    assert reasons[0, fraction] == 'no image of the class'
+    for constant in (1, 2):
+      assert reasons[constant, fraction] == 'no variance in either group'
+    assert reasons[3, fraction] == reasons[5, fraction] == ''
+  assert reasons[4, 0.5] == 'recall is missing for some models'
+  assert reasons[4, 0.9] == ''
+  empty = tested['reason'] != ''
+  for column in (
+    'statistic_recall_norm',
+    'pvalue_recall_norm',
+    'qvalue_recall_norm',
+  ):
+    assert tested.loc[empty, column].isna().all()
+    assert tested.loc[~empty, column].notna().all()
+  # Means skip what is missing, as the original's do.
+  assert tested.loc[(4, 0.5), 'variant_mean_recall'] == pytest.approx(
+    np.nanmean(recall[0.5][:, 4])
+  )
+  assert tested.loc[(1, 0.9), 'normalised_recall_change'] == pytest.approx(0.2)
+  assert list(summary['tested']) == [6, 7]
+
+
+def test_one_model_in_a_group_has_no_test_and_no_null(tmp_path):
+  recall = make_recall(np.random.default_rng(6), models=1)
+  write_long(tmp_path / 'in', recall)
+  tested, summary = run(tmp_path / 'in', tmp_path / 'out')
+  assert set(tested['reason']) == {'fewer than two models in a group'}
+  assert tested['statistic_recall_norm'].isna().all()
+  assert summary['null_mean'].isna().all()
+  assert list(summary['tested']) == [0, 0]
+
+
+@pytest.mark.parametrize('models', [3, 30])
+def test_null_classes_are_called_at_the_nominal_rate(models):
+  rng = np.random.default_rng(models)
+  before = rng.normal(0.7, 0.05, (models, 4000))
+  after = rng.normal(0.6, 0.08, (models, 4000)) + 0.1
+  pvalue = gen_tstatistic.welch(before, after).pvalue
+  rate = (pvalue <= 0.05).mean()
+  # Welch's test is conservative for very small groups, never liberal.
+  assert 0.03 < rate < 0.06
+  assert (gen_tstatistic.false_discovery(pvalue) <= 0.05).sum() <= 1
+
+
+def test_corrected_discoveries_are_false_at_their_level_at_most():
+  rng = np.random.default_rng(0)
+  shares = []
+  for _ in range(40):
+    before = rng.normal(0.7, 0.05, (30, 1000))
+    after = rng.normal(0.7, 0.05, (30, 1000))
+    after[:, :200] -= 0.05
+    pvalue = gen_tstatistic.welch(before, after).pvalue
+    found = gen_tstatistic.false_discovery(pvalue) <= 0.05
+    assert found[:200].mean() > 0.8
+    shares.append(found[200:].sum() / found.sum())
+  assert np.mean(shares) < 0.055
+
+
+def test_the_null_of_the_halves_agrees_with_the_nominal_rate(tmp_path):
+  rng = np.random.default_rng(7)
+  names = [str(i) for i in range(400)]
+  recall = make_recall(rng, models=12, classes=400, levels=(0.0, 0.5))
+  write_long(tmp_path / 'in', recall, names)
+  _, summary = run(tmp_path / 'in', tmp_path / 'out')
+  row = summary.iloc[0]
+  assert row['half_models'] == 6
+  assert row['expected_by_chance'] == 20
+  assert 8 < row['null_mean'] < 28
+  assert 8 < row['half_mean'] < 28
+  assert row['null_low'] <= row['null_mean'] <= row['null_high']
+
+
+def test_levels_can_be_chosen(tmp_path):
+  write_long(tmp_path / 'in', make_recall(np.random.default_rng(8)))
+  tested, _ = run(tmp_path / 'in', tmp_path / 'out', sparsity_fraction=[0.9])
+  assert set(tested['pruning_fraction']) == {0.9}
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'sparsity_fraction': [0.3]}, r'levels \[0.3\], it holds'),
+    ({'normalisation': 'constants'}, 'wanted both of them'),
+    ({'accuracy_constants': {0.0: 0.7}}, 'wanted both of them'),
+    (
+      {'normalisation': 'constants', 'accuracy_constants': {0.0: 0.7}},
+      r'lacks \[0.5, 0.9\]',
+    ),
+  ],
+)
+def test_contradictions_are_refused(tmp_path, options, message):
+  write_long(tmp_path / 'in', make_recall(np.random.default_rng(9)))
+  with pytest.raises(ValueError, match=message):
+    run(tmp_path / 'in', tmp_path / 'out', **options)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_damaged_inputs_are_named(tmp_path):
+  recall = make_recall(np.random.default_rng(10))
+  write_long(tmp_path, recall)
+  victim = tmp_path / '3_baseline_0.0_3.csv'
+  content = victim.read_text()
+
+  def refused(text, message):
+    victim.write_text(text)
+    with pytest.raises((ValueError, OSError), match=message):
+      run(tmp_path, tmp_path / 'out')
+    victim.write_text(content)
+
+  lines = content.splitlines(keepends=True)
+  refused(content.replace('recall,', 'rcall,'), "lacks the columns.*'recall'")
+  refused(''.join(lines[:-1]), 'has 9 classes|has 10 classes')
+  refused(content + lines[-1], 'share their identity')
+  refused(content.replace(NAMES[2], 'other'), 'class differs between models')
+  refused(content.replace(',50,', ',51,'), 'support differs')
+  refused(content.replace(',3,eval', ',2,eval'), 'more than once')
+  with pytest.raises(FileNotFoundError, match='nowhere'):
+    run(tmp_path / 'nowhere', tmp_path / 'out')
+  (tmp_path / 'wide').mkdir()
+  write_wide(tmp_path / 'wide' / 'w.csv', recall)
+  with pytest.raises(ValueError, match='wanted one kind'):
+    run(tmp_path, tmp_path / 'out')
+  text = (tmp_path / 'wide' / 'w.csv').read_text()
+  for wrong, message in (
+    (text.replace('fraction_pruned', 'other'), 'lacks the column'),
+    (text.replace('0.5,', '1.5,'), r'wanted a number in \[0, 1\]'),
+    (text.replace('recall/a_b_3_5', 'recall/plain'), 'has no class id'),
+    (text.replace('recall/a_b_3_5', 'recall/a_b_3_4'), 'of one class id'),
+  ):
+    (tmp_path / 'wide' / 'w.csv').write_text(wrong)
+    with pytest.raises(ValueError, match=message):
+      run(tmp_path / 'wide', tmp_path / 'out')
+
+
+def test_flags_are_parsed_or_refused():
+  assert gen_tstatistic.parse_constants(['0:0.7', '0.9:0.5']) == {
+    0.0: 0.7,
+    0.9: 0.5,
+  }
+  for wrong in (['0.9'], ['a:b'], ['0.9:1.5']):
+    with pytest.raises(ValueError):
+      gen_tstatistic.parse_constants(wrong)
+  with pytest.raises(ValueError):
+    gen_tstatistic.parse_fractions(['x'], 'sparsity_fraction')
