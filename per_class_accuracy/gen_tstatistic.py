@@ -169,9 +169,10 @@ def welch(baseline: np.ndarray, variant: np.ndarray) -> Welch:
     if len(group) < 2:
       variances.append(np.full(group.shape[1], np.nan))
       continue
-    variance = group.var(axis=0, ddof=1)
-    spread = group.max(axis=0) - group.min(axis=0)
-    variances.append(np.where(spread <= _ROUNDING, 0, variance))
+    deviation = group - means[-1]
+    variance = np.einsum('ij,ij->j', deviation, deviation) / (len(group) - 1)
+    # Of rounding alone, which is no more than this squared, nothing is left.
+    variances.append(np.where(variance <= _ROUNDING**2, 0, variance))
   (n1, n2), (m1, m2), (v1, v2) = numbers, means, variances
   with np.errstate(invalid='ignore', divide='ignore'):
     error = np.sqrt(v1 / n1 + v2 / n2)
@@ -411,7 +412,7 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
     ],
   )
   for name, wanted in (('split', mode), ('exp', None)):
-    found = sorted(set(rows[name]) - ({'', wanted} if wanted else set()))
+    found = sorted(set(rows[name].unique()) - ({'', wanted} if wanted else set()))
     if len(found) > (0 if wanted else 1):
       raise ValueError(
         f'{files[0]} and the like hold the {name} {found}, wanted '
