@@ -351,11 +351,30 @@ def test_two_names_of_one_corruption_are_refused(folder):
   for level, replicate, severity in itertools.product(CLEAN, range(3), SPREAD):
     for name in ('glass_blur', 'frosted_glass_blur'):
       write_set(folder, level, replicate, name, severity, 0.5)
-  with pytest.raises(ValueError, match='glass_blur.*twice, under two names'):
+  with pytest.raises(ValueError, match='glass_blur.*measured more than once'):
     run(folder)
   for path in (folder / 'imagenet_c').glob('glass*'):
     path.unlink()
   assert (*PRUNED, 'glass_blur', 0) in run(folder).index
+
+
+def test_a_model_has_one_accuracy_on_a_set(folder, monkeypatch):
+  """Not two in one file, nor in files that are not read at once."""
+  path = folder / 'imagenet_c' / 'fog_2_0.9_1_9.csv'
+  frame = tables.read(tables.ROBUSTNESS, str(path))
+  tables.write(
+    tables.ROBUSTNESS, frame.assign(eval_accuracy=[0.5, 0.6]), str(path)
+  )
+  with pytest.raises(ValueError, match='fog_2 was measured more than once'):
+    run(folder)
+  tables.write(tables.ROBUSTNESS, frame, str(path))
+  wanted = run(folder)
+  monkeypatch.setattr(summarize, '_FILES_AT_A_TIME', 7)
+  pd.testing.assert_frame_equal(run(folder), wanted)
+  other = path.with_name('zzz.csv')
+  other.write_bytes(path.read_bytes())
+  with pytest.raises(ValueError, match='fog_2 was measured more than once'):
+    run(folder)
 
 
 def test_severities_that_differ_are_refused(folder):
