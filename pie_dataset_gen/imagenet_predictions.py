@@ -116,6 +116,8 @@ def run(
     label_smoothing=label_smoothing,
     wanted=lambda member, shard: not paths.exists(output(member, shard)),
   ):
+    if frame.empty:
+      continue  # A shard that is declared to be empty, of PIEs, say.
     tables.write(
       tables.PREDICTIONS, frame.assign(split=mode), output(member, shard)
     )

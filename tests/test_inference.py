@@ -10,6 +10,7 @@ import tensorflow as tf
 from utils import (
   checkpoints,
   data_input,
+  image_records,
   inference,
   paths,
   resnet_model,
@@ -224,3 +225,31 @@ def test_a_path_that_misstates_the_sparsity_is_reported(
   checkpoints.write(lying, checkpoints.read(member.prefix))
   predictions(population, [paths.parse_checkpoint(lying)])
   assert 'fraction of 0.8 is pruned, its weights have 0.5' in caplog.text
+
+
+def test_a_shard_that_is_declared_empty_has_no_rows(population, tmp_path):
+  members, shards, records = population
+  path = paths.shard(str(tmp_path), 'validation', 0, 1)
+  splits = {'validation': {paths.name(path): tfrecords.write_shard(path, [])}}
+  nothing = dataclasses.replace(records, splits=splits)
+  image_records.write(str(tmp_path), nothing)
+  # Beside a shard that says in which dialect the data set is.
+  predictor = inference.Predictor(**OPTIONS)
+  with pytest.raises(ValueError, match='holds a record'):
+    list(predictor.predict(members, [inference.DataSet(nothing, [path])]))
+  other = paths.shard(str(tmp_path), 'train', 0, 1)
+  splits['train'] = {
+    paths.name(other): tfrecords.write_shard(
+      other, tfrecords.read_records(shards[0])
+    )
+  }
+  both = dataclasses.replace(records, splits=splits)
+  image_records.write(str(tmp_path), both)
+  frames = {
+    shard: frame
+    for _, shard, frame in predictor.predict(
+      members[:1], [inference.DataSet(both, [path, other])]
+    )
+  }
+  assert frames[path].empty and len(frames[other]) == 20
+  assert set(frames[path]) >= set(frames[other]) - {'restricted_predictions'}

@@ -646,6 +646,13 @@ def _check_column(column: Column, values: pd.Series, source: str) -> pd.Series:
   return numbers.astype('float64')
 
 
+def empty(table: Table) -> pd.DataFrame:
+  """A frame of the table's columns and types without a row."""
+  return pd.DataFrame(
+    {c.name: pd.Series(dtype=_DTYPES[c.kind]) for c in table.columns}
+  )
+
+
 def write(table: Table, frame: pd.DataFrame, path: str) -> None:
   """Checks, sorts and writes a table; the file appears complete or not at all.
 
