@@ -11,16 +11,20 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from utils import image_records, preprocessing, tfrecords
+from utils import image_records, paths, preprocessing, tfrecords
 
 _SUFFIXES = ('.jpeg', '.jpg', '.png')
 
 
 def has_class_folders(folder: str) -> bool:
-  """Whether images would have to lie in folders below this one."""
-  return any(
-    path.is_dir() and not path.name.startswith('.')
+  """Whether there are folders, and no shard of TFRecords beside them."""
+  found = [
+    path
     for path in epath.Path(folder).iterdir()
+    if not path.name.startswith('.')
+  ]
+  return not any(paths.split_of_shard(path.name) for path in found) and any(
+    path.is_dir() for path in found
   )
 
 

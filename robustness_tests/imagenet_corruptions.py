@@ -280,9 +280,9 @@ def open_set(
   if image_folders.has_class_folders(one.folder):
     if clean is None or not clean.class_keys:
       raise ValueError(
-        f'{one.folder} holds folders of images: wanted --clean_data_directory '
-        'with an image_records.json that has class_keys, which says what class '
-        'each folder is'
+        f'{one.folder} holds folders and no TFRecord shard: wanted a data set, '
+        'or, for folders of images, --clean_data_directory with an '
+        'image_records.json that has class_keys, which says what class each is'
       )
     images = image_folders.list_images(one.folder, clean.class_keys)
     count = image_records.Shard(len(images), 0)

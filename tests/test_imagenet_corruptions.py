@@ -276,6 +276,23 @@ def test_pie_records_are_measured_by_their_own_label_base(members, tmp_path):
   assert path.parent.relative_to(tmp_path / 'out a').as_posix() == 'p/all'
 
 
+def test_a_shard_without_pies_loses_no_other(members, tmp_path):
+  write_own(tmp_path / 'a', pictures(), tfrecords.PIE)
+  first, second = (
+    paths.shard(str(tmp_path / 'b'), 'validation', number, 2)
+    for number in range(2)
+  )
+  empty = tfrecords.write_shard(first, [])
+  (source,) = (tmp_path / 'a').glob('validation*')
+  (tmp_path / 'b' / paths.name(second)).write_bytes(source.read_bytes())
+  full = image_records.Shard(IMAGES, source.stat().st_size)
+  names = {paths.name(first): empty, paths.name(second): full}
+  describe(tmp_path / 'b', {'validation': names}, label_base=0)
+  for name in 'ab':
+    run(members, tmp_path / name, tmp_path / f'out {name}')
+  assert_equal(results(tmp_path / 'out a'), results(tmp_path / 'out b'))
+
+
 def write_labels(path, keys, pies, fraction=0.9):
   index = np.arange(len(keys))
   frame = pd.DataFrame({'image_key': keys, 'image_index': index}).assign(
@@ -606,7 +623,7 @@ def test_faults_of_folders_are_named(members, clean, tmp_path, fault):
 def test_folders_need_to_know_their_classes(members, tmp_path):
   write_folders(tmp_path / 'c' / 'fog' / '1', pictures())
   with pytest.raises(
-    ValueError, match='fog/1 holds folders.*clean_data_directory'
+    ValueError, match='fog/1 holds folders and.*clean_data_dir'
   ):
     run(members, tmp_path / 'c', tmp_path / 'out')
   keyless = describe(tmp_path / 'clean', class_keys=())
@@ -651,6 +668,15 @@ def test_faults_of_records_are_named(members, clean, tmp_path):
     (data / 'dataset_info.json').write_text(text)
     refused(match)
   assert not list((tmp_path / 'out').rglob('*.csv'))
+
+
+def test_small_sample_is_measured(tmp_path):
+  """The untrained network's folder lies beside the shards."""
+  found = run(
+    *inference.small_sample(str(tmp_path)), tmp_path / 'out', dataset_name='s'
+  )
+  (frame,) = found.values()
+  assert frame['num_images'].iloc[0] == frame['support'].sum() == 20
 
 
 def test_bad_arguments_are_named(members, tmp_path):
