@@ -372,12 +372,14 @@ def counts_of_tfds(
       int(length)
       for split in splits
       if split['name'] in wanted
-      for length in split['shardLengths']
+      for length in split.get('shardLengths', [])
     ]
-  except (KeyError, TypeError, ValueError) as error:
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f'{path}: wanted splits with name and shardLengths ({error!r})'
     ) from None
+  if not lengths:
+    return {}  # as the first versions of TFDS have it
   if len(lengths) != len(shards):
     raise ValueError(
       f'{path} declares {len(lengths)} shards of {sorted(wanted)}, there are '

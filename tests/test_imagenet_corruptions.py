@@ -662,11 +662,18 @@ def test_faults_of_records_are_named(members, clean, tmp_path):
   refused('holds 8 records, but image_records.json declares 9')
   for text, match in (
     ('{', 'dataset_info.json: wanted splits'),
-    ('{"splits": []}', 'declares 0 shards of .*validation.*there are 1'),
-    (info.replace('"9"', '"8", "1"'), 'declares 2 shards'),
+    ('[]', 'dataset_info.json: wanted splits'),
+    ('{"splits": [{}]}', 'dataset_info.json: wanted splits.*name'),
+    (info.replace('"9"', '"8", "1"'), 'declares 2 shards of .*valid.* are 1'),
   ):
     (data / 'dataset_info.json').write_text(text)
     refused(match)
+  (data / 'dataset_info.json').write_text(
+    '{"splits": [{"name": "validation"}]}'
+  )
+  (one,) = imagenet_corruptions.find_sets(str(tmp_path / 'c'), ())
+  shards = paths.find_shards(one.folder, 'eval')
+  assert not imagenet_corruptions.counts_of_tfds(one.folder, 'eval', shards)
   assert not list((tmp_path / 'out').rglob('*.csv'))
 
 
