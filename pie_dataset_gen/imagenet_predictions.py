@@ -15,7 +15,8 @@ Writes, for each member and shard, one CSV (utils/tables.py: PREDICTIONS)
 A row is an image: predicted and true class id, probability of the prediction,
 the five likeliest classes as "[682 141 933]", the image's key, the member.
 Finished files are skipped, so the same command goes on after an interruption.
-Several machines can share the work by taking different shards or checkpoints.
+Several machines can share the work by taking different shards or checkpoints;
+all GPUs of one machine, or a TPU (--tpu), share every batch.
 
   python -m pie_dataset_gen.imagenet_predictions \
       --ckpt_dir=runs/digits/checkpoints/digits \
@@ -29,6 +30,7 @@ from absl import flags, logging
 from utils import (
   checkpoints,
   command_line,
+  devices,
   inference,
   paths,
   preprocessing,
@@ -74,6 +76,18 @@ def define_flags() -> None:
     'Share of the target spread over all classes in the cross_entropy column, '
     'in [0, 1); 0 is off.',
   )
+  flags.DEFINE_string(
+    'tpu',
+    '',
+    "Name of a Cloud TPU, or 'local' on a TPU VM; '' for the GPUs, or the "
+    'processor, at hand.',
+  )
+  flags.DEFINE_string(
+    'gcp_project', '', "Project of a named TPU; '' for the environment's."
+  )
+  flags.DEFINE_string(
+    'tpu_zone', '', "Zone of a named TPU; '' for the environment's."
+  )
   flags.DEFINE_boolean(
     'test_small_sample',
     False,
@@ -92,6 +106,7 @@ def run(
   preprocessing_name: str,
   precision: str,
   label_smoothing: float,
+  tpu: tuple[str, str, str] = ('', '', ''),
 ) -> None:
   """Predicts; the arguments are the flags."""
   members = paths.find_checkpoints(ckpt_dir)
@@ -114,6 +129,7 @@ def run(
     preprocessing_name=preprocessing_name,
     precision=precision,
     label_smoothing=label_smoothing,
+    strategy=devices.strategy(*tpu),
     wanted=lambda member, shard: not paths.exists(output(member, shard)),
   ):
     if frame.empty:
@@ -155,6 +171,7 @@ def main(argv: list[str]) -> None:
     FLAGS.preprocessing,
     FLAGS.precision,
     FLAGS.label_smoothing,
+    (FLAGS.tpu, FLAGS.gcp_project, FLAGS.tpu_zone),
   )
 
 

@@ -1,6 +1,9 @@
 """Predictions: the same for every batch size, grouping and order."""
 
 import dataclasses
+import io
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -139,7 +142,7 @@ def test_one_trace_serves_dense_and_pruned_members(population):
   for chosen in (members[:1], members[2:], members):
     list(predictor.predict(chosen, [data_set], show_progress=False))
   (classifier,) = predictor._classifiers.values()
-  assert classifier.predict.experimental_get_tracing_count() == 1
+  assert classifier._traced.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize('subset', [(1, 4, 6, 9), (0, 2, 3, 5, 7, 8), (2,)])
@@ -253,3 +256,27 @@ def test_a_shard_that_is_declared_empty_has_no_rows(population, tmp_path):
   }
   assert frames[path].empty and len(frames[other]) == 20
   assert set(frames[path]) >= set(frames[other]) - {'restricted_predictions'}
+
+
+def test_spreading_over_devices_changes_no_label(population, tmp_path):
+  members, shards, records = population
+  (member,) = members[2:3]
+  written = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'tests.predict_on_devices',
+      '3',
+      member.prefix,
+      shards[0],
+    ],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  spread = pd.read_json(io.StringIO(written.splitlines()[-1]))
+  one = predictions(population, [member])[member]
+  for name in ('predictions', 'true_class', 'image_key', 'top_5_indices'):
+    assert list(spread[name]) == list(one[name])
+  for name in ('predicted_probability', 'cross_entropy'):
+    np.testing.assert_allclose(spread[name], one[name], atol=1e-5)

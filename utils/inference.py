@@ -19,6 +19,7 @@ from etils import epath
 from utils import (
   checkpoints,
   data_input,
+  devices,
   image_records,
   paths,
   preprocessing,
@@ -32,7 +33,7 @@ PRECISIONS = ('float32', 'bfloat16')
 _GROUP_SIZE = 8
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Classifier:
   """Traced functions of one architecture; weights are arguments.
 
@@ -45,6 +46,8 @@ class Classifier:
     label_smoothing: share of the target spread over all classes, in [0, 1).
     class_subset: class ids that the restricted prediction is one of; empty for
       all classes.
+    batch_size: images of a full batch.
+    strategy: where it runs.
   """
 
   architecture: resnet_model.Architecture
@@ -53,7 +56,9 @@ class Classifier:
   channel_std: tuple[float, ...]
   precision: str
   label_smoothing: float
-  class_subset: tuple[int, ...] = ()
+  class_subset: tuple[int, ...]
+  batch_size: int
+  strategy: tf.distribute.Strategy
 
   def __post_init__(self):
     if not all(
@@ -72,6 +77,14 @@ class Classifier:
       raise ValueError(
         f'label_smoothing is {self.label_smoothing}, wanted a number in [0, 1)'
       )
+    if self._is_spread:
+
+      @tf.function
+      def on_replicas(*per_replica):
+        return self.strategy.run(self._predict, args=per_replica)
+
+      self._traced = on_replicas
+      return
     size = self.image_size
     # One trace for batches of all sizes and for all networks.
     signature = [
@@ -82,8 +95,12 @@ class Classifier:
         for name, shape in resnet_model.folded_shapes(self.architecture).items()
       },
     ]
-    object.__setattr__(
-      self, 'predict', tf.function(self._predict, input_signature=signature)
+    self._traced = tf.function(self._predict, input_signature=signature)
+
+  @property
+  def _is_spread(self) -> bool:
+    return self.strategy.num_replicas_in_sync > 1 or isinstance(
+      self.strategy, tf.distribute.TPUStrategy
     )
 
   def _dtype(self, name: str) -> tf.DType:
@@ -94,9 +111,48 @@ class Classifier:
     """Folds and converts a network's weights for `predict`."""
     folded = resnet_model.fold_batch_norm(network.values, self.architecture)
     return {
-      name: tf.constant(value, self._dtype(name))
+      name: self._per_replica(
+        [tf.constant(value, self._dtype(name))]
+        * self.strategy.num_replicas_in_sync
+      )
       for name, value in folded.items()
     }
+
+  def _per_replica(self, values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """One value for each replica; the value itself where nothing is spread."""
+    if not self._is_spread:
+      return values[0]
+    return self.strategy.experimental_distribute_values_from_function(
+      lambda context: values[context.replica_id_in_sync_group]
+    )
+
+  def predict(
+    self,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    weights: dict[str, tf.Tensor],
+  ) -> list[np.ndarray]:
+    """Predicts a batch; the arguments and results are those of `_predict`.
+
+    Several replicas take equal parts of the batch, filled up to one shape with
+    images that do not count.
+    """
+    if not self._is_spread:
+      return [t.numpy() for t in self._traced(images, labels, weights)]
+    replicas = self.strategy.num_replicas_in_sync
+    number = len(labels)
+    padding = -(-self.batch_size // replicas) * replicas - number
+    images = tf.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
+    labels = tf.pad(labels, ((0, padding),))
+    predicted = self._traced(
+      self._per_replica(tf.split(images, replicas)),
+      self._per_replica(tf.split(labels, replicas)),
+      weights,
+    )
+    return [
+      np.concatenate(self.strategy.experimental_local_results(part))[:number]
+      for part in predicted
+    ]
 
   def _predict(
     self,
@@ -171,6 +227,7 @@ class Predictor:
     precision: str,
     label_smoothing: float,
     class_subset: Sequence[int] = (),
+    strategy: tf.distribute.Strategy | None = None,
   ):
     """Keeps what all predictions share.
 
@@ -181,6 +238,7 @@ class Predictor:
       label_smoothing: of the cross entropy, in [0, 1).
       class_subset: class ids; frames have a further column, the likeliest of
         these, restricted_predictions. Empty for none.
+      strategy: where networks run; None for the devices at hand.
     """
     if batch_size < 1:
       raise ValueError(f'batch_size is {batch_size}, wanted 1 or more')
@@ -190,6 +248,7 @@ class Predictor:
     self._precision = precision
     self._label_smoothing = label_smoothing
     self._class_subset = tuple(class_subset)
+    self._strategy = strategy or devices.strategy()
     self._classifiers = {}
     self._readers = {}
 
@@ -273,7 +332,12 @@ class Predictor:
     )
     if key not in self._classifiers:
       self._classifiers[key] = Classifier(
-        *key, self._precision, self._label_smoothing, self._class_subset
+        *key,
+        self._precision,
+        self._label_smoothing,
+        self._class_subset,
+        self._batch_size,
+        self._strategy,
       )
     return self._classifiers[key]
 
@@ -374,8 +438,7 @@ def _predict_shard(
     classes.append(labels)
     labels = tf.constant(labels)
     for member, (classifier, weights) in group.items():
-      predicted = classifier.predict(images, labels, weights)
-      found[member].append([tensor.numpy() for tensor in predicted])
+      found[member].append(classifier.predict(images, labels, weights))
     progress.update(len(batch_keys) * len(group))
   if not keys:
     # Declared so, or the reader would have complained: no image, no row.
