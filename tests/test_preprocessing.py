@@ -143,7 +143,9 @@ def crop(seed, image, **options):
     'name': 'legacy',
   }
   return preprocessing.random_crop(
-    tf.constant(image), tf.constant([seed, 0], tf.int64), **defaults | options
+    tf.constant(png(image)),
+    tf.constant([seed, 0], tf.int64),
+    **defaults | options,
   ).numpy()
 
 
@@ -152,7 +154,7 @@ def test_random_crops_are_functions_of_their_seed():
   image = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
   in_graph = tf.function(
     lambda seed: preprocessing.random_crop(
-      tf.constant(image), seed, 16, 0.08, True, 'legacy'
+      tf.constant(png(image)), seed, 16, 0.08, True, 'legacy'
     )
   )
   different = set()
@@ -165,6 +167,47 @@ def test_random_crops_are_functions_of_their_seed():
     )
     different.add(pixels.tobytes())
   assert len(different) == 20
+
+
+def jpeg(array, **options):
+  stream = io.BytesIO()
+  Image.fromarray(array).save(stream, 'JPEG', **options)
+  return stream.getvalue()
+
+
+def photograph(stem='img0_500x375'):
+  return np.asarray(Image.open(io.BytesIO(encoded(stem))).convert('RGB'))
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    *map(encoded, ('img0_500x375', 'img1_375x500', 'img4_64x48')),
+    *(jpeg(photograph(), subsampling=way) for way in (0, 1, 2)),
+    jpeg(photograph(), progressive=True),
+    jpeg(photograph()[..., 0]),
+    png(photograph('img4_64x48')),
+  ],
+)
+def test_a_decoded_window_is_the_window_of_the_decoded_image(content):
+  whole = preprocessing.decode(tf.constant(content)).numpy()
+  height, width = whole.shape[:2]
+  assert preprocessing._shape(tf.constant(content)).numpy().tolist() == [
+    height,
+    width,
+    3,
+  ]
+  rng = np.random.default_rng(0)
+  for _ in range(40):
+    h, w = rng.integers(1, height + 1), rng.integers(1, width + 1)
+    y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+    window = preprocessing._decode_window(
+      tf.constant(content),
+      tf.constant(whole.shape),
+      tf.constant([y, x, 0]),
+      tf.constant([h, w, 3]),
+    )
+    np.testing.assert_array_equal(window, whole[y : y + h, x : x + w])
 
 
 def test_flips_mirror_half_of_the_images_and_none_when_off():

@@ -131,7 +131,7 @@ class TrainingReader:
     def image_and_label(index, serialized, seed):
       example = tfrecords.parse(serialized, dialect, records, '', index)
       image = preprocessing.random_crop(
-        preprocessing.decode(example['encoded']),
+        example['encoded'],
         seed,
         records.image_size,
         records.crop_area_min,

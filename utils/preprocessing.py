@@ -22,6 +22,8 @@ _ASPECT_RANGE = (3 / 4, 4 / 3)
 _MIN_OBJECT_COVERED = 0.1
 # A decoder allocates what a header declares: refuse before it does.
 _MAX_PIXELS = 2**27
+# Pixels of a JPEG's largest block of colours.
+_MARGIN = 16
 
 
 def version(name: str) -> str:
@@ -64,17 +66,50 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
   with fancy upsampling. The op reads PNG as well. Images that declare more
   than 2**27 pixels are refused before memory is taken for them.
   """
-  is_jpeg = tf.strings.substr(encoded, 0, 2) == b'\xff\xd8'
+  with tf.control_dependencies([_shape(encoded)]):
+    return tf.image.decode_jpeg(encoded, channels=3)
+
+
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+  return tf.strings.substr(encoded, 0, 2) == b'\xff\xd8'
+
+
+def _shape(encoded: tf.Tensor) -> tf.Tensor:
+  """[height, width, 3] int32 of the decoded image, from its header."""
   shape = tf.cond(
-    is_jpeg,
-    lambda: tf.io.extract_jpeg_shape(encoded),
+    _is_jpeg(encoded),
+    lambda: tf.io.extract_jpeg_shape(encoded)[:2],
     lambda: _png_shape(encoded),
   )
-  pixels = tf.cast(shape[0], tf.int64) * tf.cast(shape[1], tf.int64)
+  pixels = tf.reduce_prod(tf.cast(shape, tf.int64))
   with tf.control_dependencies(
     [tf.debugging.assert_less_equal(pixels, tf.constant(_MAX_PIXELS, tf.int64))]
   ):
-    return tf.image.decode_jpeg(encoded, channels=3)
+    return tf.concat([shape, [3]], axis=0)
+
+
+def _decode_window(
+  encoded: tf.Tensor, shape: tf.Tensor, begin: tf.Tensor, size: tf.Tensor
+) -> tf.Tensor:
+  """The same pixels as tf.slice(decode(encoded), begin, size).
+
+  Of a JPEG, only what the window needs is decoded: with a margin, because the
+  upsampling of colours at the window's edge reads the pixels beyond.
+  """
+
+  def jpeg_window():
+    first = tf.maximum(begin[:2] - _MARGIN, 0)
+    last = tf.minimum(begin[:2] + size[:2] + _MARGIN, shape[:2])
+    image = tf.image.decode_and_crop_jpeg(
+      encoded, tf.concat([first, last - first], axis=0), channels=3
+    )
+    return tf.slice(image, tf.pad(begin[:2] - first, [[0, 1]]), size)
+
+  return tf.cond(
+    _is_jpeg(encoded),
+    jpeg_window,
+    lambda: tf.slice(decode(encoded), begin, size),
+  )
 
 
 def _png_shape(encoded: tf.Tensor) -> tf.Tensor:
@@ -85,8 +120,7 @@ def _png_shape(encoded: tf.Tensor) -> tf.Tensor:
   )
   size = tf.reshape(tf.cast(size, tf.int32), (2, 4))
   scale = tf.constant([2**24, 2**16, 2**8, 1], tf.int32)
-  width, height = tf.unstack(tf.reduce_sum(size * scale, axis=1))
-  return tf.stack([height, width, 3])
+  return tf.reverse(tf.reduce_sum(size * scale, axis=1), axis=[0])
 
 
 def central_crop(
@@ -123,7 +157,7 @@ def central_crop(
 
 
 def random_crop(
-  image: tf.Tensor,
+  encoded: tf.Tensor,
   seed: tf.Tensor,
   image_size: int,
   crop_area_min: float,
@@ -133,7 +167,7 @@ def random_crop(
   """Training: a random crop, stretched to the network's input, and a mirror.
 
   Args:
-    image: [height, width, 3].
+    encoded: a JPEG or PNG.
     seed: [2] int64, all the randomness there is.
     image_size: pixels of the result.
     crop_area_min: smallest share of the area that the crop keeps, in (0, 1];
@@ -146,7 +180,7 @@ def random_crop(
   """
   seeds = tf.random.split(seed, 2)
   if crop_area_min < 1:
-    shape = tf.shape(image)
+    shape = _shape(encoded)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
       shape,
       bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -160,13 +194,15 @@ def random_crop(
     # A failed attempt gives the whole image back, of whatever aspect.
     image = tf.cond(
       tf.reduce_all(size == shape),
-      lambda: central_crop(image, image_size, image_size, name),
+      lambda: central_crop(decode(encoded), image_size, image_size, name),
       lambda: resize(
-        tf.slice(image, begin, size), tf.constant([image_size] * 2), name
+        _decode_window(encoded, shape, begin, size),
+        tf.constant([image_size] * 2),
+        name,
       ),
     )
   else:
-    image = central_crop(image, image_size, image_size, name)
+    image = central_crop(decode(encoded), image_size, image_size, name)
   if horizontal_flip:
     image = tf.image.stateless_random_flip_left_right(image, seeds[1])
   image.set_shape((image_size, image_size, 3))
