@@ -37,6 +37,7 @@ def contents(folder, pattern):
   return {
     str(path.relative_to(folder)): path.read_bytes()
     for path in sorted(pathlib.Path(folder).rglob(pattern))
+    if path.is_file()
   }
 
 
