@@ -100,11 +100,20 @@ class _KeepExactly(pruning_impl.Pruning):
 
   def _update_mask(self, weights):
     scores = tf.reshape(tf.abs(weights), [-1])
-    # Of equal scores, the one with the lower index comes first.
-    values, order = tf.math.top_k(scores, k=scores.shape[0])
-    kept = tf.cast(tf.range(scores.shape[0]) < self._k, weights.dtype)
-    mask = tf.scatter_nd(order[:, tf.newaxis], kept, [scores.shape[0]])
-    return values[self._k - 1], tf.reshape(mask, weights.shape)
+    # The bits of numbers that are not negative are ordered as the numbers are:
+    # 31 counts find the k-th largest, many times faster than sorting them all.
+    bits = tf.bitcast(scores, tf.int32)
+    kth = tf.constant(0)
+    for position in tf.range(30, -1, -1):
+      candidate = kth | tf.bitwise.left_shift(1, position)
+      reach = tf.math.count_nonzero(bits >= candidate, dtype=tf.int32)
+      kth = tf.where(reach >= self._k, candidate, kth)
+    above, tied = bits > kth, bits == kth
+    # Of equal scores, those with the lower indices survive.
+    room = self._k - tf.math.count_nonzero(above, dtype=tf.int32)
+    among_tied = tf.cumsum(tf.cast(tied, tf.int32))
+    mask = tf.cast(above | (tied & (among_tied <= room)), weights.dtype)
+    return tf.bitcast(kth, tf.float32), tf.reshape(mask, weights.shape)
 
   def mask(self, scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Threshold and mask for scores [height, width, in, out]."""
