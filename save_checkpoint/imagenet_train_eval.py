@@ -374,9 +374,10 @@ class MemberRun:
     paths.write_complete(self._file, text + '\n')
 
   def is_finished(self, train_steps: int) -> bool:
-    """Whether the last checkpoint is there."""
+    """Whether the last checkpoint is there, and the record of its making."""
     prefix = paths.checkpoint_prefix(self.folder, train_steps)
-    return paths.exists(f'{prefix}.index')
+    record = paths.provenance(self.folder, _SCRIPT.rsplit('.', 1)[-1])
+    return paths.exists(f'{prefix}.index') and paths.exists(record)
 
   def _states(self) -> list[tuple[int, str]]:
     folder = epath.Path(paths.resume_folder(self.folder))
@@ -387,13 +388,16 @@ class MemberRun:
       for index in folder.glob('state-*.index')
     )
 
-  def save(self, trainer: training.Trainer, keep_checkpoints: int) -> None:
-    """Writes a checkpoint and what is needed to go on from it."""
+  def save(
+    self, trainer: training.Trainer, keep_checkpoints: int, is_last: bool
+  ) -> None:
+    """Writes a checkpoint and, unless it is the last, what goes on from it."""
     step = trainer.step
     network = trainer.network(self.member.pruning_method != paths.BASELINE)
     checkpoints.write(paths.checkpoint_prefix(self.folder, step), network)
-    folder = epath.Path(paths.resume_folder(self.folder))
-    checkpoints.write_bundle(str(folder / f'state-{step}'), trainer.state())
+    if not is_last:
+      folder = epath.Path(paths.resume_folder(self.folder))
+      checkpoints.write_bundle(str(folder / f'state-{step}'), trainer.state())
     for _, prefix in self._states()[:-_STATES_KEPT]:
       _remove_bundle(prefix)
     exported = sorted(
@@ -539,7 +543,7 @@ def train_member(
       if is_last:
         _check_sparsity(trainer, member, settings, run_files.folder)
       if done % output.steps_per_checkpoint == 0 or is_last:
-        run_files.save(trainer, output.keep_checkpoints)
+        run_files.save(trainer, output.keep_checkpoints, is_last)
   writer.close()
   return {name: float(value) for name, value in summaries.items()}
 
@@ -660,6 +664,9 @@ def run(
   logging.info(
     '%d of %d members are finished', len(runs) - len(missing), len(runs)
   )
+  for run_files in runs:
+    if run_files not in missing:
+      run_files.finish()  # A kill may have come before it.
   if not missing:
     return
   rates = learning_rate.learning_rates(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -330,10 +331,8 @@ def test_a_damaged_state_falls_back_to_the_one_before(
   with pytest.raises(Killed):
     train(tmp_path, data, **options)
   monkeypatch.undo()
-  (index,) = tmp_path.rglob('model.ckpt-12.index')
-  index.unlink()
-  states = sorted(tmp_path.rglob('state-*.data*'))
-  assert [path.name.split('.')[0] for path in states] == ['state-12', 'state-9']
+  states = sorted(tmp_path.rglob('state-*.data*'), reverse=True)
+  assert [path.name.split('.')[0] for path in states] == ['state-9', 'state-6']
   states[0].write_bytes(states[0].read_bytes()[:1000])
   resumed = train(tmp_path, data, **options)
   assert 'falling back to the state before' in caplog.text
@@ -496,3 +495,73 @@ def test_the_number_of_devices_changes_neither_losses_nor_masks():
   for result in results[1:]:
     assert result['masks'] == results[0]['masks']
     assert result['losses'] == pytest.approx(results[0]['losses'], rel=1e-5)
+
+
+def as_process(folder, data):
+  """The same training as `train`, as a process that can be killed."""
+  return subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'save_checkpoint.imagenet_train_eval'),
+      f'--data_directory={data}',
+      f'--output_dir={folder}/exp',
+      '--pruning_method=threshold',
+      '--end_sparsity=0.9',
+      '--resnet_depth=18',
+      '--width=0.125',
+      '--train_steps=60',
+      '--train_batch_size=4',
+      '--warmup_epochs=0',
+      '--decay_epochs=4,8',
+      '--sparsity_begin_step=2',
+      '--sparsity_end_step=50',
+      '--pruning_frequency=1',
+      '--steps_per_checkpoint=2',
+      '--keep_checkpoints=2',
+    ],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  _, log = process.communicate()
+  assert process.returncode == 0, log
+  return log
+
+
+def written(folder):
+  """Names of the files there are, those half written included."""
+  return {path.name for path in folder.rglob('*') if path.is_file()}
+
+
+def test_a_run_that_is_killed_anywhere_ends_as_one_that_is_not(data, tmp_path):
+  """Masks change and states are written all the time: kills hit both."""
+  undisturbed = as_process(tmp_path / 'whole', data)
+  rng = np.random.default_rng(0)
+  killed = tmp_path / 'killed'
+  for number in range(3):
+    process = as_process(killed, data)
+    states = {name for name in written(killed) if 'state-' in name}
+    # From the first state that this process writes, some moments on.
+    while process.poll() is None:
+      now = {name for name in written(killed) if 'state-' in name}
+      if now - states:
+        break
+      time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.5))
+    assert process.poll() is None, f'kill {number} came too late'
+    process.kill()
+    process.communicate()
+  log = finish(as_process(killed, data))
+  assert 'goes on from step' in log
+  finish(undisturbed)
+  ends = []
+  for folder in (tmp_path / 'whole', killed):
+    checkpoint = max(
+      paths.find_checkpoints(str(folder)), key=lambda found: found.step
+    )
+    assert checkpoint.step == 60
+    ends.append(checkpoints.read(checkpoint.prefix))
+    assert not list(folder.rglob('state-*'))
+  assert_equal_networks(*ends)
