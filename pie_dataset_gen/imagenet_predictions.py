@@ -109,6 +109,8 @@ def run(
   tpu: tuple[str, str, str] = ('', '', ''),
 ) -> None:
   """Predicts; the arguments are the flags."""
+  if not output_path:
+    raise ValueError('--output_path is empty, wanted the folder of results')
   members = paths.find_checkpoints(ckpt_dir)
   shards = paths.find_shards(data_directory, mode)
   architecture = checkpoints.read_architecture(members[0].prefix)

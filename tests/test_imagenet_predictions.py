@@ -116,11 +116,11 @@ def population(tmp_path_factory):
   return str(root), data_input.synthetic_data_set(str(root / 'data'))
 
 
-def run(population, output_path, **options):
+def run(population, folder, **options):
   arguments = {
     'ckpt_dir': population[0],
     'data_directory': population[1],
-    'output_path': str(output_path),
+    'output_path': str(folder),
     'mode': 'eval',
     'dataset_name': '',
     'batch_size': 8,
@@ -129,7 +129,7 @@ def run(population, output_path, **options):
     'label_smoothing': 0.1,
   }
   imagenet_predictions.run(**arguments | options)
-  return {path.name: path.read_bytes() for path in output_path.rglob('*.csv')}
+  return {path.name: path.read_bytes() for path in folder.rglob('*.csv')}
 
 
 def test_runs_give_the_same_bytes_and_finished_files_stay(population, tmp_path):
@@ -179,6 +179,7 @@ def test_the_split_and_the_preprocessing_are_recorded(population, tmp_path):
     ({'data_directory': '/nowhere/val-*'}, '/nowhere/val-\\*'),
     ({'data_directory': ''}, 'no TFRecord file matches'),
     ({'batch_size': 0}, 'batch_size is 0'),
+    ({'output_path': ''}, 'output_path is empty'),
   ],
 )
 def test_what_is_missing_is_named(population, tmp_path, options, message):
