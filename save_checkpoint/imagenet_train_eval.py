@@ -370,6 +370,8 @@ class MemberRun:
 
   def start(self) -> None:
     """Records the settings, before the first file that depends on them."""
+    if not devices.is_chief():
+      return
     text = json.dumps(self._settings, indent=1, sort_keys=True)
     paths.write_complete(self._file, text + '\n')
 
@@ -394,10 +396,13 @@ class MemberRun:
     """Writes a checkpoint and, unless it is the last, what goes on from it."""
     step = trainer.step
     network = trainer.network(self.member.pruning_method != paths.BASELINE)
+    state = trainer.state()  # All workers read, for moving averages are means.
+    if not devices.is_chief():
+      return
     checkpoints.write(paths.checkpoint_prefix(self.folder, step), network)
     if not is_last:
       folder = epath.Path(paths.resume_folder(self.folder))
-      checkpoints.write_bundle(str(folder / f'state-{step}'), trainer.state())
+      checkpoints.write_bundle(str(folder / f'state-{step}'), state)
     for _, prefix in self._states()[:-_STATES_KEPT]:
       _remove_bundle(prefix)
     exported = sorted(
@@ -505,9 +510,15 @@ def train_member(
   start = trainer.step
   progress.update(start)
   batches = iter(
-    strategy.experimental_distribute_dataset(reader.read(seed, start))
+    strategy.distribute_datasets_from_function(
+      lambda context: reader.read(seed, start, context)
+    )
   )
-  writer = tf.summary.create_file_writer(paths.summaries(run_files.folder))
+  writer = (
+    tf.summary.create_file_writer(paths.summaries(run_files.folder))
+    if devices.is_chief()
+    else tf.summary.create_noop_writer()
+  )
   done, summaries, sums, since = start, {}, np.zeros(2), time.monotonic()
   counted = 0
   with writer.as_default():
@@ -543,6 +554,7 @@ def train_member(
       if is_last:
         _check_sparsity(trainer, member, settings, run_files.folder)
       if done % output.steps_per_checkpoint == 0 or is_last:
+        writer.flush()  # A later run goes on from here.
         run_files.save(trainer, output.keep_checkpoints, is_last)
   writer.close()
   return {name: float(value) for name, value in summaries.items()}
@@ -635,17 +647,20 @@ def run(
         f'{settings.train_steps}: the target would not be reached'
       )
   _refuse_local_paths(tpu[0], data_directory, output_dir)
+  if deterministic:
+    tf.config.experimental.enable_op_determinism()
+  # Before anything is computed, as workers that find each other must be.
+  strategy = devices.strategy(*tpu, with_workers=mode != 'eval')
   evaluator = None
   if mode != 'train':
-    evaluator = Evaluator(data_directory, settings, eval_batch_size)
+    # The chief evaluates alone, while the others wait.
+    place = devices.strategy() if devices.num_workers() > 1 else strategy
+    evaluator = Evaluator(data_directory, settings, eval_batch_size, place)
   if mode == 'eval':
     for member in members:
       folder = paths.member_folder(output_dir, member)
       evaluator.follow(folder, settings.train_steps, eval_timeout_seconds)
     return
-  if deterministic:
-    tf.config.experimental.enable_op_determinism()
-  strategy = devices.strategy(*tpu)
   if settings.train_batch_size % strategy.num_replicas_in_sync:
     raise ValueError(
       f'train_batch_size is {settings.train_batch_size}, wanted a multiple of '
@@ -665,7 +680,7 @@ def run(
     '%d of %d members are finished', len(runs) - len(missing), len(runs)
   )
   for run_files in runs:
-    if run_files not in missing:
+    if run_files not in missing and devices.is_chief():
       run_files.finish()  # A kill may have come before it.
   if not missing:
     return
@@ -722,9 +737,17 @@ def run(
         )
       except tf.errors.ResourceExhaustedError as error:
         raise OSError(f'{run_files.folder}: {error.message}') from None
+      except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        raise OSError(
+          f'{run_files.folder}: another worker stopped; the same command on '
+          f'all of them goes on: {error.message}'
+        ) from None
       except tf.errors.OpError:
         reader.find_fault()
         raise
+      if not devices.is_chief():
+        devices.wait_for_workers(strategy)
+        continue
       if evaluator:
         prefix = paths.checkpoint_prefix(run_files.folder, settings.train_steps)
         final.update(evaluator.evaluate(prefix))
@@ -742,6 +765,7 @@ def run(
         final_metrics=final,
       )
       run_files.finish()
+      devices.wait_for_workers(strategy)
 
 
 def _refuse_local_paths(tpu: str, *folders: str) -> None:
@@ -772,13 +796,20 @@ def _num_images(
 class Evaluator:
   """Evaluates checkpoints on the evaluation split; traced once."""
 
-  def __init__(self, data_directory: str, settings: Settings, batch_size: int):
+  def __init__(
+    self,
+    data_directory: str,
+    settings: Settings,
+    batch_size: int,
+    strategy: tf.distribute.Strategy,
+  ):
     """Opens the evaluation split.
 
     Args:
       data_directory: TFRecord shards.
       settings: preprocessing, precision and label smoothing of the members.
       batch_size: images a batch.
+      strategy: where it runs.
     """
     shards = paths.find_shards(data_directory, 'eval')
     self._data_set = inference.DataSet(tfrecords.describe(shards), shards)
@@ -787,6 +818,7 @@ class Evaluator:
       preprocessing_name=settings.preprocessing,
       precision=settings.precision,
       label_smoothing=settings.label_smoothing,
+      strategy=strategy,
     )
 
   def evaluate(self, prefix: str) -> dict[str, float]:

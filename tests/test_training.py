@@ -1,7 +1,10 @@
 """Training: closed forms of a step, exact resumption, exact sparsity."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -379,17 +382,23 @@ def test_train_and_eval_measures_and_writes_where_it_came_from(data, tmp_path):
     train(tmp_path, data, end_sparsity=(0.0,), mode='eval')
 
 
-def test_the_summaries_hold_loss_rate_accuracy_and_sparsity(data, tmp_path):
-  output = imagenet_train_eval.Output(steps_per_summary=6)
-  train(tmp_path, data, end_sparsity=(0.9,), output=output)
+def summaries(folder):
+  """Scalars by tag and step, of all the event files at or below a folder."""
   found = {}
-  for path in tmp_path.rglob('events.out.tfevents*'):
+  for path in folder.rglob('events.out.tfevents*'):
     for serialized in tfrecords.read_records(str(path)):
       event = tf.compat.v1.Event.FromString(serialized)
       for value in event.summary.value:
         found.setdefault(value.tag, {})[event.step] = float(
           tf.make_ndarray(value.tensor)
         )
+  return found
+
+
+def test_the_summaries_hold_loss_rate_accuracy_and_sparsity(data, tmp_path):
+  output = imagenet_train_eval.Output(steps_per_summary=6)
+  train(tmp_path, data, end_sparsity=(0.9,), output=output)
+  found = summaries(tmp_path)
   for tag in ('loss', 'accuracy', 'learning_rate', 'images_per_second'):
     assert sorted(found[tag]) == [6, 12]
   assert found['sparsity/initial_conv'][12] == pytest.approx(0.9, abs=1e-3)
@@ -497,8 +506,8 @@ def test_the_number_of_devices_changes_neither_losses_nor_masks():
     assert result['losses'] == pytest.approx(results[0]['losses'], rel=1e-5)
 
 
-def as_process(folder, data):
-  """The same training as `train`, as a process that can be killed."""
+def as_process(folder, data, options=(), tf_config=''):
+  """Training as `train` does it, in a process of its own."""
   return subprocess.Popen(
     [
       *(sys.executable, '-m', 'save_checkpoint.imagenet_train_eval'),
@@ -517,7 +526,9 @@ def as_process(folder, data):
       '--pruning_frequency=1',
       '--steps_per_checkpoint=2',
       '--keep_checkpoints=2',
+      *options,
     ],
+    env={**os.environ, 'TF_CONFIG': tf_config},
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
@@ -565,3 +576,79 @@ def test_a_run_that_is_killed_anywhere_ends_as_one_that_is_not(data, tmp_path):
     ends.append(checkpoints.read(checkpoint.prefix))
     assert not list(folder.rglob('state-*'))
   assert_equal_networks(*ends)
+
+
+def free_ports(number):
+  with contextlib.ExitStack() as stack:
+    sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+    for each in sockets:
+      each.bind(('127.0.0.1', 0))
+    return [each.getsockname()[1] for each in sockets]
+
+
+def start_workers(folder, data, options):
+  workers = [f'127.0.0.1:{port}' for port in free_ports(2)]
+  tasks = [{'type': 'worker', 'index': index} for index in range(2)]
+  return [
+    as_process(
+      folder,
+      data,
+      options,
+      json.dumps({'cluster': {'worker': workers}, 'task': task}),
+    )
+    for task in tasks
+  ]
+
+
+def test_two_workers_train_what_one_process_trains(data, tmp_path):
+  """Even when they are killed on the way."""
+
+  def options(steps):
+    return [
+      '--mode=train_and_eval',
+      '--train_steps=6',
+      '--sparsity_end_step=4',
+      '--steps_per_summary=1',
+      '--train_batch_size=8',
+      f'--steps_per_checkpoint={steps}',
+    ]
+
+  one = as_process(tmp_path / 'one', data, options(6))
+  two = start_workers(tmp_path / 'two', data, options(1))
+  deadline = time.monotonic() + 120
+  while not list((tmp_path / 'two').rglob('state-*.index')):
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  for process in two:
+    process.kill()
+    process.communicate()
+  two = start_workers(tmp_path / 'two', data, options(1))
+  logs = [finish(process) for process in two]
+  assert all('goes on from step' in log for log in logs)
+  finish(one)
+  # Of the workers, one writes: a file more, since it was started twice.
+  files = [
+    len(list((tmp_path / name).rglob('events.out.tfevents*')))
+    for name in ('one', 'two')
+  ]
+  assert files[1] == files[0] + 1
+  ones, twos = (
+    paths.find_checkpoints(str(tmp_path / name)) for name in ('one', 'two')
+  )
+  assert [c.member for c in ones] == [c.member for c in twos]
+  for alone, together in zip(ones, twos, strict=True):
+    expected = checkpoints.read(alone.prefix).values  # noqa: PD011
+    got = checkpoints.read(together.prefix).values  # noqa: PD011
+    assert list(expected) == list(got)
+    for name, value in expected.items():
+      if name.endswith('/mask'):
+        np.testing.assert_array_equal(got[name], value)
+      else:
+        tolerance = 1e-3 * np.abs(value).max() + 1e-6
+        np.testing.assert_allclose(got[name], value, atol=tolerance)
+    folder = str(alone.member.folder)
+    expected = summaries(tmp_path / 'one' / folder)
+    got = summaries(tmp_path / 'two' / folder)
+    assert sorted(got['loss']) == list(range(1, 7))
+    for tag in ('loss', 'accuracy', 'sparsity', 'eval_loss'):
+      assert got[tag] == pytest.approx(expected[tag], rel=1e-5)

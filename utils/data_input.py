@@ -169,43 +169,54 @@ class TrainingReader:
         )
       )
 
-    @tf.function(
-      input_signature=[
-        tf.TensorSpec((), tf.int64),
-        tf.TensorSpec((), tf.int64),
-      ]
-    )
-    def dataset(seed, skipped_batches):
+    @tf.function
+    def dataset(seed, skipped_batches, workers, worker, replica_batch_size):
       seed = tf.stack([seed, 0])
       return (
         tf.data.Dataset.range(tf.int64.max)
         .flat_map(lambda number: epoch(number, seed))
-        # Skipped before they are decoded.
+        # Skipped, and left to other workers, before they are decoded.
         .skip(skipped_batches * batch_size)
+        .shard(workers, worker)
         .map(
           image_and_label,
           num_parallel_calls=tf.data.AUTOTUNE,
           deterministic=True,
         )
-        .batch(batch_size, drop_remainder=True)
+        .batch(replica_batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
       )
 
+    self._batch_size = batch_size
     self._dataset = dataset
 
-  def read(self, seed: int, skipped_batches: int = 0) -> tf.data.Dataset:
+  def read(
+    self,
+    seed: int,
+    skipped_batches: int = 0,
+    context: tf.distribute.InputContext | None = None,
+  ) -> tf.data.Dataset:
     """The stream of one member.
 
     Args:
       seed: decides order, crops and mirrors.
       skipped_batches: batches that a run before this one has used.
+      context: which of several workers reads, and for how many replicas: the
+        batches that the replicas take make up the same global batch, whatever
+        their number. None is one.
 
     Returns:
-      Batches of images [batch_size, image_size, image_size, 3] float32 on the
-      0..255 scale and class ids [batch_size] int64 from 0.
+      Batches of images [n, image_size, image_size, 3] float32 on the 0..255
+      scale and class ids [n] int64 from 0; n is a replica's share of
+      batch_size.
     """
+    context = context or tf.distribute.InputContext()
     return self._dataset(
-      tf.constant(seed, tf.int64), tf.constant(skipped_batches, tf.int64)
+      tf.constant(seed, tf.int64),
+      tf.constant(skipped_batches, tf.int64),
+      context.num_input_pipelines,
+      context.input_pipeline_id,
+      context.get_per_replica_batch_size(self._batch_size),
     )
 
   def find_fault(self) -> None:

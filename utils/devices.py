@@ -1,10 +1,17 @@
 """The one place that chooses devices."""
 
+import json
+import os
+
 import tensorflow as tf
 
 
 def strategy(
-  tpu: str = '', gcp_project: str = '', tpu_zone: str = ''
+  tpu: str = '',
+  gcp_project: str = '',
+  tpu_zone: str = '',
+  *,
+  with_workers: bool = False,
 ) -> tf.distribute.Strategy:
   """The distribution strategy for the devices at hand.
 
@@ -12,10 +19,13 @@ def strategy(
     tpu: name of a Cloud TPU, or 'local' on a TPU VM; '' for none.
     gcp_project: project of a named TPU; '' for the environment's.
     tpu_zone: zone of a named TPU; '' for the environment's.
+    with_workers: whether the workers that TF_CONFIG names, if it names any,
+      compute together; all of them must call this before anything else.
 
   Returns:
-    TPUStrategy for a TPU; else MirroredStrategy over several GPUs; else
-    OneDeviceStrategy on the GPU, or on the processor where there is none.
+    TPUStrategy for a TPU; else MultiWorkerMirroredStrategy for several workers;
+    else MirroredStrategy over several GPUs; else OneDeviceStrategy on the GPU,
+    or on the processor where there is none.
   """
   if tpu:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
@@ -25,10 +35,35 @@ def strategy(
       tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)
     return tf.distribute.TPUStrategy(resolver)
+  if with_workers and num_workers() > 1:
+    return tf.distribute.MultiWorkerMirroredStrategy()
   gpus = tf.config.list_logical_devices('GPU')
   if len(gpus) > 1:
     return tf.distribute.MirroredStrategy()
   return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else '/CPU:0')
+
+
+def num_workers() -> int:
+  """Processes that train together, as TF_CONFIG names them; 1 without it."""
+  cluster = json.loads(os.environ.get('TF_CONFIG') or '{}').get('cluster', {})
+  return max(1, sum(len(cluster.get(job, ())) for job in ('chief', 'worker')))
+
+
+def is_chief() -> bool:
+  """Whether this process writes files; of several workers, one does."""
+  if num_workers() == 1:
+    return True
+  config = json.loads(os.environ['TF_CONFIG'])
+  task = config['task']
+  first = 'chief' if config['cluster'].get('chief') else 'worker'
+  return (task['type'], int(task['index'])) == (first, 0)
+
+
+def wait_for_workers(workers: tf.distribute.Strategy) -> None:
+  """Waits until all workers are here: one that leaves would stop the others."""
+  if num_workers() > 1:
+    one = tf.function(lambda: workers.run(lambda: tf.constant(1)))
+    workers.reduce(tf.distribute.ReduceOp.SUM, one(), axis=None)
 
 
 def describe() -> str:
