@@ -47,6 +47,8 @@ _COLUMNS = (
   *tables.MEMBER_KEY,
   'image_key',
   'cross_entropy',
+  'preprocessing',
+  'precision',
 )
 
 
@@ -224,6 +226,8 @@ def run(
       checkpoint.member.folder, checkpoint.step
     )
     metrics['split'] = mode
+    metrics['preprocessing'] = _only(predictions, 'preprocessing', checkpoint)
+    metrics['compute_precision'] = _only(predictions, 'precision', checkpoint)
     tables.write(tables.CLASS_METRICS, metrics, outputs[checkpoint])
     logging.info(
       '%s: top-1 %.4f over %d images',
@@ -238,6 +242,19 @@ def run(
       [*inputs, *([groups_file] if groups_file else [])],
     )
   return list(outputs.values())
+
+
+def _only(
+  predictions: pd.DataFrame, name: str, checkpoint: paths.Checkpoint
+) -> str:
+  """The one value of a column, in all shards of a network."""
+  values = sorted(predictions[name].unique())
+  if len(values) > 1:
+    raise ValueError(
+      f'{checkpoint.file_stem}: column {name!r} holds {values}, wanted '
+      'predictions that were made alike'
+    )
+  return values[0]
 
 
 def _files_by_member(

@@ -408,11 +408,19 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
     files,
     [
       *('class_id', 'class', 'support', 'recall', 'eval_accuracy', 'split'),
+      *('preprocessing', 'compute_precision'),
       *tables.MEMBER_KEY,
     ],
   )
-  for name, wanted in (('split', mode), ('exp', None)):
-    found = sorted(set(rows[name].unique()) - ({'', wanted} if wanted else set()))
+  for name, wanted in (
+    ('split', mode),
+    ('exp', None),
+    ('preprocessing', None),
+    ('compute_precision', None),
+  ):
+    found = sorted(
+      set(rows[name].unique()) - ({'', wanted} if wanted else set())
+    )
     if len(found) > (0 if wanted else 1):
       raise ValueError(
         f'{files[0]} and the like hold the {name} {found}, wanted '

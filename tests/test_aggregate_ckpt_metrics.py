@@ -178,6 +178,10 @@ def change(path, function):
       'has the label',
     ),
     (
+      lambda f: f.assign(precision=['float32'] * 19 + ['bfloat16']),
+      'predictions that were made alike',
+    ),
+    (
       lambda f: f.assign(split='train'),
       "hold the split 'train', wanted 'eval'",
     ),

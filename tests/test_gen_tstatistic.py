@@ -68,6 +68,8 @@ def write_long(folder, recall, names=NAMES, support=None, order=None):
         'replicate': replicate,
         'split': 'eval',
         'ckpt': '',
+        'preprocessing': 'legacy-1',
+        'compute_precision': 'float32',
       }
     )
     path = folder / f'{index}_{method}_{fraction}_{replicate}.csv'
@@ -348,6 +350,7 @@ def test_damaged_inputs_are_named(tmp_path):
   refused(content.replace(NAMES[2], 'other'), 'class differs between models')
   refused(content.replace(',50,', ',51,'), 'support differs')
   refused(content.replace(',3,eval', ',2,eval'), 'more than once')
+  refused(content.replace('legacy-1', 'modern-1'), 'hold the preprocessing')
   with pytest.raises(FileNotFoundError, match='nowhere'):
     run(tmp_path / 'nowhere', tmp_path / 'out')
   (tmp_path / 'wide').mkdir()

@@ -323,6 +323,9 @@ CLASS_METRICS = Table(
     Column(
       'ckpt', 'text', "path of the checkpoint from the study's root", default=''
     ),
+    Column('preprocessing', 'text', 'name and version', default=''),
+    # 'precision' is that of the class.
+    Column('compute_precision', 'text', "'float32', 'bfloat16'", default=''),
   ),
   key=(*MEMBER_KEY, 'class_id'),
   sort_by=('class_id',),
@@ -451,9 +454,6 @@ ROBUSTNESS = Table(
     Column('corruption', 'text', "ImageNet-C's name, or empty"),
     _count('corruption_intensity', 'severity 1 to 5; 0 for none', high=5),
     _count('num_images', 'images in the set'),
-    Column('preprocessing', 'text', 'name and version', default=''),
-    # 'precision' is that of the class.
-    Column('compute_precision', 'text', "'float32', 'bfloat16'", default=''),
   ),
   key=(
     'dataset_name',
@@ -660,9 +660,12 @@ def write(table: Table, frame: pd.DataFrame, path: str) -> None:
   that reads back to the same value, lines end in one newline.
 
   Raises:
-    ValueError: the frame does not pass `check`, or lacks a column.
+    ValueError: the frame does not pass `check`, or lacks a column that has no
+      default.
   """
-  missing = [c.name for c in table.columns if c.name not in frame]
+  absent = [c for c in table.columns if c.name not in frame]
+  frame = frame.assign(**{c.name: c.default for c in absent})
+  missing = [c.name for c in absent if c.default is None]
   if missing:
     raise ValueError(f'{path}: the frame lacks the columns {missing}')
   frame = check(table, frame, path)
