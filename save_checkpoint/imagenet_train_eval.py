@@ -31,7 +31,7 @@ two cores):
       --pruning_method=threshold --end_sparsity=0,0.5,0.9 --num_replicates=10 \
       --resnet_depth=18 --width=0.125 --train_batch_size=64 --train_steps=168 \
       --base_learning_rate=0.4 --warmup_epochs=1 --decay_epochs=8,11 \
-      --sparsity_begin_step=28 --sparsity_end_step=126 --pruning_frequency=12
+      --sparsity_begin_step=28 --sparsity_end_step=147 --pruning_frequency=12
 
 ImageNet as in the paper is the default: depth 50, 32,000 steps of 4,096
 images, rate 1.6, cubic pruning from step 5,000 to 8,000 every 500.
