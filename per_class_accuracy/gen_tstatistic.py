@@ -83,7 +83,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_integer(
     'null_splits',
-    100,
+    50,
     'Random halves of the dense models, for the count that chance gives; 0 to '
     'leave it out.',
     lower_bound=0,
@@ -562,7 +562,7 @@ def run(
   sparsity_fraction: Sequence[float] = (),
   normalisation: str = 'population_mean',
   accuracy_constants: Mapping[float, float] | None = None,
-  null_splits: int = 100,
+  null_splits: int = 50,
   seed: int = 0,
 ) -> pd.DataFrame:
   """Tests every class at every level; arguments as the flags say.
