@@ -28,6 +28,43 @@ from scipy import ndimage
 SEVERITIES = (1, 2, 3, 4, 5)
 _OFFICIAL_SIZE = 224
 _LUMA = (0.299, 0.587, 0.114)
+# The authors' amounts, one for each severity; the corruption of that name says
+# what they are.
+CONSTANTS = {
+  'gaussian_noise': (0.08, 0.12, 0.18, 0.26, 0.38),
+  'shot_noise': (60, 25, 12, 5, 3),
+  'impulse_noise': (0.03, 0.06, 0.09, 0.17, 0.27),
+  'defocus_blur': ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+  'glass_blur': ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+  'motion_blur': ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+  'zoom_blur': (
+    (1.11, 0.01),
+    (1.16, 0.01),
+    (1.21, 0.02),
+    (1.26, 0.02),
+    (1.31, 0.03),
+  ),
+  'snow': (
+    (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+    (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+    (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+    (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+    (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+  ),
+  'fog': ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
+  'brightness': (0.1, 0.2, 0.3, 0.4, 0.5),
+  'contrast': (0.4, 0.3, 0.2, 0.1, 0.05),
+  # Shares of the image's side: the authors multiply them by 244, not 224.
+  'elastic_transform': (
+    (2, 0.7, 0.1),
+    (2, 0.08, 0.2),
+    (0.05, 0.01, 0.02),
+    (0.07, 0.01, 0.02),
+    (0.12, 0.01, 0.02),
+  ),
+  'pixelate': (0.6, 0.5, 0.4, 0.3, 0.25),
+  'jpeg_compression': (25, 18, 15, 10, 7),
+}
 
 
 def generator(
@@ -75,7 +112,9 @@ def corrupt(
       '[size, size, 3]'
     )
   corrupted = CORRUPTIONS[corruption](
-    image, severity - 1, generator(corruption, severity, image_key)
+    image,
+    CONSTANTS[corruption][severity - 1],
+    generator(corruption, severity, image_key),
   )
   if corrupted.dtype != np.uint8:
     # The authors cut the fraction off, too.
@@ -98,29 +137,26 @@ def check(corruption: str, severity: int) -> None:
     raise ValueError(f'severity is {severity}, wanted 1, 2, 3, 4 or 5')
 
 
-def gaussian_noise(image, level, random):
+def gaussian_noise(image, sigma, random):
   """Adds normal noise to every channel."""
-  sigma = (0.08, 0.12, 0.18, 0.26, 0.38)[level]
   return image / 255 + random.normal(0, sigma, image.shape)
 
 
-def shot_noise(image, level, random):
+def shot_noise(image, photons, random):
   """Draws every channel from a Poisson law of so many photons at white."""
-  photons = (60, 25, 12, 5, 3)[level]
   return random.poisson(image / 255 * photons) / photons
 
 
-def impulse_noise(image, level, random):
+def impulse_noise(image, share, random):
   """Sets a share of all channel values to 0 or 255, each as likely."""
-  share = (0.03, 0.06, 0.09, 0.17, 0.27)[level]
   struck = random.random(image.shape) < share
   return np.where(struck, random.random(image.shape) < 0.5, image / 255)
 
 
-def defocus_blur(image, level, random):
+def defocus_blur(image, constants, random):
   """Averages over a disk whose edge is softened."""
   del random
-  radius, softening = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[level]
+  radius, softening = constants
   fine, length = _fine_grid(len(image))
   reach = int(np.ceil(max(radius * length, 1))) + 2
   row, column = np.mgrid[-reach : reach + 1, -reach : reach + 1]
@@ -132,19 +168,13 @@ def defocus_blur(image, level, random):
   return _blur(image / 255, offsets, disk.ravel(), fine, mode='mirror')
 
 
-def glass_blur(image, level, random):
+def glass_blur(image, constants, random):
   """Blurs, moves pixels about within a small neighbourhood, blurs again.
 
   The authors' program writes an exchange of two pixels; on views of an array
   it copies one over the other, and so their images were made. Likewise here.
   """
-  sigma, reach, rounds = (
-    (0.7, 1, 2),
-    (0.9, 2, 1),
-    (1, 2, 3),
-    (1.1, 3, 2),
-    (1.5, 4, 2),
-  )[level]
+  sigma, reach, rounds = constants
   fine, length = _fine_grid(len(image))
   size = len(image) * fine
   sigma = (sigma * length, sigma * length, 0)
@@ -163,25 +193,19 @@ def glass_blur(image, level, random):
   return _average(ndimage.gaussian_filter(x, sigma, mode='nearest'), fine)
 
 
-def motion_blur(image, level, random):
+def motion_blur(image, constants, random):
   """Smears the image to one side, at up to 45 degrees from the horizontal."""
-  radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[level]
+  radius, sigma = constants
   fine, length = _fine_grid(len(image))
   return _smear(
     image / 255, radius, sigma, random.uniform(-45, 45), fine, length
   )
 
 
-def zoom_blur(image, level, random):
+def zoom_blur(image, constants, random):
   """Averages the image with enlargements of its centre."""
   del random
-  last, step = (
-    (1.11, 0.01),
-    (1.16, 0.01),
-    (1.21, 0.02),
-    (1.26, 0.02),
-    (1.31, 0.03),
-  )[level]
+  last, step = constants
   factors = np.arange(1, last, step)
   total = image / 255
   for factor in factors:
@@ -189,15 +213,9 @@ def zoom_blur(image, level, random):
   return total / (len(factors) + 1)
 
 
-def snow(image, level, random):
+def snow(image, constants, random):
   """Whitens the image and lets smeared flakes fall over it."""
-  mean, sigma, zoom, threshold, radius, smear, kept = (
-    (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-    (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-    (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-    (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-    (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-  )[level]
+  mean, sigma, zoom, threshold, radius, smear, kept = constants
   fine, length = _fine_grid(len(image))
   size = len(image) * fine
   flakes = _zoom(
@@ -211,9 +229,9 @@ def snow(image, level, random):
   return kept * x + (1 - kept) * white + flakes + np.rot90(flakes, 2)
 
 
-def fog(image, level, random):
+def fog(image, constants, random):
   """Adds clouds of light and dims the sum back to the image's range."""
-  amount, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[level]
+  amount, decay = constants
   fine, _ = _fine_grid(len(image))
   size = len(image) * fine
   clouds = _plasma(1 << (size - 1).bit_length(), decay, random)
@@ -222,36 +240,29 @@ def fog(image, level, random):
   return (x + amount * clouds) * x.max() / (x.max() + amount)
 
 
-def brightness(image, level, random):
+def brightness(image, amount, random):
   """Raises the value of hue, saturation, value."""
   del random
   x = image / 255
   # With hue and saturation held, the channels are proportional to the value;
   # black has no hue and turns grey.
   value = x.max(axis=2, keepdims=True)
-  raised = np.minimum(value + (0.1, 0.2, 0.3, 0.4, 0.5)[level], 1)
+  raised = np.minimum(value + amount, 1)
   black = value == 0
   return np.where(black, raised, x * raised / np.where(black, 1, value))
 
 
-def contrast(image, level, random):
+def contrast(image, kept, random):
   """Shrinks the distance to the image's mean colour."""
   del random
   x = image / 255
   mean = x.mean(axis=(0, 1))
-  return (x - mean) * (0.4, 0.3, 0.2, 0.1, 0.05)[level] + mean
+  return (x - mean) * kept + mean
 
 
-def elastic_transform(image, level, random):
+def elastic_transform(image, constants, random):
   """Moves three points, the image with them, then every pixel by a field."""
-  # Shares of the image's side: the authors multiply them by 244, not 224.
-  strength, sigma, shift = (
-    (2, 0.7, 0.1),
-    (2, 0.08, 0.2),
-    (0.05, 0.01, 0.02),
-    (0.07, 0.01, 0.02),
-    (0.12, 0.01, 0.02),
-  )[level]
+  strength, sigma, shift = constants
   size = len(image)
   side = 244 * size / _OFFICIAL_SIZE
   centre, arm = size // 2, size // 3
@@ -274,20 +285,19 @@ def elastic_transform(image, level, random):
   return _sample(x, row + field[0], column + field[1], 'reflect')
 
 
-def pixelate(image, level, random):
+def pixelate(image, share, random):
   """Shrinks the image to a share of its side and enlarges it again."""
   del random
   size = len(image)
-  small = int(size * (0.6, 0.5, 0.4, 0.3, 0.25)[level])
+  small = int(size * share)
   picture = Image.fromarray(image).resize((small, small), Image.Resampling.BOX)
   return np.asarray(picture.resize((size, size), Image.Resampling.BOX))
 
 
-def jpeg_compression(image, level, random):
+def jpeg_compression(image, quality, random):
   """Stores the image as a JPEG of low quality."""
   del random
   file = io.BytesIO()
-  quality = (25, 18, 15, 10, 7)[level]
   Image.fromarray(image).save(file, 'JPEG', quality=quality)
   return np.asarray(Image.open(file))
 

@@ -1,9 +1,11 @@
 """Laws of the corruptions: they grow, keys seed them, amounts are exact."""
 
 import colorsys
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from robustness_tests import corruptions
@@ -46,6 +48,57 @@ def test_all_but_frost_of_the_15_are_offered():
   assert len(NAMES) == 14
   assert 'frost' not in NAMES
   assert set(GROWING) < set(NAMES)
+
+
+def test_constants_are_the_published_ones():
+  """As make_imagenet_c.py of hendrycks/robustness has them, column by column.
+
+  The package imagecorruptions 1.1.2 has the same ones.
+  """
+  published = {
+    'gaussian_noise': '.08 .12 .18 .26 .38',
+    'shot_noise': '60 25 12 5 3',
+    'impulse_noise': '.03 .06 .09 .17 .27',
+    'defocus_blur': '3 4 6 8 10 | .1 .5 .5 .5 .5',
+    'glass_blur': '.7 .9 1 1.1 1.5 | 1 2 2 3 4 | 2 1 3 2 2',
+    'motion_blur': '10 15 15 15 20 | 3 5 8 12 15',
+    'zoom_blur': '1.11 1.16 1.21 1.26 1.31 | .01 .01 .02 .02 .03',
+    'snow': '.1 .2 .55 .55 .55 | .3 .3 .3 .3 .3 | 3 2 4 4.5 2.5 |'
+    '.5 .5 .9 .85 .85 | 10 12 12 12 12 | 4 4 8 8 12 | .8 .7 .7 .65 .55',
+    'fog': '1.5 2 2.5 2.5 3 | 2 2 1.7 1.5 1.4',
+    'brightness': '.1 .2 .3 .4 .5',
+    'contrast': '.4 .3 .2 .1 .05',
+    'elastic_transform': '2 2 .05 .07 .12 | .7 .08 .01 .01 .01 |'
+    '.1 .2 .02 .02 .02',
+    'pixelate': '.6 .5 .4 .3 .25',
+    'jpeg_compression': '25 18 15 10 7',
+  }
+  assert set(published) == set(NAMES) == set(corruptions.CONSTANTS)
+  for name, text in published.items():
+    wanted = [list(map(float, part.split())) for part in text.split('|')]
+    found = np.atleast_2d(np.transpose(corruptions.CONSTANTS[name]))
+    np.testing.assert_array_equal(found, wanted, err_msg=name)
+
+
+def test_pixels_and_jpegs_are_those_of_the_constants():
+  image = scene(224)
+  picture = Image.fromarray(image)
+  for severity, share, quality in (
+    (1, 0.6, 25),
+    (2, 0.5, 18),
+    (3, 0.4, 15),
+    (4, 0.3, 10),
+    (5, 0.25, 7),
+  ):
+    found = corruptions.corrupt(image, 'pixelate', severity, 'a')
+    small = picture.resize((int(224 * share),) * 2, Image.Resampling.BOX)
+    np.testing.assert_array_equal(
+      found, small.resize((224, 224), Image.Resampling.BOX)
+    )
+    found = corruptions.corrupt(image, 'jpeg_compression', severity, 'a')
+    file = io.BytesIO()
+    picture.save(file, 'JPEG', quality=quality)
+    np.testing.assert_array_equal(found, Image.open(file))
 
 
 @pytest.mark.parametrize('name', NAMES)
