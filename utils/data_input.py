@@ -85,6 +85,7 @@ class OrderedReader:
       ValueError: the shard is damaged, holds fewer or more records than the
         description says, or a label outside the classes; names the record.
     """
+    tfrecords.check_lengths(path)
     seen = 0
     try:
       for keys, labels, images in self._dataset(path):
@@ -127,6 +128,18 @@ class TrainingReader:
     self._shards = list(shards)
     self._records = records
     self._dialect = dialect
+    # A TPU on another machine runs no Python, and reads buckets only: there a
+    # length that lies ends the process, without the name of the record.
+    is_local = not any('://' in path for path in self._shards)
+
+    def checked(path):
+      tfrecords.check_lengths(path.decode())
+      return path
+
+    def open_shard(path):
+      if is_local:
+        path = tf.numpy_function(checked, [path], tf.string, stateful=False)
+      return tf.data.TFRecordDataset(path)
 
     def image_and_label(index, serialized, seed):
       example = tfrecords.parse(serialized, dialect, records, '', index)
@@ -148,7 +161,7 @@ class TrainingReader:
         tf.constant(self._shards), seed=epoch_seed
       )
       serialized = tf.data.Dataset.from_tensor_slices(order).interleave(
-        tf.data.TFRecordDataset,
+        open_shard,
         cycle_length=_CYCLE_LENGTH,
         block_length=1,
         num_parallel_calls=min(_CYCLE_LENGTH, len(self._shards)),

@@ -19,8 +19,8 @@ and then, either in plain Python,
       serialized, dialect, records, path, index)
   tfrecords.check_count(path, index + 1, records)
 
-or within tf.data, `parse` in a map over an enumerated `TFRecordDataset`. The
-two give the same keys and labels. When a pipeline fails with a `tf.errors`
+or within tf.data, `parse` in a map over an enumerated `TFRecordDataset`, after
+`check_lengths`. The two give the same keys and labels. When a pipeline fails with a `tf.errors`
 exception, which names neither file nor record, call `find_fault`.
 """
 
@@ -43,6 +43,8 @@ from utils import image_records, paths
 # A record is framed by its length (8 bytes) and two checksums (4 bytes each).
 _FRAME_BYTES = 16
 _HEADER_BYTES = 12
+# More than an image takes, and than memory should for one.
+_MAX_RECORD_BYTES = 2**29
 # At a time: to a bucket, 1,024 shards cost the time of answers, not of bytes.
 _REQUESTS = 16
 _TEXT = 'image/class/text'
@@ -203,24 +205,74 @@ def _first_record(path: str) -> bytes | None:
 
   A pipeline of its own for one record would take longer than many a shard.
   """
-  try:
+  with _reading(path):
     size = tf.io.gfile.stat(path).length
     with tf.io.gfile.GFile(path, 'rb') as file:
-      # 8 bytes of length, little endian, and its checksum.
-      header = file.read(_HEADER_BYTES)
-      length = int.from_bytes(header[:8], 'little')
-      if not size:
-        return None
-      if len(header) < _HEADER_BYTES or length > size - _FRAME_BYTES:
-        raise ValueError(
-          f'{path} is damaged: record 0, which begins at byte 0, is truncated '
-          'or no TFRecord'
-        )
-      return file.read(length)
+      for length in _lengths(file, path, size):
+        return file.read(length)
+  return None
+
+
+def _lengths(file: tf.io.gfile.GFile, path: str, size: int) -> Iterator[int]:
+  """Yields the length of each record, with the file at its first byte.
+
+  Raises:
+    ValueError: a record is longer than what is left of the file.
+  """
+  index, offset = 0, 0
+  while offset < size:
+    file.seek(offset)
+    # 8 bytes of length, little endian, and its checksum.
+    header = file.read(_HEADER_BYTES)
+    length = int.from_bytes(header[:8], 'little')
+    left = size - offset - _FRAME_BYTES
+    if len(header) < _HEADER_BYTES or length > left:
+      raise _damaged(path, index, offset)
+    if length > _MAX_RECORD_BYTES:
+      raise ValueError(
+        f'{path}: record {index}, which begins at byte {offset}, has {length} '
+        f'bytes, wanted at most {_MAX_RECORD_BYTES}'
+      )
+    yield length
+    index += 1
+    offset += length + _FRAME_BYTES
+
+
+def _damaged(path: str, index: int, offset: int) -> ValueError:
+  return ValueError(
+    f'{path} is damaged: record {index}, which begins at byte {offset}, is '
+    'truncated, fails its checksum or is no TFRecord'
+  )
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+  """Turns what TensorFlow raises into an OSError that names the file."""
+  try:
+    yield
   except tf.errors.NotFoundError:
     raise FileNotFoundError(f'{path} does not exist') from None
   except tf.errors.OpError as error:
     raise OSError(f'{path} cannot be read: {error.message}') from None
+
+
+def check_lengths(path: str) -> None:
+  """Holds the lengths that records declare against the size of their file.
+
+  TensorFlow takes memory for whatever length a record declares, and ends the
+  process, without a name, where there is not so much. The checksum of a length
+  is no help against one who wrote both. It also takes a file that ends within
+  a record's header for a complete one.
+
+  Raises:
+    ValueError: the file is damaged; names it, the record and its first byte.
+    OSError: the file cannot be read.
+  """
+  with _reading(path):
+    size = tf.io.gfile.stat(path).length
+    with tf.io.gfile.GFile(path, 'rb') as file:
+      for _ in _lengths(file, path, size):
+        pass
 
 
 def _is_declared_empty(path: str) -> bool:
@@ -346,24 +398,16 @@ def read_records(path: str) -> Iterator[bytes]:
       the byte at which that record begins.
     OSError: the file cannot be opened.
   """
+  check_lengths(path)
   index, offset = 0, 0
-  try:
-    for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
-      yield serialized
-      index += 1
-      offset += len(serialized) + _FRAME_BYTES
-    # TensorFlow takes a file that ends within a record's header for complete.
-    if tf.io.gfile.stat(path).length != offset:
-      raise tf.errors.DataLossError(None, None, 'truncated header')
-  except tf.errors.NotFoundError:
-    raise FileNotFoundError(f'{path} does not exist') from None
-  except tf.errors.DataLossError:
-    raise ValueError(
-      f'{path} is damaged: record {index}, which begins at byte {offset}, is '
-      'truncated or fails its checksum'
-    ) from None
-  except tf.errors.OpError as error:
-    raise OSError(f'{path} cannot be read: {error.message}') from None
+  with _reading(path):
+    try:
+      for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        yield serialized
+        index += 1
+        offset += len(serialized) + _FRAME_BYTES
+    except tf.errors.DataLossError:
+      raise _damaged(path, index, offset) from None
 
 
 def _features(serialized: bytes, where: str) -> Mapping[str, tf.train.Feature]:
