@@ -256,7 +256,8 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
 def robustness_rows(summary: pd.DataFrame) -> list[Row]:
   """Top-1 off the clean distribution, from `tables.ROBUSTNESS_SUMMARY`.
 
-  A corruption's mean over its severities, and the mean over corruptions.
+  A corruption's mean over its severities, and the mean over corruptions, that
+  also against the dense population's and against the loss on clean images.
   """
   rows = {}
   # Images that are hard by nature, ImageNet-A's, are their own mean.
@@ -274,17 +275,39 @@ def robustness_rows(summary: pd.DataFrame) -> list[Row]:
       level['mean_accuracy_low'],
       level['mean_accuracy_high'],
     )
-    if corruption in names:
-      error = rows.setdefault(
-        f'error {name}', Row(f'error on {name}, dense = 1', '.3f', {})
-      )
-      error.cells[place] = Cell(
-        level['relative_error'],
-        not_available='the dense models make no error'
-        if np.isnan(level['relative_error'])
-        else '',
+    if corruption not in names:
+      continue
+    no_error = np.isnan(level['relative_error'])
+    for measure, column, reason in (
+      (
+        'error on {}, dense = 1',
+        'relative_error',
+        'the dense models make no error' if no_error else '',
+      ),
+      ('loss on {}, clean = 1', 'relative_accuracy_loss', no_loss(level)),
+    ):
+      measure = measure.format(name)
+      row = rows.setdefault(measure, Row(measure, '.3f', {}, has_interval=True))
+      row.cells[place] = Cell(
+        level[column],
+        level[f'{column}_low'],
+        level[f'{column}_high'],
+        reason,
       )
   return list(rows.values())
+
+
+def no_loss(level: dict) -> str:
+  """Why a row of the summary has no relative loss, or no interval of it."""
+  if level['pruning_method'] == paths.BASELINE:
+    return _NO_PIES
+  if np.isnan(level['clean_accuracy_loss']):
+    return 'summarize had no --clean_directory'
+  if np.isnan(level['relative_accuracy_loss']):
+    return 'no loss on clean images'
+  if np.isnan(level['relative_accuracy_loss_low']):
+    return 'one model, or a loss on clean images that may be none'
+  return ''
 
 
 def write_rows(rows: list[Row], levels: list[Level], path: str) -> None:

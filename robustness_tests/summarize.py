@@ -3,8 +3,8 @@ r"""Says how much more the pruned models lose off the clean distribution.
 Reads, without TensorFlow,
   --data_directory   CSVs of imagenet_corruptions (utils/tables.py: ROBUSTNESS)
   --clean_directory  CSVs of aggregate_ckpt_metrics on the clean images, for
-                     the loss of accuracy beside that on clean images, and for
-                     the relative mean corruption error; may be left out
+                     the loss of accuracy relative to that on clean images, and
+                     for the relative mean corruption error; may be left out
 
 Writes
   <dest_dir>/robustness_summary.csv        (utils/tables.py: ROBUSTNESS_SUMMARY)
@@ -13,14 +13,16 @@ Writes
 
 For each level of sparsity, corruption and severity: top-1 with a 95 % interval
 over models, error relative to the dense models (1 is as good as they), loss of
-accuracy against them. Severity 0 is the mean over severities, corruption 'all'
-the mean over corruptions. For ImageNet-C (--dataset_name=imagenet_c) also the
-mean corruption error, normalised by AlexNet's published errors, by name: of all
-15 corruptions at 5 severities, or, with --allow_partial, of those that are
-there. The four further ones that TFDS has are in rows of their own only.
+accuracy against them, and that loss relative to the loss on clean images (1 is
+as much as there). Severity 0 is the mean over severities, corruption 'all' the
+mean over corruptions. For ImageNet-C (--dataset_name=imagenet_c) also the mean
+corruption error, normalised by AlexNet's published errors, by name: of all 15
+corruptions at 5 severities, or, with --allow_partial, of those that are there.
+The four further ones that TFDS has are in rows of their own only.
 
-Clean images are those of --clean_directory, also where only some images, such
-as PIEs, are measured.
+Clean images are those of --clean_directory, as many as were corrupted. For
+PIEs on corrupted images these are the clean PIEs: imagenet_corruptions on the
+clean data set with the same --modal_labels measures them apart as well.
 
 Models that measured other sets, sets with other numbers of images, models that
 are not among the clean ones: each is an error, and nothing is averaged over it.
@@ -203,17 +205,32 @@ def add_clean(models: pd.DataFrame, clean_files: Sequence[str]) -> pd.DataFrame:
     clean_files: CSVs of `tables.CLASS_METRICS`; they may hold more models.
 
   Raises:
-    ValueError: a model is not in them.
+    ValueError: a model is not in them, or they are of other images than the
+      corrupted ones are copies of.
   """
   clean = tables.read_all(
-    tables.CLASS_METRICS, clean_files, ('class_id', 'eval_accuracy', *_MODEL)
-  ).drop_duplicates(_MODEL)
-  accuracy = clean.set_index(_MODEL)['eval_accuracy']
-  found = accuracy.reindex(pd.MultiIndex.from_frame(models[_MODEL]))
-  if found.isna().any():
-    model = found.index[found.isna()][0]
+    tables.CLASS_METRICS,
+    clean_files,
+    ('class_id', 'support', 'eval_accuracy', *_MODEL),
+  )
+  clean = clean.groupby(_MODEL).agg(
+    accuracy=('eval_accuracy', 'first'), num_images=('support', 'sum')
+  )
+  found = clean.reindex(pd.MultiIndex.from_frame(models[_MODEL]))
+  if found['accuracy'].isna().any():
+    model = found.index[found['accuracy'].isna()][0]
     raise ValueError(f'no clean class metrics of the model {_named(model)}')
-  return models.assign(clean_accuracy=found.to_numpy())
+  found = found.set_index(models.index)
+  differ = found['num_images'] != models['num_images']
+  differ &= models['corruption'] != ''
+  if differ.any():
+    raise ValueError(
+      f'{models["num_images"][differ].iloc[0]} images were corrupted, those of '
+      f'--clean_directory are {found["num_images"][differ].iloc[0]:g}: wanted '
+      'the same images (of PIEs, or of all others, measure the clean ones with '
+      'the same --modal_labels)'
+    )
+  return models.assign(clean_accuracy=found['accuracy'])
 
 
 def with_means(models: pd.DataFrame, averaged: Collection[str]) -> pd.DataFrame:
@@ -268,13 +285,57 @@ def ratio_interval(
   if not means.all():
     return np.nan, np.nan
   variances = (np.array([stats.sem(values), stats.sem(reference)]) / means) ** 2
-  freedom = np.array([len(values), len(reference)]) - 1
-  if not variances.any():
-    return means[0] / means[1], means[0] / means[1]
-  welch = variances.sum() ** 2 / (variances**2 / freedom).sum()
-  half = stats.t.ppf(0.975, welch) * np.sqrt(variances.sum())
+  quantile = _welch_quantile(variances, len(values), len(reference))
+  half = quantile * np.sqrt(variances.sum())
   ratio = means[0] / means[1]
   return ratio * np.exp(-half), ratio * np.exp(half)
+
+
+def _welch_quantile(variances: np.ndarray, *sizes: int) -> float:
+  """97.5 % quantile of t for a sum of the variances of two samples' means."""
+  freedom = np.array(sizes) - 1
+  if variances.any():
+    freedom = variances.sum() ** 2 / (variances**2 / freedom).sum()
+  return stats.t.ppf(0.975, freedom.sum())
+
+
+def relative_loss(
+  pruned: np.ndarray, dense: np.ndarray
+) -> tuple[float, float, float]:
+  """Loss of accuracy relative to that on clean images, with 95 % interval.
+
+  The loss is mean(dense) - mean(pruned). The interval is Fieller's: the ratios
+  r at which a t-test by Welch finds no difference between dense and pruned
+  models in accuracy - r * clean accuracy.
+
+  Args:
+    pruned: [2, models] accuracy on the images, and on clean ones.
+    dense: [2, models] the same of dense models.
+
+  Returns:
+    The ratio, NaN where nothing is lost on clean images, and the ends of its
+    interval, NaN for fewer than two models, or where the loss on clean images
+    is not significant: no ratio is too large then.
+  """
+  loss, clean_loss = dense.mean(axis=1) - pruned.mean(axis=1)
+  if clean_loss <= 0:
+    return np.nan, np.nan, np.nan
+  ratio = loss / clean_loss
+  sizes = pruned.shape[1], dense.shape[1]
+  if min(sizes) < 2:
+    return ratio, np.nan, np.nan
+  of_each = np.array([np.cov(x) / x.shape[1] for x in (pruned, dense)])
+  weights = np.array([1, -ratio])
+  squared = _welch_quantile(weights @ of_each @ weights, *sizes) ** 2
+  # The roots r of (loss - r * clean_loss) ** 2 = squared * its variance.
+  of_means = squared * of_each.sum(axis=0)
+  last = clean_loss**2 - of_means[1, 1]
+  if last <= 0:
+    return ratio, np.nan, np.nan
+  middle = loss * clean_loss - of_means[0, 1]
+  first = loss**2 - of_means[0, 0]
+  half = np.sqrt(max(middle**2 - first * last, 0))
+  return ratio, (middle - half) / last, (middle + half) / last
 
 
 def mean_corruption_error(
@@ -425,6 +486,13 @@ def summarize(models: pd.DataFrame, partial: bool | None) -> pd.DataFrame:
         dense[tuple(which)]['clean_accuracy'].mean()
         - part['clean_accuracy'].mean()
       )
+      pair = ['eval_accuracy', 'clean_accuracy']
+      names = (f'relative_accuracy_loss{end}' for end in ('', '_low', '_high'))
+      if method != paths.BASELINE:
+        values = relative_loss(
+          part[pair].to_numpy().T, dense[tuple(which)][pair].to_numpy().T
+        )
+        row |= dict(zip(names, values, strict=True))
     if which == [ALL, 0] and partial is not None:
       of_level = frame[
         (frame['pruning_method'] == method)

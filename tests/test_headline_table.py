@@ -121,7 +121,11 @@ def write_robustness(folder, corruptions=('fog', 'snow'), name='toy_c'):
       'mean_accuracy_low': 0.1,
       'mean_accuracy_high': 0.95,
       'relative_error': 1 + fraction,
+      'relative_error_low': 1 + fraction / 2 if fraction else np.nan,
+      'relative_error_high': 1 + fraction * 2 if fraction else np.nan,
       'accuracy_loss': fraction / 10,
+      'clean_accuracy_loss': fraction - 0.5,
+      'relative_accuracy_loss': 3.25 if fraction > 0.5 else np.nan,
       'num_corruptions': 1,
     }
     for method, fraction in LEVELS
@@ -240,6 +244,17 @@ def test_robustness_is_the_mean_over_severities(folder):
     assert cell['value'] == 1 + fraction
     assert found.loc[('top-1 on snow', *level), 'low'] == 0.1
   assert '0.9000' in text
+  lines = iter(text.splitlines())
+  line = next(line for line in lines if line.startswith('error on corrupted'))
+  assert line.split()[-3:] == ['1.000', '1.500', '1.900']
+  assert next(lines).endswith('  -  1.250 - 2.000  1.450 - 2.800')
+  # Of the baseline there is none, and one level loses nothing on clean images.
+  line = next(lines)
+  assert line.startswith('loss on corrupted images, clean = 1')
+  assert line.split()[-4:] == ['-', 'n/a', '(4)', '3.250']
+  assert next(lines).split()[-4:] == ['n/a', '(4)', 'n/a', '(5)']
+  assert '(4) no loss on clean images' in text
+  assert '(5) one model, or a loss on clean images that may be none' in text
 
 
 def test_images_that_are_hard_by_nature_stand_once(folder):

@@ -220,6 +220,13 @@ def test_numbers_are_those_of_a_calculation_by_hand(folder):
       relative.mean()
     )
     assert row['clean_accuracy_loss'] == pytest.approx(0.75 - CLEAN[level])
+    if level == PRUNED:
+      loss = 0.2 * alexnet.mean()
+      assert row['relative_accuracy_loss'] == pytest.approx(loss / 0.05)
+      low, high = (row[f'relative_accuracy_loss_{e}'] for e in ('low', 'high'))
+      assert low < loss / 0.05 < high
+    else:
+      assert np.isnan(row['relative_accuracy_loss'])
     dense = [mean_error(BASELINE, r, 'fog') for r in range(3)]
     row = found.loc[(*level, 'fog', 3)]
     assert row['relative_error'] == pytest.approx(
@@ -255,6 +262,54 @@ def test_interval_of_too_few_values_is_none():
     assert np.isnan(summarize.ratio_interval(values, reference)).all()
   constant = np.full(3, 0.5)
   assert summarize.ratio_interval(constant, constant) == (1, 1)
+
+
+def draw_accuracies(rng, models, top_1, clean):
+  """Two accuracies of each model, [2, models]; a good one is good at both."""
+  skill = rng.normal(0, 0.02, models)
+  noise = rng.normal(0, 0.01, (2, models))
+  return np.array([[top_1], [clean]]) + noise + np.array([[1.5], [1]]) * skill
+
+
+def test_interval_of_a_relative_loss_covers_as_often_as_it_says():
+  rng = np.random.default_rng(0)
+  covered, drawn = 0, 2000
+  for _ in range(drawn):
+    ratio, low, high = summarize.relative_loss(
+      draw_accuracies(rng, 8, 0.3, 0.65), draw_accuracies(rng, 6, 0.5, 0.75)
+    )
+    assert low <= ratio <= high
+    covered += low <= 0.2 / 0.1 <= high
+  assert covered / drawn == pytest.approx(0.95, abs=0.015)
+
+
+def test_ends_of_a_relative_loss_are_where_the_t_test_turns():
+  """Second implementation: scipy's test of accuracy - r * clean accuracy."""
+  rng = np.random.default_rng(1)
+  pruned = draw_accuracies(rng, 9, 0.3, 0.6)
+  dense = draw_accuracies(rng, 9, 0.5, 0.75)
+  _, *ends = summarize.relative_loss(pruned, dense)
+  for end in ends:
+    p = stats.ttest_ind(*((x[0] - end * x[1]) for x in (pruned, dense))).pvalue
+    assert p == pytest.approx(0.05, abs=0.003)
+
+
+def test_a_relative_loss_that_says_nothing_is_not_given():
+  dense = np.array([[0.5, 0.52, 0.51], [0.75, 0.76, 0.74]])
+  # Exactly twice the loss, by every model.
+  assert summarize.relative_loss(
+    np.full((2, 3), [[0.3], [0.6]]), np.full((2, 3), [[0.5], [0.7]])
+  ) == pytest.approx((2, 2, 2))
+  # One model: no interval. No loss on clean images: no ratio.
+  ratio, *ends = summarize.relative_loss(dense[:, :1] - 0.1, dense)
+  assert ratio > 0
+  assert np.isnan(ends).all()
+  gain = dense + [[-0.1], [0.01]]
+  assert np.isnan(summarize.relative_loss(gain, dense)).all()
+  # A loss on clean images that may be none allows any ratio.
+  ratio, *ends = summarize.relative_loss(dense - [[0.1], [0.001]], dense)
+  assert ratio == pytest.approx(100)
+  assert np.isnan(ends).all()
 
 
 def test_any_order_of_files_gives_the_same_bytes(folder):
@@ -419,6 +474,30 @@ def test_clean_metrics_are_joined_by_model(folder):
     path.unlink()
   loss = run(folder).loc[(*PRUNED, 'all', 0), 'clean_accuracy_loss']
   assert loss == pytest.approx(0.05)
+
+
+def test_clean_pies_are_what_corrupted_pies_are_held_against(folder):
+  """Not all clean images, of which there are more."""
+  for level, replicate in itertools.product(CLEAN, range(3)):
+    for name, severity, accuracy in (('fog', 1, 0.1), ('', 0, 0.2)):
+      write_set(
+        folder,
+        level,
+        replicate,
+        name,
+        severity,
+        accuracy * (2 - level[1]),
+        dataset='toy_c_pie' if name else 'toy_pie',
+        num_images=4,
+        support=2,
+      )
+  row = run(folder, 'toy_pie', dataset='toy_c_pie').loc[(*PRUNED, 'all', 0)]
+  assert row['clean_accuracy_loss'] == pytest.approx(0.18)
+  assert row['relative_accuracy_loss'] == pytest.approx(0.5)
+  with pytest.raises(ValueError, match='4 images were corrupted, .* are 10: w'):
+    run(folder, dataset='toy_c_pie')
+  # Other images, such as ImageNet-A's, are no copies of clean ones.
+  run(folder, dataset='toy_pie')
 
 
 def test_nothing_to_compare_with_is_refused(folder):

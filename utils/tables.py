@@ -508,6 +508,14 @@ ROBUSTNESS_SUMMARY = Table(
       nullable=True,
     ),
     Column(
+      'relative_accuracy_loss',
+      'float',
+      'accuracy_loss / clean_accuracy_loss, where that is above 0',
+      nullable=True,
+      default=np.nan,
+    ),
+    *_interval('relative_accuracy_loss'),
+    Column(
       'mean_corruption_error',
       'float',
       "mean over corruptions of error / AlexNet's, in rows of 'all'",
