@@ -60,7 +60,13 @@ from etils import epath
 from PIL import Image
 
 from save_checkpoint import image_sources
-from utils import command_line, image_records, paths, tfrecords
+from utils import (
+  command_line,
+  image_records,
+  paths,
+  preprocessing,
+  tfrecords,
+)
 
 IMAGENET_EXAMPLES = {'train': 1_281_167, 'validation': 50_000}
 IMAGENET_SHARDS = {'train': 1024, 'validation': 128}
@@ -92,6 +98,11 @@ def stored_bytes(picture: image_sources.Picture) -> tuple[bytes, str]:
   Raises:
     ValueError: it is no complete JPEG or PNG; names the file.
   """
+  if picture.size > tfrecords.MAX_RECORD_BYTES:
+    raise ValueError(
+      f'{picture.where} has {picture.size} bytes, wanted at most '
+      f'{tfrecords.MAX_RECORD_BYTES}'
+    )
   data = picture.read()
   try:
     with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as image:
@@ -213,7 +224,7 @@ def write_shard(plan: ShardPlan) -> dict[str, object]:
 def _decode(data: bytes, picture: image_sources.Picture) -> np.ndarray:
   """The pixels, as every reader of the records will see them."""
   try:
-    return tf.io.decode_jpeg(data, channels=3).numpy()
+    return preprocessing.decode(tf.constant(data)).numpy()
   except tf.errors.OpError as error:
     raise ValueError(f'{picture.where} is damaged: {error.message}') from None
 

@@ -1,25 +1,35 @@
 """Damaged and hostile inputs: named, or provably without effect."""
 
+import dataclasses
+import io
 import os
 import pathlib
 import struct
+import tarfile
+import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from pie_dataset_gen import generate_pie_dataset
-from robustness_tests import build_corruptions
-from utils import data_input, image_records, paths, tfrecords
+from robustness_tests import build_corruptions, image_folders
+from save_checkpoint import build_image_data
+from utils import data_input, image_records, paths, preprocessing, tfrecords
 
 CLASSES = ('cat', 'dog', 'newt')
 
 
-def png(seed=0, size=8):
-  pixels = np.random.default_rng(seed).integers(
-    0, 256, (size, size, 3), np.uint8
-  )
-  return tf.io.encode_png(pixels).numpy()
+def picture(form, seed=0):
+  pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, form)
+  return file.getvalue()
+
+
+def png(seed):
+  return picture('PNG', seed)
 
 
 def described(shards, **options):
@@ -128,3 +138,123 @@ def test_a_record_larger_than_any_image_is_named(tmp_path):
     tfrecords.detect([path])
   with pytest.raises(ValueError, match='record 0.* has 1073741824 bytes'):
     list(tfrecords.read_records(path))
+
+
+def bomb(form, height, width):
+  """A small file whose header declares another size, right in all else."""
+  whole = bytearray(picture(form))
+  if form == 'PNG':
+    whole[16:24] = struct.pack('>II', width, height)
+    whole[29:33] = struct.pack('>I', zlib.crc32(whole[12:29]))
+  else:
+    # Marker, length, bits a sample; then height and width.
+    begin = whole.index(b'\xff\xc0') + 5
+    whole[begin : begin + 4] = struct.pack('>HH', height, width)
+  return bytes(whole)
+
+
+BOMBS = (
+  ('JPEG', 60_000, 60_000),
+  ('JPEG', 11_600, 11_600),
+  ('PNG', 60_000, 60_000),
+  ('PNG', 2**31, 1),
+  ('PNG', 2**31, 2**31),
+  ('PNG', 2**32 - 1, 2**32 - 1),
+  ('PNG', 1, 2**27 + 1),
+)
+
+
+@pytest.mark.parametrize(('form', 'height', 'width'), BOMBS)
+def test_absurd_sizes_of_images_are_refused_unread(form, height, width):
+  """Eagerly and in a graph, of which pipelines consist."""
+  encoded = tf.constant(bomb(form, height, width))
+  for function in (preprocessing.decode, tf.function(preprocessing.decode)):
+    with pytest.raises(tf.errors.InvalidArgumentError, match='too large'):
+      function(encoded)
+
+
+@pytest.mark.parametrize(
+  ('read', 'crop_area_min'),
+  [
+    (read_ordered, 1.0),
+    (read_for_training, 1.0),
+    (read_for_training, 0.5),
+    (read_for_corruptions, 1.0),
+    (find_fault, 1.0),
+  ],
+)
+@pytest.mark.parametrize(
+  ('bad', 'message'),
+  [
+    (bomb('JPEG', 60_000, 60_000), 'too large'),
+    (bomb('PNG', 2**32 - 1, 2**32 - 1), 'too large'),
+    (picture('GIF'), 'neither a JPEG nor a PNG'),
+    (b'\x89PNG', 'neither a JPEG nor a PNG'),
+  ],
+)
+def test_records_of_such_images_are_named_by_every_reader(
+  tmp_path, read, crop_area_min, bad, message
+):
+  (path,) = data_set(str(tmp_path), lambda i: bad if i == 3 else png(i))
+  records = dataclasses.replace(
+    image_records.read(str(tmp_path)), crop_area_min=crop_area_min
+  )
+  with pytest.raises(ValueError, match=message) as raised:
+    read(path, records)
+  assert f"{path}, record 3, key 'k3': the feature 'image/encoded'" in str(
+    raised.value
+  )
+
+
+@pytest.mark.parametrize('archive', [False, True])
+@pytest.mark.parametrize('form', ['JPEG', 'PNG'])
+def test_the_builder_refuses_absurd_sizes(tmp_path, archive, form):
+  folder = tmp_path / 'images'
+  for name, data in (('a', picture(form)), ('b', bomb(form, 12_000, 12_000))):
+    (folder / name).mkdir(parents=True)
+    (folder / name / f'0.{form.lower()}').write_bytes(data)
+  source = folder
+  if archive:
+    source = tmp_path / 'images.tar'
+    with tarfile.open(source, 'w') as tar:
+      tar.add(folder, arcname='.')
+  with pytest.raises(ValueError, match=rf'b/0\.{form.lower()}.*too large'):
+    build_image_data.run(
+      'folders', str(tmp_path / 'out'), train_directory=str(source)
+    )
+  assert not (tmp_path / 'out' / 'image_records.json').exists()
+
+
+def test_the_builder_refuses_files_larger_than_memory(tmp_path):
+  source = tmp_path / 'images'
+  for name in 'ab':
+    (source / name).mkdir(parents=True)
+    (source / name / '0.png').write_bytes(picture('PNG'))
+  os.truncate(
+    source / 'a' / '0.png', 2**36
+  )  # a hole, which takes no room on the disk
+  with pytest.raises(ValueError, match=r'a/0\.png\) has 68719476736 bytes'):
+    build_image_data.run(
+      'folders', str(tmp_path / 'out'), train_directory=str(source)
+    )
+  # A tar that only says so ends too soon.
+  member = tarfile.TarInfo('a/0.png')
+  member.size = 2**42
+  path = tmp_path / 'images.tar'
+  path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+  with pytest.raises(ValueError, match=r'images\.tar is .* unexpected end'):
+    build_image_data.run(
+      'folders', str(tmp_path / 'out'), train_directory=str(path)
+    )
+
+
+def test_folders_of_images_name_an_absurd_size(tmp_path):
+  for name, data in (('a', picture('PNG')), ('b', bomb('PNG', 2**31, 2**31))):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / '0.png').write_bytes(data)
+  records = image_records.ImageRecords(
+    'pets', ('a', 'b'), class_keys=('a', 'b'), image_size=8, resize_size=8
+  )
+  reader = image_folders.FolderReader(records, 'legacy', 4)
+  with pytest.raises(ValueError, match=r'b/0\.png is not .*too large'):
+    list(reader.read(str(tmp_path), records))

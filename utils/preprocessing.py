@@ -22,6 +22,7 @@ _ASPECT_RANGE = (3 / 4, 4 / 3)
 _MIN_OBJECT_COVERED = 0.1
 # A decoder allocates what a header declares: refuse before it does.
 _MAX_PIXELS = 2**27
+_PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # Pixels of a JPEG's largest block of colours.
 _MARGIN = 16
 
@@ -78,14 +79,20 @@ def _shape(encoded: tf.Tensor) -> tf.Tensor:
   """[height, width, 3] int32 of the decoded image, from its header."""
   shape = tf.cond(
     _is_jpeg(encoded),
-    lambda: tf.io.extract_jpeg_shape(encoded)[:2],
+    lambda: tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64),
     lambda: _png_shape(encoded),
   )
-  pixels = tf.reduce_prod(tf.cast(shape, tf.int64))
-  with tf.control_dependencies(
-    [tf.debugging.assert_less_equal(pixels, tf.constant(_MAX_PIXELS, tf.int64))]
-  ):
-    return tf.concat([shape, [3]], axis=0)
+  checks = [
+    # First each, since the product of two has no room in 64 bits.
+    tf.debugging.assert_less_equal(
+      number,
+      tf.constant(_MAX_PIXELS, tf.int64),
+      message='its header declares an image too large',
+    )
+    for number in (tf.reduce_max(shape), tf.reduce_prod(shape))
+  ]
+  with tf.control_dependencies([check for check in checks if check]):
+    return tf.concat([tf.cast(shape, tf.int32), [3]], axis=0)
 
 
 def _decode_window(
@@ -115,11 +122,16 @@ def _decode_window(
 def _png_shape(encoded: tf.Tensor) -> tf.Tensor:
   # A PNG begins with 8 bytes of signature and an IHDR chunk: 8 bytes of
   # length and type, then width and height, big endian.
-  size = tf.io.decode_raw(
-    tf.strings.substr(encoded, 16, 8), tf.uint8, little_endian=False
+  header = tf.strings.substr(encoded, 0, 24)
+  check = tf.debugging.Assert(
+    (tf.strings.substr(header, 0, 8) == _PNG_SIGNATURE)
+    & (tf.strings.length(header) == 24),
+    ['it begins as neither a JPEG nor a PNG', tf.strings.length(encoded)],
   )
-  size = tf.reshape(tf.cast(size, tf.int32), (2, 4))
-  scale = tf.constant([2**24, 2**16, 2**8, 1], tf.int32)
+  with tf.control_dependencies([check] if check is not None else []):
+    size = tf.io.decode_raw(tf.strings.substr(header, 16, 8), tf.uint8)
+  size = tf.reshape(tf.cast(size, tf.int64), (2, 4))
+  scale = tf.constant([2**24, 2**16, 2**8, 1], tf.int64)
   return tf.reverse(tf.reduce_sum(size * scale, axis=1), axis=[0])
 
 

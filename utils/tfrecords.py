@@ -20,8 +20,9 @@ and then, either in plain Python,
   tfrecords.check_count(path, index + 1, records)
 
 or within tf.data, `parse` in a map over an enumerated `TFRecordDataset`, after
-`check_lengths`. The two give the same keys and labels. When a pipeline fails with a `tf.errors`
-exception, which names neither file nor record, call `find_fault`.
+`check_lengths`. The two give the same keys and labels. When a pipeline fails
+with a `tf.errors` exception, which names neither file nor record, call
+`find_fault`.
 """
 
 import concurrent.futures
@@ -38,13 +39,13 @@ import tensorflow as tf
 from absl import logging
 from google.protobuf import message
 
-from utils import image_records, paths
+from utils import image_records, paths, preprocessing
 
 # A record is framed by its length (8 bytes) and two checksums (4 bytes each).
 _FRAME_BYTES = 16
 _HEADER_BYTES = 12
 # More than an image takes, and than memory should for one.
-_MAX_RECORD_BYTES = 2**29
+MAX_RECORD_BYTES = 2**29
 # At a time: to a bucket, 1,024 shards cost the time of answers, not of bytes.
 _REQUESTS = 16
 _TEXT = 'image/class/text'
@@ -228,10 +229,10 @@ def _lengths(file: tf.io.gfile.GFile, path: str, size: int) -> Iterator[int]:
     left = size - offset - _FRAME_BYTES
     if len(header) < _HEADER_BYTES or length > left:
       raise _damaged(path, index, offset)
-    if length > _MAX_RECORD_BYTES:
+    if length > MAX_RECORD_BYTES:
       raise ValueError(
         f'{path}: record {index}, which begins at byte {offset}, has {length} '
-        f'bytes, wanted at most {_MAX_RECORD_BYTES}'
+        f'bytes, wanted at most {MAX_RECORD_BYTES}'
       )
     yield length
     index += 1
@@ -600,7 +601,7 @@ def find_fault(
   for index, serialized in enumerate(read_records(path)):
     example = parse_example(serialized, dialect, records, path, index)
     try:
-      tf.io.decode_jpeg(example.encoded, channels=3)
+      preprocessing.decode(tf.constant(example.encoded))
     except tf.errors.OpError as error:
       raise ValueError(
         f'{path}, record {index}, key {example.key!r}: the feature '
@@ -640,11 +641,17 @@ def open_shard(path: str) -> Iterator[Callable[[bytes], None]]:
 
   Raises:
     OSError: it cannot be written; names the file.
+    ValueError: a record is larger than any reader takes.
   """
   folder, name = os.path.split(path)
   aside = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}')
 
   def write(serialized):
+    if len(serialized) > MAX_RECORD_BYTES:
+      raise ValueError(
+        f'{path}: a record has {len(serialized)} bytes, wanted at most '
+        f'{MAX_RECORD_BYTES}'
+      )
     # Named here: in the block, other shards may be open as well.
     with _named(path):
       writer.write(serialized)
