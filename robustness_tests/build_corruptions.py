@@ -13,19 +13,26 @@ is measured is the corruption alone; --image_format=jpeg stores them as the
 official set does, at quality 85. They have the network's input size and are
 not cropped again. A set is complete when it has its image_records.json, and is
 skipped then. The random numbers of an image follow from corruption, severity
-and image key, so machines may share the work by corruptions.
+and image key, so processes (--num_workers) share the shards, and machines may
+share the corruptions, without a trace in the bytes.
 
   python -m robustness_tests.build_corruptions \
       --data_directory=runs/digits/data --output_path=runs/digits/corrupted \
       --corruptions=gaussian_noise,contrast --severities=1,3,5
 
-A thousand images of 32x32 pixels take about two seconds for each corruption
-and severity; one of 224x224 takes a hundredth of a second, elastic_transform,
-motion, glass and defocus blur two or three.
+A thousand images of 32x32 pixels take a core about two seconds for each
+corruption and severity; one of 224x224 takes a hundredth of a second,
+elastic_transform, motion, glass and defocus blur two or three.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import io
+import math
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -47,6 +54,8 @@ from utils import (
 FLAGS = flags.FLAGS
 VERSION = '1.0.0'
 _JPEG_QUALITY = 85
+# Below this a process would spend longer importing TensorFlow than working.
+_IMAGES_PER_WORKER = 5_000
 
 
 def define_flags() -> None:
@@ -82,6 +91,13 @@ def define_flags() -> None:
   )
   flags.DEFINE_enum(
     'image_format', 'png', ['png', 'jpeg'], 'png: lossless. jpeg: quality 85.'
+  )
+  flags.DEFINE_integer(
+    'num_workers',
+    os.cpu_count(),
+    'Processes, each of which corrupts a shard at a time; few images use '
+    'fewer. Default: one for each core.',
+    lower_bound=1,
   )
 
 
@@ -133,6 +149,39 @@ def corrupted_records(
   tfrecords.check_count(path, seen, records)
 
 
+def write_copy(
+  job: tuple[tuple[str, int], str],
+  folders: dict[tuple[str, int], str],
+  dialect: tfrecords.Dialect,
+  records: image_records.ImageRecords,
+  preprocessing_name: str,
+  image_format: str,
+) -> image_records.Shard:
+  """Writes a corrupted copy of a shard.
+
+  Args:
+    job: corruption and severity, and the path of the shard.
+    folders: corruption and severity -> where the copy goes.
+    dialect: as `corrupted_records` takes it, like all that follow.
+    records: likewise.
+    preprocessing_name: likewise.
+    image_format: likewise.
+  """
+  (corruption, severity), shard = job
+  return tfrecords.write_shard(
+    paths.within(folders[corruption, severity], paths.name(shard)),
+    corrupted_records(
+      shard,
+      dialect,
+      records,
+      corruption,
+      severity,
+      preprocessing_name,
+      image_format,
+    ),
+  )
+
+
 def run(
   data_directory: str,
   output_path: str,
@@ -141,6 +190,7 @@ def run(
   severities: Sequence[int],
   preprocessing_name: str,
   image_format: str,
+  num_workers: int = 1,
 ) -> None:
   """Writes the data sets that are missing; the arguments are the flags."""
   if not output_path:
@@ -171,34 +221,44 @@ def run(
   records = tfrecords.describe(shards)
   dialect = tfrecords.detect(shards)
   split = {'eval': 'validation', 'train': 'train'}[mode]
-  progress = tqdm.tqdm(
-    desc='corrupting',
-    unit=' shards',
-    total=len(shards) * len(missing),
-    mininterval=1.0,
-    dynamic_ncols=True,
+  jobs = [(which, shard) for which in missing for shard in shards]
+  copy = functools.partial(
+    write_copy,
+    folders=missing,
+    dialect=dialect,
+    records=records,
+    preprocessing_name=preprocessing_name,
+    image_format=image_format,
   )
-  with progress:
-    for (name, severity), folder in missing.items():
-      written = {}
-      for shard in shards:
-        written[paths.name(shard)] = tfrecords.write_shard(
-          paths.within(folder, paths.name(shard)),
-          corrupted_records(
-            shard,
-            dialect,
-            records,
-            name,
-            severity,
-            preprocessing_name,
-            image_format,
-          ),
-        )
-        progress.update()
+  declared = (records.shard(paths.name(shard)) for shard in shards)
+  images = sum(shard.examples if shard else math.inf for shard in declared)
+  wanted = images * len(missing) / _IMAGES_PER_WORKER
+  workers = math.ceil(min(num_workers, len(jobs), wanted))
+  with contextlib.ExitStack() as stack:
+    results = map(copy, jobs)
+    if workers > 1:
+      # TensorFlow does not survive a fork.
+      pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context('spawn')
+      )
+      results = stack.enter_context(pool).map(copy, jobs)
+    progress = tqdm.tqdm(
+      results,
+      desc='corrupting',
+      unit=' shards',
+      total=len(jobs),
+      mininterval=1.0,
+      dynamic_ncols=True,
+    )
+    written = {}
+    for (which, shard), counts in zip(jobs, progress, strict=True):
+      written[paths.name(shard)] = counts
+      if shard != shards[-1]:
+        continue
       # Last, since it marks the set as complete. The images have the network's
       # size and are not cropped again.
       image_records.write(
-        folder,
+        missing[which],
         dataclasses.replace(
           records,
           label_base=tfrecords.ORIGINAL.label_base,
@@ -206,6 +266,7 @@ def run(
           splits={split: written},
         ),
       )
+      written = {}
   command_line.write_provenance(
     output_path, 'robustness_tests.build_corruptions', shards
   )
@@ -243,6 +304,7 @@ def main(argv: list[str]) -> None:
     severities_of(FLAGS.severities),
     FLAGS.preprocessing,
     FLAGS.image_format,
+    FLAGS.num_workers,
   )
 
 

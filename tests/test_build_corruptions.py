@@ -125,6 +125,13 @@ def test_order_and_shards_of_the_images_change_no_copy(source, tmp_path):
   assert len(copies[0]) == 5
 
 
+def test_number_of_processes_changes_no_byte(source, tmp_path, monkeypatch):
+  run(source, tmp_path / 'one')
+  monkeypatch.setattr(build_corruptions, '_IMAGES_PER_WORKER', 1)
+  run(source, tmp_path / 'two', num_workers=2)
+  assert contents(tmp_path / 'one') == contents(tmp_path / 'two')
+
+
 def test_jpeg_is_stored_at_the_official_quality(source, tmp_path):
   run(source, tmp_path / 'out', image_format='jpeg')
   _, copies = read(tmp_path / 'out' / 'contrast_1' / '1.0.0')
