@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from utils import image_records, paths, preprocessing, tfrecords
+from utils import data_input, image_records, paths, preprocessing
 
 _SUFFIXES = ('.jpeg', '.jpg', '.png')
 
@@ -94,23 +94,12 @@ class FolderReader:
 
     @tf.function(input_signature=[text, text, tf.TensorSpec((None,), tf.int64)])
     def dataset(keys, files, labels):
-      def load(key, file, label):
-        image = preprocessing.central_crop(
-          preprocessing.decode(tf.io.read_file(file)),
-          records.resize_size,
-          records.image_size,
-          preprocessing_name,
-        )
-        return key, label, image
-
-      # As many decoders as `data_input.OrderedReader` has, for its reason.
-      on_accelerator = bool(tf.config.list_logical_devices('GPU'))
-      threads = tf.data.AUTOTUNE if on_accelerator else 1
-      return (
-        tf.data.Dataset.from_tensor_slices((keys, files, labels))
-        .map(load, num_parallel_calls=threads, deterministic=True)
-        .batch(batch_size)
-        .prefetch(2)
+      return data_input.ordered_batches(
+        tf.data.Dataset.from_tensor_slices((keys, files, labels)),
+        lambda key, file, label: (key, tf.io.read_file(file), label),
+        records,
+        preprocessing_name,
+        batch_size,
       )
 
     self._dataset = dataset
@@ -118,37 +107,29 @@ class FolderReader:
   def read(
     self, path: str, records: image_records.ImageRecords
   ) -> Iterator[tuple[list[str], np.ndarray, tf.Tensor]]:
-    """Yields the batches of a folder.
+    """The batches of a folder.
 
     Args:
       path: the folder.
       records: the description of its images.
 
-    Yields:
-      Image keys [n], class ids [n] int64 from 0, images [n, image_size,
-      image_size, 3] float32 on the 0..255 scale.
+    Returns:
+      As `data_input.read_ordered` yields them.
 
     Raises:
       ValueError: as `list_images`, or an image cannot be decoded; names it.
     """
     images = list_images(path, records.class_keys)
     keys, files, labels = zip(*images, strict=True)
-    seen = 0
-    try:
-      for some_keys, some_labels, pixels in self._dataset(
-        tf.constant(keys), tf.constant(files), tf.constant(labels, tf.int64)
-      ):
-        seen += len(some_labels)
-        yield (
-          [tfrecords.key_text(key) for key in some_keys.numpy()],
-          some_labels.numpy(),
-          pixels,
-        )
-    except tf.errors.OpError as error:
+
+    def find_fault():
       for file in files:
         read_image(file)
-      raise ValueError(f'{path}: {error.message}') from None
-    tfrecords.check_count(path, seen, records)
+
+    batches = self._dataset(
+      tf.constant(keys), tf.constant(files), tf.constant(labels, tf.int64)
+    )
+    return data_input.read_ordered(batches, path, records, find_fault)
 
 
 def read_image(file: str) -> tf.Tensor:

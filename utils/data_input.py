@@ -6,7 +6,7 @@ gives an endless, shuffled, randomly cropped stream whose order and pixels are
 a function of (seed, epoch) alone, so that training can go on where it stopped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +16,83 @@ from utils import image_records, paths, preprocessing, tfrecords
 # Records in flight between reading and cropping, as the original has it.
 _SHUFFLE_BUFFER = 1024
 _CYCLE_LENGTH = 8
+
+
+def ordered_batches(
+  elements: tf.data.Dataset,
+  load: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
+  records: image_records.ImageRecords,
+  preprocessing_name: str,
+  batch_size: int,
+) -> tf.data.Dataset:
+  """The pipeline of evaluation: every image once, in order.
+
+  Args:
+    elements: what stands for the images.
+    load: element -> image key, encoded image, class id from 0.
+    records: the description of the data set.
+    preprocessing_name: 'legacy' or 'modern'.
+    batch_size: images a batch.
+
+  Returns:
+    Batches of image keys, class ids and images, for `read_ordered`.
+  """
+
+  def example(*element):
+    key, encoded, label = load(*element)
+    image = preprocessing.central_crop(
+      preprocessing.decode(encoded),
+      records.resize_size,
+      records.image_size,
+      preprocessing_name,
+    )
+    return key, label, image
+
+  # One thread decodes: the model beside it fills the other cores, and more
+  # decoders would only take them away from it.
+  on_accelerator = bool(tf.config.list_logical_devices('GPU'))
+  threads = tf.data.AUTOTUNE if on_accelerator else 1
+  return (
+    elements.map(example, num_parallel_calls=threads, deterministic=True)
+    .batch(batch_size)
+    .prefetch(2)
+  )
+
+
+def read_ordered(
+  batches: tf.data.Dataset,
+  path: str,
+  records: image_records.ImageRecords,
+  find_fault: Callable[[], None],
+) -> Iterator[tuple[list[str], np.ndarray, tf.Tensor]]:
+  """Yields batches and counts the images.
+
+  Args:
+    batches: as `ordered_batches` makes them.
+    path: the shard or folder, for messages.
+    records: its description.
+    find_fault: raises a ValueError that names what made the pipeline fail.
+
+  Yields:
+    Image keys [n], class ids [n] int64 from 0, images [n, image_size,
+    image_size, 3] float32 on the 0..255 scale.
+
+  Raises:
+    ValueError: the images are damaged, fewer or more than declared.
+  """
+  seen = 0
+  try:
+    for keys, labels, images in batches:
+      seen += len(labels)
+      yield (
+        [tfrecords.key_text(key) for key in keys.numpy()],
+        labels.numpy(),
+        images,
+      )
+  except tf.errors.OpError as error:
+    find_fault()
+    raise ValueError(f'{path}: {error.message}') from None
+  tfrecords.check_count(path, seen, records)
 
 
 class OrderedReader:
@@ -45,24 +122,14 @@ class OrderedReader:
     def dataset(path):
       def parse(index, serialized):
         example = tfrecords.parse(serialized, dialect, records, path, index)
-        image = preprocessing.central_crop(
-          preprocessing.decode(example['encoded']),
-          records.resize_size,
-          records.image_size,
-          preprocessing_name,
-        )
-        return example['image_key'], example['label'], image
+        return example['image_key'], example['encoded'], example['label']
 
-      # One thread decodes: the model beside it fills the other cores, and
-      # more decoders would only take them away from it.
-      on_accelerator = bool(tf.config.list_logical_devices('GPU'))
-      threads = tf.data.AUTOTUNE if on_accelerator else 1
-      return (
-        tf.data.TFRecordDataset(path)
-        .enumerate()
-        .map(parse, num_parallel_calls=threads, deterministic=True)
-        .batch(batch_size)
-        .prefetch(2)
+      return ordered_batches(
+        tf.data.TFRecordDataset(path).enumerate(),
+        parse,
+        records,
+        preprocessing_name,
+        batch_size,
       )
 
     self._dataset = dataset
@@ -70,35 +137,27 @@ class OrderedReader:
   def read(
     self, path: str, records: image_records.ImageRecords
   ) -> Iterator[tuple[list[str], np.ndarray, tf.Tensor]]:
-    """Yields the batches of a shard.
+    """The batches of a shard.
 
     Args:
       path: the shard.
       records: the description of its data set, which may count other shards
         than the one that the reader was made for.
 
-    Yields:
-      Image keys [n], class ids [n] int64 from 0, images [n, image_size,
-      image_size, 3] float32 on the 0..255 scale.
+    Returns:
+      As `read_ordered` yields them.
 
     Raises:
       ValueError: the shard is damaged, holds fewer or more records than the
         description says, or a label outside the classes; names the record.
     """
     tfrecords.check_lengths(path)
-    seen = 0
-    try:
-      for keys, labels, images in self._dataset(path):
-        seen += len(labels)
-        yield (
-          [tfrecords.key_text(key) for key in keys.numpy()],
-          labels.numpy(),
-          images,
-        )
-    except tf.errors.OpError as error:
-      tfrecords.find_fault(path, self._dialect, records)
-      raise ValueError(f'{path}: {error.message}') from None
-    tfrecords.check_count(path, seen, records)
+    return read_ordered(
+      self._dataset(path),
+      path,
+      records,
+      lambda: tfrecords.find_fault(path, self._dialect, records),
+    )
 
 
 class TrainingReader:
