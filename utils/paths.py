@@ -560,6 +560,18 @@ def headline_table(output_path: str) -> str:
   return str(epath.Path(output_path) / 'headline_table.csv')
 
 
-def gallery(output_path: str) -> str:
-  """The page that shows the PIEs."""
-  return str(epath.Path(output_path) / 'gallery' / 'index.html')
+def gallery(output_path: str, dataset: str, mode: str) -> str:
+  """The folder of the page that shows the PIEs; it opens at index.html."""
+  return str(epath.Path(output_path) / dataset / 'gallery' / mode)
+
+
+def suspects(output_path: str, dataset: str, mode: str) -> str:
+  """Images whose label should be looked at, ranked."""
+  return str(epath.Path(output_path) / dataset / f'{mode}_suspects.csv')
+
+
+def annotation_summary(output_path: str, dataset: str, mode: str) -> str:
+  """What people said of PIEs and of other images."""
+  return str(
+    epath.Path(output_path) / dataset / f'{mode}_annotation_summary.csv'
+  )

@@ -268,6 +268,93 @@ HEADLINE = Table(
   sort_by=(),
 )
 
+SUSPECTS = Table(
+  'suspects',
+  (
+    Column('rank', 'int', '1 for the label to look at first', low=1),
+    Column('image_key', 'text', "the image's identity"),
+    Column('filename', 'text', 'shard that holds the image'),
+    _count('image_index', "the record's position in its shard, from 0"),
+    _count('true_class_label', 'class id of the label'),
+    Column('class', 'text', 'name of that class', default=''),
+    _count(
+      'suggested_label',
+      'class id that most populations predict instead; empty if none does',
+      nullable=True,
+    ),
+    Column('suggested_class', 'text', 'name of that class', default=''),
+    _fraction(
+      'correct_share',
+      'share of members that agree with the label, mean over populations',
+    ),
+    _count('pie_levels', 'levels at which the image is a PIE'),
+    _fraction(
+      'taxicab_share',
+      'taxicab_distance over the number of votes, mean over levels',
+    ),
+  ),
+  key=('image_key',),
+  sort_by=('rank',),
+)
+
+# What annotators are asked about an image, each yes or no.
+QUESTIONS = (
+  Column('label_wrong', 'int', 'the label is wrong or inadequate', 0, 1),
+  Column('several_objects', 'int', 'several objects could be meant', 0, 1),
+  Column('cooccurring_labels', 'int', 'labels that often occur together', 0, 1),
+  Column('atypical', 'int', 'an unusual example of its class', 0, 1),
+  Column('fine_grained', 'int', 'a class very like another one', 0, 1),
+  Column('abstract', 'int', 'drawn, abstract, distorted, poor quality', 0, 1),
+)
+
+ANNOTATIONS = Table(
+  'annotations',
+  (
+    Column('annotator', 'text', 'who answered'),
+    Column('image_key', 'text', "the image's identity"),
+    Column('pruning_method', 'text', 'method of the level that was studied'),
+    _fraction('pruning_fraction', 'that level'),
+    _count('is_blind', '1 if it was not told which images are PIEs', high=1),
+    *QUESTIONS,
+  ),
+  key=('annotator', 'image_key', 'pruning_method', 'pruning_fraction'),
+  sort_by=('annotator', 'pruning_method', 'pruning_fraction', 'image_key'),
+)
+
+ANNOTATION_SUMMARY = Table(
+  'annotation summary',
+  (
+    Column('pruning_method', 'text', 'method of the level that was studied'),
+    _fraction('pruning_fraction', 'that level'),
+    Column('images', 'text', "'PIEs' or 'others'"),
+    Column('question', 'text', 'column of the annotations, or several'),
+    _count('num_images', 'images that were looked at'),
+    _count('num_annotators', 'people who looked at any of them'),
+    _count('num_answers', 'answers'),
+    _count('num_blind', 'answers of people who were not told'),
+    _fraction('share', "mean over images of the annotators' share of yes"),
+    _fraction('share_low', 'lower end of its 95 % interval, over images'),
+    _fraction('share_high', 'upper end of that interval'),
+    _count('num_shared', 'images with two or more answers'),
+    _fraction(
+      'agreement',
+      'share of pairs of answers to one image that are equal',
+      nullable=True,
+    ),
+    Column(
+      'krippendorff_alpha',
+      'float',
+      'agreement above chance: 1 is perfect, 0 is chance; empty where no '
+      'image has two answers, or all answers are equal',
+      high=1.0,
+      nullable=True,
+    ),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'images', 'question'),
+  # In the order of the questions.
+  sort_by=(),
+)
+
 PIE_STATISTICS = Table(
   'PIE statistics',
   (

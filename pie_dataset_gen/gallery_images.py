@@ -1,0 +1,158 @@
+"""The images of the gallery: as stored where a browser can show them, small.
+
+Files are named by a checksum of the image key, so that no key, whatever it
+holds, decides about a path. A record at a time is in memory for each thread.
+"""
+
+import concurrent.futures
+import hashlib
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import PIL
+from PIL import Image
+
+from utils import image_records, paths, tfrecords
+
+# What every browser shows as it is.
+_SUFFIXES = {'JPEG': 'jpg', 'PNG': 'png', 'GIF': 'gif', 'WEBP': 'webp'}
+_MODES = ('1', 'L', 'P', 'RGB', 'RGBA')
+_ORIENTATION = 0x0112
+_CHUNK = 64
+
+
+class Picture(NamedTuple):
+  """An image of the page.
+
+  Attributes:
+    label: class id in the records, from 0.
+    large: path from the page's folder.
+    small: path of the thumbnail; that of the large image where it is small.
+    width: of the image as stored, in pixels.
+    height: likewise.
+  """
+
+  label: int
+  large: str
+  small: str
+  width: int
+  height: int
+
+
+def write_pictures(
+  shards: Sequence[str],
+  records: image_records.ImageRecords,
+  wanted: Mapping[str, set[str]],
+  folder: str,
+  large_size: int,
+  small_size: int,
+) -> dict[str, Picture]:
+  """Writes the images with the wanted keys.
+
+  Args:
+    shards: paths of the TFRecords.
+    records: their description.
+    wanted: shard's file name -> image keys.
+    folder: of the page.
+    large_size: longest side in pixels; larger images are scaled down to it.
+    small_size: the same for thumbnails.
+
+  Returns:
+    The pictures by image key.
+
+  Raises:
+    ValueError: a shard is damaged or lacks an image, or an image cannot be
+      decoded; names it.
+  """
+  pictures = {}
+
+  def write(example):
+    key, encoded, label, where = example
+    try:
+      return key, _write(key, encoded, label, folder, large_size, small_size)
+    except (
+      PIL.UnidentifiedImageError,
+      Image.DecompressionBombError,
+      OSError,
+      SyntaxError,
+      ValueError,
+    ) as error:
+      raise ValueError(f'{where}, key {key!r}: {error}') from None
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    for shard in shards:
+      keys = wanted.get(paths.name(shard), set())
+      if not keys:
+        continue
+      examples = _read(shard, records, keys)
+      # Not all at once: the encoded images of a shard may be gigabytes.
+      while chunk := list(itertools.islice(examples, _CHUNK)):
+        pictures.update(pool.map(write, chunk))
+      missing = sorted(keys - pictures.keys())
+      if missing:
+        raise ValueError(
+          f'{shard} lacks {len(missing)} images that the modal labels have, '
+          f'for example {missing[:3]}'
+        )
+  return pictures
+
+
+def _read(shard, records, keys):
+  """Yields key, encoded image, class id and place of the wanted records."""
+  seen = set()
+  for index, serialized in enumerate(tfrecords.read_records(shard)):
+    if not index:
+      dialect = tfrecords.detect_dialect(serialized, shard)
+    example = tfrecords.parse_example(
+      serialized, dialect, records, shard, index
+    )
+    if example.key in seen:
+      raise ValueError(f'{shard} holds the image {example.key!r} twice')
+    if example.key in keys:
+      seen.add(example.key)
+      where = f'{shard}, record {index}'
+      yield example.key, example.encoded, example.label, where
+
+
+def _write(key, encoded, label, folder, large_size, small_size) -> Picture:
+  stem = hashlib.sha256(key.encode()).hexdigest()[:16]
+  image = Image.open(io.BytesIO(encoded))
+  width, height = image.size
+  as_stored = (
+    image.format in _SUFFIXES
+    and image.mode in _MODES
+    and max(image.size) <= large_size
+    # A browser would turn what the networks saw unturned.
+    and image.getexif().get(_ORIENTATION, 1) == 1
+  )
+  if as_stored:
+    image.load()  # whole, or an error
+    large = f'images/{stem}.{_SUFFIXES[image.format]}'
+    paths.write_complete(paths.within(folder, large), encoded)
+  else:
+    large = f'images/{stem}.jpg'
+    image = _scaled(image, large_size)
+    paths.write_complete(paths.within(folder, large), _jpeg(image, 90))
+  small = large
+  if max(image.size) > small_size:
+    small = f'thumbnails/{stem}.jpg'
+    paths.write_complete(
+      paths.within(folder, small), _jpeg(_scaled(image, small_size), 80)
+    )
+  return Picture(label, large, small, width, height)
+
+
+def _scaled(image: Image.Image, size: int) -> Image.Image:
+  # JPEGs are decoded at a fraction of their size where that is enough.
+  image.draft('RGB', (2 * size, 2 * size))
+  scaled = image.convert('RGB')
+  scaled.thumbnail((size, size), Image.Resampling.LANCZOS)
+  return scaled
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+  data = io.BytesIO()
+  image.save(data, 'JPEG', quality=quality)
+  return data.getvalue()

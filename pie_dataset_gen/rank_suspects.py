@@ -1,0 +1,196 @@
+r"""Ranks images by how much their label should be looked at.
+
+Reads the modal labels of all levels, as aggregate_predictions wrote them, and
+writes <output_path>/<dataset_name>/<mode>_suspects.csv (utils/tables.py:
+SUSPECTS), a row for each image. First come the labels that fewest members of
+the populations agree with, dense and pruned ones counting alike; among equals
+those that are PIEs at most levels, then those whose votes differ most between
+the populations. A threshold on correct_share, or the first rows, are the images
+for a person to look at.
+
+  python -m pie_dataset_gen.rank_suspects --dataset_name=digits \
+      --predictions_file=runs/digits/results --output_path=runs/digits/results
+
+Does it find errors? Of labels that were made wrong on purpose (README, and
+tests/benchmarks/label_errors.py) it finds most; being a PIE alone does not say
+that a label is wrong.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from absl import flags, logging
+from etils import epath
+
+from utils import command_line, image_records, paths, tables
+
+_IMAGE = ['image_key', 'filename', 'image_index', 'true_class_label']
+_COLUMNS = (
+  *_IMAGE,
+  'pruning_method',
+  'pruning_fraction',
+  'baseline_modal_label',
+  'baseline_number_observ',
+  'baseline_correct_share',
+  'variant_modal_label',
+  'variant_number_observ',
+  'variant_correct_share',
+  'taxicab_distance',
+)
+
+
+def define_flags() -> None:
+  """Defines the flags of this script."""
+  flags.DEFINE_string(
+    'predictions_file',
+    None,
+    'Folder of modal labels: the --output_path of aggregate_predictions.',
+    required=True,
+  )
+  flags.DEFINE_string(
+    'output_path', None, 'Folder of the results.', required=True
+  )
+  flags.DEFINE_string(
+    'data_directory',
+    '',
+    'Folder of image_records.json, for the names of the classes. Empty: their '
+    'ids.',
+  )
+  flags.DEFINE_enum('mode', 'eval', ['eval', 'train'], 'Split of the images.')
+  flags.DEFINE_string(
+    'dataset_name', 'imagenet', 'Name of the data set, a folder of the results.'
+  )
+
+
+def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+  """Ranks images.
+
+  Args:
+    labels: rows of `tables.MODAL_LABELS` at all levels.
+    class_names: [num_classes]; empty for the class ids.
+
+  Returns:
+    Rows of `tables.SUSPECTS`.
+
+  Raises:
+    ValueError: levels differ in their images or classes, or a class has no
+      name.
+  """
+  levels = labels.groupby(['pruning_method', 'pruning_fraction'])
+  sizes = levels.size()
+  described = labels[_IMAGE].drop_duplicates()
+  if (sizes != len(described)).any():
+    raise ValueError(
+      f'the levels have {sizes.to_dict()} images, {len(described)} different '
+      'ones in all: wanted the same images, in their places and classes, at '
+      'all levels'
+    )
+  ids = ['true_class_label', 'baseline_modal_label', 'variant_modal_label']
+  largest = int(labels[ids].max().max())
+  names = list(class_names) or [str(i) for i in range(largest + 1)]
+  if largest >= len(names):
+    raise ValueError(
+      f'the modal labels name class {largest}, the data set has classes 0 to '
+      f'{len(names) - 1}'
+    )
+  dense = labels.drop_duplicates('image_key').set_index('image_key')
+  pruned = labels.set_index('image_key')
+  votes = pruned['baseline_number_observ'] + pruned['variant_number_observ']
+  pies = pruned['baseline_modal_label'] != pruned['variant_modal_label']
+  correct = pd.concat(
+    [dense['baseline_correct_share'], pruned['variant_correct_share']]
+  )
+  modal = pd.concat(
+    [
+      dense[['true_class_label', 'baseline_modal_label']].set_axis(
+        ['true', 'modal'], axis=1
+      ),
+      pruned[['true_class_label', 'variant_modal_label']].set_axis(
+        ['true', 'modal'], axis=1
+      ),
+    ]
+  ).query('true != modal')
+  # Of labels that as many populations predict, the smallest.
+  suggested = (
+    modal.groupby(['image_key', 'modal'])
+    .size()
+    .rename('populations')
+    .reset_index()
+    .sort_values(['populations', 'modal'], ascending=[False, True])
+    .drop_duplicates('image_key')
+    .set_index('image_key')['modal']
+  )
+  frame = described.set_index('image_key').assign(
+    correct_share=_mean(correct),
+    pie_levels=pies.groupby('image_key').sum(),
+    taxicab_share=_mean(pruned['taxicab_distance'] / votes),
+    suggested_label=suggested.astype('Int64'),
+  )
+  frame = frame.reset_index().sort_values(
+    ['correct_share', 'pie_levels', 'taxicab_share', 'image_key'],
+    ascending=[True, False, False, True],
+  )
+  return frame.assign(
+    rank=range(1, len(frame) + 1),
+    **{
+      'class': [names[i] for i in frame['true_class_label']],
+      'suggested_class': [
+        '' if pd.isna(i) else names[i] for i in frame['suggested_label']
+      ],
+    },
+  )
+
+
+def _mean(shares: pd.Series) -> pd.Series:
+  """The mean of each image; sorted, so that no order can change a digit."""
+  # Rounded, so that equal shares are equal whatever the sum's last digit.
+  return shares.sort_values().groupby('image_key').mean().round(12)
+
+
+def run(
+  predictions_file: str,
+  output_path: str,
+  *,
+  mode: str,
+  dataset_name: str,
+  data_directory: str = '',
+) -> pd.DataFrame:
+  """Writes the ranking; returns its rows."""
+  files = paths.find_csvs(
+    paths.modal_labels_folder(predictions_file, dataset_name, mode),
+    'modal labels',
+  )
+  names = ()
+  if data_directory:
+    names = image_records.read(data_directory).class_names
+  ranked = rank(tables.read_all(tables.MODAL_LABELS, files, _COLUMNS), names)
+  path = paths.suspects(output_path, dataset_name, mode)
+  tables.write(tables.SUSPECTS, ranked, path)
+  wrong = (ranked['correct_share'] < 0.5).sum()
+  logging.info(
+    'wrote %s: fewer than half of the members agree with %d of %d labels',
+    path,
+    wrong,
+    len(ranked),
+  )
+  command_line.write_provenance(
+    str(epath.Path(path).parent), 'pie_dataset_gen.rank_suspects', files
+  )
+  return ranked
+
+
+def main(argv: list[str]) -> None:
+  """Turns flags into arguments."""
+  del argv
+  f = flags.FLAGS
+  run(
+    f.predictions_file,
+    f.output_path,
+    mode=f.mode,
+    dataset_name=f.dataset_name,
+    data_directory=f.data_directory,
+  )
+
+
+if __name__ == '__main__':
+  command_line.run_script(main, define_flags)
