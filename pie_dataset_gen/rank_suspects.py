@@ -4,16 +4,15 @@ Reads the modal labels of all levels, as aggregate_predictions wrote them, and
 writes <output_path>/<dataset_name>/<mode>_suspects.csv (utils/tables.py:
 SUSPECTS), a row for each image. First come the labels that fewest members of
 the populations agree with, dense and pruned ones counting alike; among equals
-those that are PIEs at most levels, then those whose votes differ most between
-the populations. A threshold on correct_share, or the first rows, are the images
-for a person to look at.
+those for which most members suggest one and the same other label. A threshold
+on correct_share, or the first rows, are the images for a person to look at.
 
   python -m pie_dataset_gen.rank_suspects --dataset_name=digits \
       --predictions_file=runs/digits/results --output_path=runs/digits/results
 
-Does it find errors? Of labels that were made wrong on purpose (README, and
-tests/benchmarks/label_errors.py) it finds most; being a PIE alone does not say
-that a label is wrong.
+Does it find errors? Of labels that were made wrong on purpose, nearly all
+(tests/benchmarks/label_errors.py; README has the figures). Being a PIE hardly
+says more about that than chance, which is why it does not decide the rank.
 """
 
 from collections.abc import Sequence
@@ -31,9 +30,11 @@ _COLUMNS = (
   'pruning_fraction',
   'baseline_modal_label',
   'baseline_number_observ',
+  'baseline_vote_share',
   'baseline_correct_share',
   'variant_modal_label',
   'variant_number_observ',
+  'variant_vote_share',
   'variant_correct_share',
   'taxicab_distance',
 )
@@ -93,42 +94,43 @@ def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
       f'the modal labels name class {largest}, the data set has classes 0 to '
       f'{len(names) - 1}'
     )
-  dense = labels.drop_duplicates('image_key').set_index('image_key')
   pruned = labels.set_index('image_key')
+  dense = pruned[~pruned.index.duplicated()]
   votes = pruned['baseline_number_observ'] + pruned['variant_number_observ']
   pies = pruned['baseline_modal_label'] != pruned['variant_modal_label']
-  correct = pd.concat(
-    [dense['baseline_correct_share'], pruned['variant_correct_share']]
-  )
-  modal = pd.concat(
+  # A row for each image and population.
+  populations = pd.concat(
     [
-      dense[['true_class_label', 'baseline_modal_label']].set_axis(
-        ['true', 'modal'], axis=1
-      ),
-      pruned[['true_class_label', 'variant_modal_label']].set_axis(
-        ['true', 'modal'], axis=1
-      ),
+      of[['true_class_label']].assign(
+        modal=of[f'{who}_modal_label'],
+        vote_share=of[f'{who}_vote_share'],
+        correct_share=of[f'{who}_correct_share'],
+      )
+      for of, who in ((dense, 'baseline'), (pruned, 'variant'))
     ]
-  ).query('true != modal')
-  # Of labels that as many populations predict, the smallest.
+  )
+  others = populations.query('modal != true_class_label')
   suggested = (
-    modal.groupby(['image_key', 'modal'])
-    .size()
-    .rename('populations')
+    (_sum(others, ['image_key', 'modal'], 'vote_share') / (len(sizes) + 1))
     .reset_index()
-    .sort_values(['populations', 'modal'], ascending=[False, True])
+    # Of labels that as many suggest, the smallest.
+    .sort_values(['vote_share', 'modal'], ascending=[False, True])
     .drop_duplicates('image_key')
-    .set_index('image_key')['modal']
+    .set_index('image_key')
   )
+  correct = _sum(populations, ['image_key'], 'correct_share')
+  taxicab = pruned.assign(share=pruned['taxicab_distance'] / votes)
   frame = described.set_index('image_key').assign(
-    correct_share=_mean(correct),
+    correct_share=correct / (len(sizes) + 1),
     pie_levels=pies.groupby('image_key').sum(),
-    taxicab_share=_mean(pruned['taxicab_distance'] / votes),
-    suggested_label=suggested.astype('Int64'),
+    taxicab_share=_sum(taxicab, ['image_key'], 'share') / len(sizes),
+    suggested_label=suggested['modal'].astype('Int64'),
+    suggested_share=suggested['vote_share'],
   )
+  frame['suggested_share'] = frame['suggested_share'].fillna(0.0)
   frame = frame.reset_index().sort_values(
-    ['correct_share', 'pie_levels', 'taxicab_share', 'image_key'],
-    ascending=[True, False, False, True],
+    ['correct_share', 'suggested_share', 'image_key'],
+    ascending=[True, False, True],
   )
   return frame.assign(
     rank=range(1, len(frame) + 1),
@@ -141,10 +143,11 @@ def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
   )
 
 
-def _mean(shares: pd.Series) -> pd.Series:
-  """The mean of each image; sorted, so that no order can change a digit."""
-  # Rounded, so that equal shares are equal whatever the sum's last digit.
-  return shares.sort_values().groupby('image_key').mean().round(12)
+def _sum(frame: pd.DataFrame, by: list[str], column: str) -> pd.Series:
+  """Sums by group, sorted first: no order of the rows changes a digit."""
+  sums = frame.sort_values(column).groupby(by)[column].sum()
+  # Rounded: equal shares are equal, whatever the last digit of the sum.
+  return sums.round(12)
 
 
 def run(

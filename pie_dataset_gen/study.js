@@ -174,7 +174,7 @@
   // Cells of a CSV by row; a quoted cell may hold commas and line breaks.
   const parseCsv = (text) => {
     const rows = [[]];
-    const cell = /("(?:[^"]|"")*"|[^,\r\n]*)(,|\r?\n|$)/y;
+    const cell = /("(?:[^"]|"")*"|[^",\r\n]*)(,|\r?\n|$)/y;
     cell.lastIndex = text.startsWith('\ufeff') ? 1 : 0;
     while (cell.lastIndex < text.length) {
       const match = cell.exec(text);

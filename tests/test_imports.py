@@ -40,6 +40,8 @@ TENSORFLOW = {'tensorflow', 'tensorflow_model_optimization', 'tf_keras'}
 TENSORFLOW_FREE = (
   'pie_dataset_gen.aggregate_predictions',
   'pie_dataset_gen.headline_table',
+  'pie_dataset_gen.rank_suspects',
+  'pie_dataset_gen.summarize_annotations',
   'per_class_accuracy.aggregate_ckpt_metrics',
   'per_class_accuracy.gen_tstatistic',
   'robustness_tests.summarize',

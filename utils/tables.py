@@ -284,6 +284,10 @@ SUSPECTS = Table(
     ),
     Column('suggested_class', 'text', 'name of that class', default=''),
     _fraction(
+      'suggested_share',
+      'votes for it where it is the modal label, mean over populations',
+    ),
+    _fraction(
       'correct_share',
       'share of members that agree with the label, mean over populations',
     ),

@@ -1,0 +1,722 @@
+"""The page of PIEs: its numbers, its images, and the page in a browser."""
+
+import http.server
+import io
+import json
+import pathlib
+import shutil
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pie_dataset_gen import (
+  aggregate_predictions,
+  gallery,
+  headline_table,
+  summarize_annotations,
+)
+from utils import image_records, paths, tables, tfrecords
+
+HTML = '<img src=x onerror="document.title=1"><b>bold</b>'
+CLASSES = ('cat', HTML, 'a "quoted", class', "d'og & co")
+HOSTILE_KEY = '../../<script>alert(1)</script>,"'
+IMAGES, SHARDS, MEMBERS = 60, 2, 4
+LEVELS = (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
+SIZES = {10: (800, 600), 11: (300, 200)}
+# Votes are (class the dense say, classes the pruned members say) - true class.
+DENSE_OFF = {3: 1, 4: 1, 5: 1}
+PRUNED_OFF = {
+  0.5: {0: (1, 1, 1, 0), 3: (0, 0, 0, 0), 5: (2, 2, 2, 1), 4: (1, 1, 1, 1)},
+  0.9: dict.fromkeys(range(12), (1, 1, 1, 1)),
+}
+
+
+def key(index):
+  return HOSTILE_KEY if index == 2 else f'image {index:03d}'
+
+
+def true_class(index):
+  return index % len(CLASSES)
+
+
+def shard_of(index):
+  return f'validation-{index % SHARDS:05d}-of-{SHARDS:05d}'
+
+
+def votes(index, level):
+  """The classes that the four members of a level say."""
+  if level == LEVELS[0]:
+    off = [DENSE_OFF.get(index, 0)] * MEMBERS
+  else:
+    off = PRUNED_OFF[level[1]].get(index, (0,) * MEMBERS)
+  return [(true_class(index) + o) % len(CLASSES) for o in off]
+
+
+def is_pie(index, level):
+  def modal(votes):
+    return max(votes, key=votes.count)
+
+  return modal(votes(index, level)) != modal(votes(index, LEVELS[0]))
+
+
+def encoded(index):
+  rng = np.random.default_rng(index)
+  width, height = SIZES.get(index, (32, 32))
+  image = Image.fromarray(
+    rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+  )
+  data = io.BytesIO()
+  if index == 11:
+    image.convert('CMYK').save(data, 'JPEG')
+  elif index == 10:
+    image.save(data, 'JPEG')
+  else:
+    image.save(data, 'PNG')
+  return data.getvalue()
+
+
+def write_run(folder):
+  """A small run up to the headline table."""
+  shards = {}
+  for number in range(SHARDS):
+    path = paths.shard(str(folder / 'data'), 'validation', number, SHARDS)
+    shards[paths.name(path)] = tfrecords.write_shard(
+      path,
+      [
+        tfrecords.encode(key(i), encoded(i), true_class(i))
+        for i in range(number, IMAGES, SHARDS)
+      ],
+    )
+  image_records.write(
+    str(folder / 'data'),
+    image_records.ImageRecords('pets', CLASSES, splits={'eval': shards}),
+  )
+  predictions = folder / 'predictions'
+  for level in LEVELS:
+    for replicate in range(MEMBERS):
+      for number in range(SHARDS):
+        index = range(number, IMAGES, SHARDS)
+        path = predictions / shard_of(number) / f'{level}_{replicate}.csv'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(
+          {
+            'image_key': [key(i) for i in index],
+            'image_index': range(len(index)),
+            'true_class': [true_class(i) for i in index],
+            'predictions': [votes(i, level)[replicate] for i in index],
+            'predicted_probability': 0.5,
+            'pruning_method': level[0],
+            'fraction_pruned': level[1],
+            'replicate': replicate,
+          }
+        ).to_csv(path, index=False)
+  results = str(folder / 'results')
+  aggregate_predictions.run(
+    str(predictions), results, mode='eval', dataset_name='pets', num_resamples=4
+  )
+  headline_table.run(
+    results, mode='eval', dataset_name='pets', predictions_file=results
+  )
+
+
+def arguments(folder, **changes):
+  return {
+    'data_directory': str(folder / 'data'),
+    'predictions_file': str(folder / 'results'),
+    'output_path': str(folder / 'results'),
+    'mode': 'eval',
+    'predictions_directory': str(folder / 'predictions'),
+    'headline_directory': str(folder / 'results'),
+    **changes,
+  }
+
+
+@pytest.fixture(scope='module')
+def run_folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('run')
+  write_run(folder)
+  gallery.run(**arguments(folder))
+  return folder
+
+
+@pytest.fixture(scope='module')
+def page_folder(run_folder):
+  return pathlib.Path(
+    paths.gallery(str(run_folder / 'results'), 'pets', 'eval')
+  )
+
+
+@pytest.fixture
+def copy_of_run(run_folder, tmp_path):
+  return pathlib.Path(shutil.copytree(run_folder, tmp_path / 'run'))
+
+
+def read_data(page_folder):
+  text = (page_folder / 'data.js').read_text()
+  prefix = 'window.gallery = '
+  assert text.startswith(prefix)
+  return json.loads(text.removeprefix(prefix).rstrip(';\n'))
+
+
+def test_data_equals_modal_labels(run_folder, page_folder):
+  data = read_data(page_folder)
+  labels = tables.read_all(
+    tables.MODAL_LABELS,
+    paths.find_csvs(
+      paths.modal_labels_folder(str(run_folder / 'results'), 'pets', 'eval'),
+      'labels',
+    ),
+  )
+  assert [(x['method'], x['fraction']) for x in data['levels']] == list(
+    LEVELS[1:]
+  )
+  for at, level in enumerate(data['levels']):
+    rows = labels[labels['pruning_fraction'] == level['fraction']]
+    pies = rows['baseline_modal_label'] != rows['variant_modal_label']
+    assert (level['pies'], level['images']) == (pies.sum(), IMAGES)
+    ranks = rows['taxicab_distance'].rank(method='min', ascending=False)
+    rows = rows.assign(rank=ranks).set_index('image_key')
+    for image in data['images']:
+      row = rows.loc[image['key']]
+      assert image['label'] == row['true_class_label']
+      assert image['shard'] == row['filename']
+      dense, pruned = image['dense'], image['pruned'][at]
+      for said, who in ((dense, 'baseline'), (pruned, 'variant')):
+        assert said['label'] == row[f'{who}_modal_label']
+        assert said['share'] == row[f'{who}_vote_share']
+        assert said['members'] == row[f'{who}_number_observ']
+      assert pruned['taxicab'] == row['taxicab_distance']
+      assert pruned['rank'] == row['rank']
+
+
+def test_votes_are_those_of_the_members(page_folder):
+  index_of = {key(i): i for i in range(IMAGES)}
+  for image in read_data(page_folder)['images']:
+    index = index_of[image['key']]
+    said = [image['dense'], *image['pruned']]
+    for population, level in zip(said, LEVELS, strict=True):
+      cast = votes(index, level)
+      assert dict(population['votes']) == {c: cast.count(c) for c in cast}
+
+
+def test_all_pies_and_others_of_their_classes(run_folder):
+  labels = tables.read_all(
+    tables.MODAL_LABELS,
+    paths.find_csvs(str(run_folder / 'results/pets/modal_labels'), 'labels'),
+  )
+  pies = {
+    key(i) for i in range(IMAGES) if any(is_pie(i, x) for x in LEVELS[1:])
+  }
+  for number in (0, 3, IMAGES):
+    chosen = gallery.choose_images(labels, number)
+    assert pies <= set(chosen['image_key'])
+    others = chosen[~chosen['image_key'].isin(pies)].drop_duplicates(
+      'image_key'
+    )
+    present = labels[~labels['image_key'].isin(pies)].drop_duplicates(
+      'image_key'
+    )
+    assert others.groupby('true_class_label').size().to_dict() == {
+      c: min(number, n)
+      for c, n in present.groupby('true_class_label').size().items()
+      if number
+    }
+    shuffled = gallery.choose_images(
+      labels.sample(frac=1, random_state=0), number
+    )
+    pd.testing.assert_frame_equal(
+      shuffled.reset_index(drop=True), chosen.reset_index(drop=True)
+    )
+
+
+def test_small_images_are_copied_and_large_ones_scaled(page_folder):
+  for image in read_data(page_folder)['images']:
+    index = next(i for i in range(IMAGES) if key(i) == image['key'])
+    large, small = page_folder / image['large'], page_folder / image['small']
+    assert tuple(image['size']) == SIZES.get(index, (32, 32))
+    if index in SIZES:
+      assert Image.open(large).mode == 'RGB'
+      assert max(Image.open(large).size) == min(500, max(image['size']))
+      assert max(Image.open(small).size) == 160
+    else:
+      assert large.read_bytes() == encoded(index)
+      assert small == large
+    assert large.parent == page_folder / 'images'
+
+
+def test_nothing_is_written_outside(run_folder, page_folder):
+  data = read_data(page_folder)
+  referenced = {
+    page_folder / i[size] for i in data['images'] for size in ('large', 'small')
+  }
+  written = {p for p in page_folder.rglob('*') if p.is_file()}
+  assert {p for p in written if p.suffix in ('.png', '.jpg')} == referenced
+  assert not [p for p in run_folder.parent.rglob('*script*') if p.is_file()]
+
+
+def test_made_again_alike(copy_of_run, page_folder):
+  again = pathlib.Path(gallery.run(**arguments(copy_of_run))).parent
+  for path in again.rglob('*'):
+    # The page names the time and the folders of the commands.
+    if path.is_file() and path.suffix not in ('.json', '.html'):
+      same = page_folder / path.relative_to(again)
+      assert path.read_bytes() == same.read_bytes(), path
+
+
+def test_without_the_optional_parts(copy_of_run):
+  page = pathlib.Path(
+    gallery.run(
+      **arguments(
+        copy_of_run,
+        predictions_directory='',
+        headline_directory='',
+        others_per_class=0,
+      )
+    )
+  )
+  data = read_data(page.parent)
+  assert all(i['dense']['votes'] == [] for i in data['images'])
+  assert 'id="headline"' not in page.read_text()
+  assert len(data['images']) == sum(
+    any(is_pie(i, level) for level in LEVELS[1:]) for i in range(IMAGES)
+  )
+
+
+def change_labels(folder, change):
+  for path in paths.find_csvs(str(folder / 'results/pets/modal_labels'), 'x'):
+    frame = change(tables.read(tables.MODAL_LABELS, path))
+    tables.write(tables.MODAL_LABELS, frame, path)
+
+
+def test_labels_of_another_run_are_refused(copy_of_run):
+  change_labels(copy_of_run, lambda f: f.assign(variant_vote_share=0.25))
+  with pytest.raises(ValueError, match='votes for class'):
+    gallery.run(**arguments(copy_of_run))
+
+
+def test_levels_of_several_runs_are_refused(copy_of_run):
+  def other_dense(frame):
+    if frame['pruning_fraction'].iloc[0] == 0.9:
+      frame = frame.assign(baseline_vote_share=0.5)
+    return frame
+
+  change_labels(copy_of_run, other_dense)
+  with pytest.raises(ValueError, match='one run of aggregate_predictions'):
+    gallery.run(**arguments(copy_of_run))
+
+
+def test_other_classes_are_refused(copy_of_run):
+  def other_class(frame):
+    return frame.assign(true_class_label=(frame['true_class_label'] + 1) % 4)
+
+  change_labels(copy_of_run, other_class)
+  with pytest.raises(ValueError, match='is of class'):
+    gallery.run(**arguments(copy_of_run))
+
+
+def rewrite_shard(folder, change):
+  """Replaces the examples of the first shard."""
+  data = folder / 'data'
+  path = str(data / shard_of(0))
+  examples = change(list(tfrecords.read_records(path)))
+  shard = tfrecords.write_shard(path, examples)
+  records = image_records.read(str(data))
+  records.splits['eval'][shard_of(0)] = shard
+  image_records.write(str(data), records)
+
+
+def test_a_missing_image_is_named(copy_of_run):
+  rewrite_shard(copy_of_run, lambda examples: examples[2:])
+  with pytest.raises(ValueError, match=r'00000-of-00002 lacks 2 images'):
+    gallery.run(**arguments(copy_of_run))
+
+
+def test_an_undecodable_image_is_named(copy_of_run):
+  def damage(examples):
+    examples[0] = tfrecords.encode(key(0), encoded(0)[:200], true_class(0))
+    return examples
+
+  rewrite_shard(copy_of_run, damage)
+  with pytest.raises(ValueError, match='record 0, key .image 000'):
+    gallery.run(**arguments(copy_of_run))
+  # The page that was there is still whole.
+  assert (copy_of_run / 'results/pets/gallery/eval/index.html').exists()
+
+
+def test_an_image_that_stands_twice_is_named(copy_of_run):
+  rewrite_shard(copy_of_run, lambda examples: [*examples, examples[0]])
+  with pytest.raises(ValueError, match="holds the image 'image 000' twice"):
+    gallery.run(**arguments(copy_of_run))
+
+
+def test_figures_that_were_asked_for_are_wanted(copy_of_run):
+  with pytest.raises(FileNotFoundError, match='no figure of class impact'):
+    gallery.run(**arguments(copy_of_run, t_statistic_file=str(copy_of_run)))
+
+
+# The page in a browser.
+
+
+def find_browser():
+  return shutil.which('chromium') or shutil.which('google-chrome')
+
+
+@pytest.fixture(scope='module')
+def browser():
+  if not find_browser():
+    pytest.skip('no Chromium here (on Debian: apt install chromium)')
+  playwright = pytest.importorskip('playwright.sync_api')
+  with playwright.sync_playwright() as driver:
+    browser = driver.chromium.launch(
+      executable_path=find_browser(), args=['--no-sandbox']
+    )
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def open_page(browser, page_folder):
+  """Opens the page; fails at the end if it complained or went elsewhere."""
+  complaints, requests, contexts = [], [], []
+
+  def open_page(url='', **options):
+    url = url or f'{page_folder.as_uri()}/index.html'
+    context = browser.new_context(**options)
+    contexts.append(context)
+    page = context.new_page()
+    page.on(
+      'console',
+      lambda m: complaints.append(m.text) if m.type == 'error' else None,
+    )
+    page.on('pageerror', lambda error: complaints.append(str(error)))
+    page.on('request', lambda request: requests.append(request.url))
+    page.goto(url)
+    return page
+
+  yield open_page
+  roots = tuple(c.pages[0].url.split('/index.html')[0] for c in contexts)
+  for context in contexts:
+    context.close()
+  assert not complaints
+  assert requests
+  assert not [u for u in requests if not u.startswith((*roots, 'blob:'))]
+
+
+def keys_shown(page):
+  return page.eval_on_selector_all(
+    '#grid li', 'items => items.map((item) => item.dataset.key)'
+  )
+
+
+def test_images_load(open_page):
+  page = open_page()
+  page.select_option('#kind', '')
+  number = page.evaluate("""async () => {
+    const images = [...document.querySelectorAll('#grid img')];
+    for (const image of images) {
+      image.loading = 'eager';
+      await image.decode();
+    }
+    return images.filter((i) => i.naturalWidth > 0 && i.alt).length;
+  }""")
+  assert number == len(keys_shown(page)) > 30
+
+
+def direction(index, level):
+  dense = true_class(index) == max(v := votes(index, LEVELS[0]), key=v.count)
+  pruned = true_class(index) == max(v := votes(index, level), key=v.count)
+  return {
+    (True, True): 'right',
+    (True, False): 'dense',
+    (False, True): 'pruned',
+    (False, False): 'wrong',
+  }[dense, pruned]
+
+
+def test_filters_give_the_right_sets(open_page, page_folder):
+  page = open_page()
+  present = {i['key'] for i in read_data(page_folder)['images']}
+  index = [i for i in range(IMAGES) if key(i) in present]
+  seen = 0
+  for at, level in enumerate(LEVELS[1:]):
+    for kind in ('pie', 'other', ''):
+      for label in ('', '0', '1'):
+        for towards in ('', 'dense', 'pruned', 'wrong', 'right'):
+          page.select_option('#level', str(at))
+          page.select_option('#kind', kind)
+          page.select_option('#class', label)
+          page.select_option('#direction', towards)
+          wanted = {
+            key(i)
+            for i in index
+            if kind in ('', 'pie' if is_pie(i, level) else 'other')
+            and label in ('', str(true_class(i)))
+            and towards in ('', direction(i, level))
+          }
+          assert set(keys_shown(page)) == wanted
+          seen += bool(wanted)
+  assert seen > 30
+  page.select_option('#class', '')
+  page.select_option('#direction', '')
+  page.fill('#search', '<script>')
+  assert keys_shown(page) == [HOSTILE_KEY]
+
+
+def test_sorting(open_page, page_folder):
+  page = open_page()
+  page.select_option('#kind', '')
+  page.select_option('#level', '0')
+  images = read_data(page_folder)['images']
+  orders = {
+    'rank': lambda i: i['pruned'][0]['rank'],
+    'dense': lambda i: i['dense']['share'],
+    'pruned': lambda i: i['pruned'][0]['share'],
+    'class': lambda i: i['label'],
+    'key': lambda i: 0,
+  }
+  for name, order in orders.items():
+    page.select_option('#sort', name)
+    wanted = sorted(images, key=lambda i: (order(i), i['key']))
+    assert keys_shown(page) == [i['key'] for i in wanted]
+
+
+def test_numbers_on_the_page_equal_the_csv(open_page, run_folder):
+  page = open_page()
+  headline = tables.read(
+    tables.HEADLINE, paths.headline_table(str(run_folder / 'results'))
+  )
+  lines = page.eval_on_selector_all(
+    '#headline tbody tr',
+    """rows => rows.map((row) => [
+      row.querySelector('th').textContent,
+      [...row.querySelectorAll('td')].map((cell) =>
+        [...cell.querySelectorAll('data')].map((d) => [d.value, d.textContent])
+      ),
+    ])""",
+  )
+  assert len(lines) == headline['measure'].nunique() > 10
+  for measure, cells in lines:
+    rows = headline[headline['measure'] == measure].set_index(
+      'pruning_fraction'
+    )
+    assert len(cells) == len(LEVELS)
+    for cell, (_, fraction) in zip(cells, LEVELS, strict=True):
+      wanted = [
+        number
+        for number in rows.reindex([fraction])[['value', 'low', 'high']]
+        .iloc[0]
+        .tolist()
+        if not np.isnan(number)
+      ]
+      assert [float(exact) for exact, _ in cell] == wanted
+      for exact, text in cell:
+        assert float(text) == pytest.approx(float(exact), rel=1e-3)
+
+
+def test_an_image_opens_large_with_all_votes(open_page):
+  page = open_page()
+  page.select_option('#level', '0')
+  page.fill('#search', key(5))
+  page.click('#grid button')
+  text = page.inner_text('#large-votes')
+  assert '3 of 4' in text
+  assert '1 of 4' in text
+  assert 'threshold 0.5' in text
+  assert 'threshold 0.9' in text
+  # Dense votes are for the class after the true one, which is text, not HTML.
+  assert CLASSES[true_class(5)] in text
+  assert page.eval_on_selector('#large-image', 'i => i.decode().then(() => 1)')
+  page.keyboard.press('Escape')
+  assert not page.is_visible('#large')
+  page.fill('#search', '')
+  page.locator('#grid button').first.focus()
+  page.keyboard.press('Enter')
+  first = page.inner_text('#large-title')
+  page.keyboard.press('ArrowRight')
+  assert page.inner_text('#large-title') != first
+  page.keyboard.press('ArrowLeft')
+  assert page.inner_text('#large-title') == first
+
+
+def test_hostile_names_are_shown_as_text(open_page):
+  page = open_page()
+  page.select_option('#kind', '')
+  assert HTML in page.inner_text('#class')
+  assert HTML in page.inner_text('#grid')
+  assert HOSTILE_KEY in page.inner_text('#grid')
+  assert page.title().startswith('What pruning forgets')
+  assert page.locator('#grid b, #grid script, #class b').count() == 0
+
+
+def test_more_than_a_screenful_follows_by_scrolling(
+  open_page, page_folder, tmp_path
+):
+  folder = pathlib.Path(shutil.copytree(page_folder, tmp_path / 'page'))
+  data = read_data(page_folder)
+  image = next(i for i in data['images'] if i['key'] == key(0))
+  data['images'] = [dict(image, key=f'{n:05d}') for n in range(1000)]
+  (folder / 'data.js').write_text(f'window.gallery = {json.dumps(data)};')
+  page = open_page(folder.as_uri() + '/index.html')
+  assert len(keys_shown(page)) < 1000
+  for _ in range(100):
+    page.evaluate('window.scrollTo(0, document.body.scrollHeight)')
+    page.wait_for_timeout(20)
+    if len(keys_shown(page)) == 1000:
+      break
+  assert keys_shown(page) == [f'{n:05d}' for n in range(1000)]
+
+
+def test_served_over_http(open_page, page_folder):
+  class Handler(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *args):
+      super().__init__(*args, directory=str(page_folder))
+
+    def log_message(self, *args):
+      pass
+
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = open_page(f'http://127.0.0.1:{server.server_port}/index.html')
+    page.wait_for_load_state('networkidle')
+    assert len(keys_shown(page)) == 9
+    server.shutdown()
+
+
+# The study.
+
+
+def begin(page, name, size=8, level='1'):
+  page.fill('#annotator', name)
+  page.select_option('#study-level', level)
+  page.fill('#study-size', str(size))
+  page.click('#study-start button')
+
+
+def export(page, path):
+  with page.expect_download() as download:
+    page.click('#export')
+  download.value.save_as(path)
+  return tables.read(tables.ANNOTATIONS, str(path))
+
+
+def answer_all(page, keys):
+  """Answers each image by the next of some keys; returns what was shown."""
+  shown = []
+  for number in range(8):
+    shown.append(page.inner_text('#study-item'))
+    page.keyboard.press(keys[number % len(keys)])
+    page.keyboard.press('Enter')
+  return shown
+
+
+def test_answers_survive_and_travel(open_page, run_folder, tmp_path):
+  page = open_page()
+  # A name that CSV has to quote.
+  begin(page, 'Ann "the eye", Dr.')
+  shown = answer_all(page, '1246')
+  # Blind: nothing but the label is said.
+  assert not [text for text in shown if 'Dense' in text or 'PIE' in text]
+  page.reload()
+  first = export(page, tmp_path / 'ann.csv')
+  assert len(first) == 8
+  assert set(first['annotator']) == {'Ann "the eye", Dr.'}
+  assert first['is_blind'].all()
+  assert (first[[q.name for q in tables.QUESTIONS]].sum(axis=1) == 1).all()
+  assert first['fine_grained'].sum() == 0
+  assert first['label_wrong'].sum() == 2
+  # Half of the images are PIEs, at the level that was asked for.
+  index_of = {key(i): i for i in range(IMAGES)}
+  assert set(first['pruning_fraction']) == {0.9}
+  assert sum(is_pie(index_of[k], LEVELS[2]) for k in first['image_key']) == 4
+
+  # Another browser asks another annotator about the same images.
+  other = open_page()
+  begin(other, 'Bob')
+  answer_all(other, '15')
+  second = export(other, tmp_path / 'bob.csv')
+  assert set(second['image_key']) == set(first['image_key'])
+
+  # By import both are in one browser.
+  other.set_input_files('#import', tmp_path / 'ann.csv')
+  other.wait_for_function("""() =>
+    document.getElementById('study-status').textContent.includes('Imported 8')
+  """)
+  both = export(other, tmp_path / 'both.csv')
+  pd.testing.assert_frame_equal(
+    both.sort_values(['annotator', 'image_key'], ignore_index=True),
+    pd.concat([first, second]).sort_values(
+      ['annotator', 'image_key'], ignore_index=True
+    ),
+  )
+  summary = summarize_annotations.run(
+    str(tmp_path / 'both.csv'),
+    str(run_folder / 'results'),
+    str(tmp_path),
+    mode='eval',
+    dataset_name='pets',
+  )
+  assert set(summary['num_annotators']) == {2}
+  assert set(summary['num_images']) == {4}
+  asked = summary.set_index(['images', 'question'])['share']
+  both['pie'] = [is_pie(index_of[k], LEVELS[2]) for k in both['image_key']]
+  for question in ('label_wrong', 'fine_grained'):
+    for name, is_one in (('PIEs', True), ('others', False)):
+      mean = both.loc[both['pie'] == is_one, question].mean()
+      assert asked[name, question] == mean
+
+
+def test_a_study_goes_on_where_it_stopped(open_page):
+  page = open_page()
+  begin(page, 'Ann')
+  page.keyboard.press('3')
+  page.keyboard.press('Enter')
+  page.keyboard.press('Enter')
+  page.reload()
+  begin(page, 'Ann')
+  assert page.inner_text('#study-progress') == 'Image 3 of 8, 2 answered'
+  page.keyboard.press('ArrowLeft')
+  page.keyboard.press('ArrowLeft')
+  assert page.is_checked('[name=cooccurring_labels]')
+  page.keyboard.press('0')
+  assert page.locator('#answers input:checked').count() == 0
+
+
+def test_told_when_not_blind(open_page):
+  page = open_page()
+  page.uncheck('#blind')
+  begin(page, 'Ann')
+  assert 'Dense networks say' in page.inner_text('#study-label')
+  page.keyboard.press('Enter')
+  assert not page.evaluate(
+    'Object.values(JSON.parse(Object.values(localStorage)[0]))[0].is_blind'
+  )
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda text: text.replace('atypical', 'typical', 1), 'lacks the columns'),
+    (lambda text: text.replace('image 0', 'image 9', 1), 'not on this page'),
+    (lambda text: text.replace(',0\n', ',2\n', 1), 'wanted 0 or 1'),
+    (lambda text: text.replace(',0\n', '\n', 1), 'cells'),
+    (lambda text: text.replace(',0\n', ',"0\n', 1), 'quote'),
+  ],
+)
+def test_a_damaged_csv_is_refused_whole(open_page, tmp_path, change, message):
+  page = open_page()
+  begin(page, 'Ann')
+  answer_all(page, '1')
+  export(page, tmp_path / 'good.csv')
+  text = (tmp_path / 'good.csv').read_text()
+  (tmp_path / 'bad.csv').write_text(change(text))
+  fresh = open_page()
+  fresh.set_input_files('#import', tmp_path / 'bad.csv')
+  fresh.wait_for_function(
+    "document.getElementById('study-status').textContent.length"
+  )
+  assert message in fresh.inner_text('#study-status')
+  assert 'Nothing was imported' in fresh.inner_text('#study-status')
+  assert fresh.evaluate('localStorage.length') == 0

@@ -1,0 +1,135 @@
+"""Laws of the ranking of labels to look at."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pie_dataset_gen import aggregate_predictions, rank_suspects
+from utils import image_records, paths, tables
+
+LEVELS = (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
+MEMBERS = 4
+CLASSES = ('a', 'b', 'c')
+
+
+def votes():
+  """[level, member, image] predictions at random, from one seed."""
+  return np.random.default_rng(0).integers(0, 3, (len(LEVELS), MEMBERS, 40))
+
+
+def write_labels(folder, said, true, dataset='toy'):
+  """The modal labels of predictions, in two shards."""
+  for at, (method, fraction) in enumerate(LEVELS):
+    for replicate in range(MEMBERS):
+      for shard in range(2):
+        index = np.arange(shard, said.shape[2], 2)
+        path = folder / f'shard-{shard}' / f'{method}{fraction}_{replicate}.csv'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(
+          {
+            'image_key': [f'image {i:02d}' for i in index],
+            'image_index': np.arange(len(index)),
+            'true_class': true[index],
+            'predictions': said[at, replicate, index],
+            'predicted_probability': 0.5,
+            'pruning_method': method,
+            'fraction_pruned': fraction,
+            'replicate': replicate,
+          }
+        ).to_csv(path, index=False)
+  aggregate_predictions.run(
+    str(folder), str(folder), mode='eval', dataset_name=dataset, num_resamples=0
+  )
+
+
+def run(folder, **options):
+  return rank_suspects.run(
+    str(folder), str(folder), mode='eval', dataset_name='toy', **options
+  )
+
+
+def test_equals_a_count_by_hand(tmp_path):
+  said = votes()
+  true = np.arange(40) % 3
+  write_labels(tmp_path, said, true)
+  run(tmp_path)
+  found = tables.read(
+    tables.SUSPECTS, paths.suspects(str(tmp_path), 'toy', 'eval')
+  )
+  assert found['rank'].tolist() == list(range(1, 41))
+  assert found['correct_share'].is_monotonic_increasing
+  for row in found.itertuples():
+    i = int(row.image_key.split()[1])
+    assert row.correct_share == pytest.approx((said[:, :, i] == true[i]).mean())
+    counts = [np.bincount(said[at, :, i], minlength=3) for at in range(3)]
+    # The largest label of those with as many votes, as in the original.
+    modal = [2 - int(np.argmax(count[::-1])) for count in counts]
+    assert row.pie_levels == sum(m != modal[0] for m in modal[1:])
+    distance = [np.abs(counts[0] - c).sum() / 2 / MEMBERS for c in counts[1:]]
+    assert row.taxicab_share == pytest.approx(np.mean(distance))
+    shares = np.zeros(3)
+    for count, label in zip(counts, modal, strict=True):
+      if label != true[i]:
+        shares[label] += count[label] / MEMBERS / 3
+    assert row.suggested_share == pytest.approx(shares.max())
+    if shares.max():
+      assert row.suggested_label == np.argmax(shares)
+    else:
+      assert pd.isna(row.suggested_label)
+
+
+def test_a_wrong_label_that_all_agree_about_comes_first(tmp_path):
+  true = np.arange(40) % 3
+  said = np.tile(true, (3, MEMBERS, 1))
+  # No member says the label; of these two, the second is unanimous.
+  said[:, :, 7] = [(true[7] + 1) % 3, (true[7] + 2) % 3] * 2
+  said[:, :, 9] = (true[9] + 1) % 3
+  write_labels(tmp_path, said, true)
+  ranked = run(tmp_path)
+  assert ranked['image_key'].tolist()[:2] == ['image 09', 'image 07']
+  assert ranked['suggested_label'].iloc[0] == (true[9] + 1) % 3
+  assert ranked['correct_share'].iloc[2] == 1
+
+
+def test_names_of_classes(tmp_path):
+  true = np.arange(40) % 3
+  write_labels(tmp_path, votes(), true)
+  folder = str(tmp_path / 'data')
+  image_records.write(folder, image_records.ImageRecords('toy', CLASSES))
+  ranked = run(tmp_path, data_directory=folder)
+  for row in ranked.to_dict('records'):
+    assert row['class'] == CLASSES[row['true_class_label']]
+    if not pd.isna(row['suggested_label']):
+      assert row['suggested_class'] == CLASSES[row['suggested_label']]
+
+
+def test_any_order_of_members_gives_the_same_bytes(tmp_path):
+  true = np.arange(40) % 3
+  said = votes()
+  written = []
+  for name, order in (('a', [0, 1, 2, 3]), ('b', [3, 1, 0, 2])):
+    write_labels(tmp_path / name, said[:, order], true)
+    run(tmp_path / name)
+    path = paths.suspects(str(tmp_path / name), 'toy', 'eval')
+    with open(path, 'rb') as file:
+      written.append(file.read())
+  assert written[0] == written[1]
+
+
+def test_too_few_classes_are_refused(tmp_path):
+  write_labels(tmp_path, votes(), np.arange(40) % 3)
+  folder = str(tmp_path / 'data')
+  image_records.write(folder, image_records.ImageRecords('toy', CLASSES[:2]))
+  with pytest.raises(ValueError, match='name class 2'):
+    run(tmp_path, data_directory=folder)
+
+
+def test_levels_with_other_images_are_refused(tmp_path):
+  write_labels(tmp_path, votes(), np.arange(40) % 3)
+  path = paths.modal_labels(
+    str(tmp_path), 'toy', 'eval', 'shard-1', 'threshold', 0.9
+  )
+  frame = tables.read(tables.MODAL_LABELS, path)
+  tables.write(tables.MODAL_LABELS, frame[1:], path)
+  with pytest.raises(ValueError, match='the same images'):
+    run(tmp_path)
