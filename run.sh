@@ -147,7 +147,13 @@ stage "$RUN/results/robustness/robustness_summary.csv" \
   --clean_directory="$RUN/results/digits/class_metrics/eval" \
   --dest_dir="$RUN/results/robustness"
 
-# The findings, side by side.
+# Labels to look at first.
+stage "$RUN/results/digits/eval_suspects.csv" pie_dataset_gen.rank_suspects \
+  --predictions_file="$RUN/results" --output_path="$RUN/results" \
+  --data_directory="$RUN/data" --dataset_name=digits
+
+# The findings, side by side; printed each time.
+changed_before=$changed
 changed=yes
 stage "$RUN/results/headline_table.csv" pie_dataset_gen.headline_table \
   --dataset_name=digits --predictions_file="$RUN/results" \
@@ -155,3 +161,14 @@ stage "$RUN/results/headline_table.csv" pie_dataset_gen.headline_table \
   --t_statistic_file="$RUN/results" \
   --robustness_directory="$RUN/results/robustness" \
   --output_path="$RUN/results"
+
+# The page to look at.
+changed=$changed_before
+stage "$RUN/results/digits/gallery/eval/index.html" pie_dataset_gen.gallery \
+  --data_directory="$RUN/data" --predictions_file="$RUN/results" \
+  --predictions_directory="$RUN/results/digits/predictions_dataframe/eval" \
+  --ckpt_dir="$RUN/checkpoints/digits" \
+  --headline_directory="$RUN/results" --t_statistic_file="$RUN/results" \
+  --robustness_directory="$RUN/results/robustness" \
+  --output_path="$RUN/results"
+printf '\nOpen %s in a browser.\n' "$RUN/results/digits/gallery/eval/index.html"

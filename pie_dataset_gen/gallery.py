@@ -6,6 +6,8 @@ Reads
                            labels
   --predictions_directory  predictions of the members, for the full vote of
                            each image; may be left out
+  --ckpt_dir               the checkpoints, for the commands that trained them;
+                           may be left out
   --headline_directory     the --output_path of headline_table; may be left out
   --t_statistic_file       the --output_file of plot_class_impact: its figures;
                            may be left out
@@ -27,6 +29,7 @@ It needs no server, and nothing on it comes from elsewhere. It shows
   python -m pie_dataset_gen.gallery --data_directory=$RUN/data \
       --predictions_file=$RUN/results --output_path=$RUN/results \
       --predictions_directory=$RUN/results/digits/predictions_dataframe/eval \
+      --ckpt_dir=$RUN/checkpoints/digits \
       --headline_directory=$RUN/results --t_statistic_file=$RUN/results \
       --robustness_directory=$RUN/results/robustness
 
@@ -98,6 +101,12 @@ def define_flags() -> None:
     '',
     'Folder of the CSVs of predictions, one folder in it for each shard. '
     'Empty: the page knows the modal labels and their share only.',
+  )
+  flags.DEFINE_string(
+    'ckpt_dir',
+    '',
+    'Checkpoints, as for imagenet_predictions: the page lists the commands '
+    'that trained them. Empty: it does not.',
   )
   flags.DEFINE_string(
     'headline_directory',
@@ -502,22 +511,31 @@ def shown(value: float) -> str:
 
 
 def find_commands(folders: Sequence[str]) -> list[dict[str, object]]:
-  """The records of the commands that wrote into folders."""
-  commands = []
-  for folder in dict.fromkeys(folders):
-    for path in sorted(epath.Path(folder).glob('*.run.json')):
-      record = json.loads(path.read_text())
-      commands.append(
-        {
-          'command': shlex.join(
-            ['python', '-m', record['script'], *record['command'][1:]]
-          ),
-          'finished': record['finished'],
-          'python': record['python'],
-          'packages': record['packages'],
-        }
+  """What the records beside results say of the commands that made them.
+
+  Members that one command trained have a record each; the last one counts.
+  """
+  commands = {}
+  for folder in folders:
+    for path in epath.Path(folder).glob('*.run.json'):
+      try:
+        record = json.loads(path.read_text())
+      except ValueError as error:
+        raise ValueError(f'{path} is no JSON: {error}') from None
+      if 'finished' not in record or 'command' not in record:
+        continue  # settings of a member, or a command that has not finished
+      command = shlex.join(
+        ['python', '-m', record['script'], *record['command'][1:]]
       )
-  return sorted(commands, key=lambda command: command['finished'])
+      found = {
+        'command': command,
+        'finished': record['finished'],
+        'python': record['python'],
+        'packages': record['packages'],
+      }
+      former = commands.setdefault(command, found)
+      commands[command] = max(former, found, key=lambda of: of['finished'])
+  return sorted(commands.values(), key=lambda of: of['finished'])
 
 
 def write_page(folder: str, data: dict[str, object], **context) -> None:
@@ -548,6 +566,7 @@ def run(
   mode: str,
   dataset_name: str = '',
   predictions_directory: str = '',
+  ckpt_dir: str = '',
   headline_directory: str = '',
   t_statistic_file: str = '',
   robustness_directory: str = '',
@@ -578,6 +597,11 @@ def run(
       f'{data_directory} has {sorted(known)[:3]}'
     )
   sources = [str(epath.Path(shards[0]).parent), labels_folder]
+  if ckpt_dir:
+    sources += [
+      str(epath.Path(checkpoint.prefix).parent)
+      for checkpoint in paths.find_checkpoints(ckpt_dir)
+    ]
   headline = None
   if headline_directory:
     path = paths.headline_table(headline_directory)
@@ -659,6 +683,7 @@ def main(argv: list[str]) -> None:
     mode=f.mode,
     dataset_name=f.dataset_name,
     predictions_directory=f.predictions_directory,
+    ckpt_dir=f.ckpt_dir,
     headline_directory=f.headline_directory,
     t_statistic_file=f.t_statistic_file,
     robustness_directory=f.robustness_directory,

@@ -57,6 +57,15 @@ def test_the_chain_ends_in_the_table(chain):
     assert measure in printed
   members = headline[headline['measure'] == 'members']
   assert list(members['value']) == [4, 4]
+  page = folder / 'results/digits/gallery/eval/index.html'
+  assert str(page) in printed
+  assert 'imagenet_train_eval' in page.read_text()
+  for figure in (
+    'findings',
+    'class_impact_threshold_0.9',
+    'robustness_summary',
+  ):
+    assert (page.parent / f'figures/{figure}.svg').stat().st_size > 1000
 
 
 def test_the_parts_agree_with_one_another(chain):

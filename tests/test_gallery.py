@@ -357,6 +357,33 @@ def test_figures_that_were_asked_for_are_wanted(copy_of_run):
     gallery.run(**arguments(copy_of_run, t_statistic_file=str(copy_of_run)))
 
 
+def test_commands_of_finished_work_are_listed_once(tmp_path):
+  def record(folder, **changes):
+    text = {
+      'script': 'room.script',
+      'command': ['/x/script.py', '--flag=a b'],
+      'finished': '2026-01-01',
+      'python': '3.11',
+      'packages': {},
+      **changes,
+    }
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'script.run.json').write_text(json.dumps(text))
+
+  record('a')
+  record('b', finished='2026-01-02')
+  record('c', command=['/x/script.py', '--flag=c'], finished='2026-01-03')
+  (tmp_path / 'c' / 'settings.run.json').write_text('{"width": 1}')
+  found = gallery.find_commands([str(tmp_path / name) for name in 'cab'])
+  assert [(of['command'], of['finished']) for of in found] == [
+    ("python -m room.script '--flag=a b'", '2026-01-02'),
+    ('python -m room.script --flag=c', '2026-01-03'),
+  ]
+  (tmp_path / 'a' / 'script.run.json').write_text('{')
+  with pytest.raises(ValueError, match='a/script.run.json is no JSON'):
+    gallery.find_commands([str(tmp_path / 'a')])
+
+
 # The page in a browser.
 
 
