@@ -9,14 +9,24 @@ import tarfile
 import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pie_dataset_gen import generate_pie_dataset
 from robustness_tests import build_corruptions, image_folders
 from save_checkpoint import build_image_data
-from utils import data_input, image_records, paths, preprocessing, tfrecords
+from utils import (
+  data_input,
+  image_records,
+  paths,
+  preprocessing,
+  tables,
+  tfrecords,
+)
 
 CLASSES = ('cat', 'dog', 'newt')
 
@@ -258,3 +268,141 @@ def test_folders_of_images_name_an_absurd_size(tmp_path):
   reader = image_folders.FolderReader(records, 'legacy', 4)
   with pytest.raises(ValueError, match=r'b/0\.png is not .*too large'):
     list(reader.read(str(tmp_path), records))
+
+
+FORMULAS = (
+  '=1+1',
+  "=cmd|' /C calc'!A0",
+  ' =HYPERLINK("http://x")',
+  '+SUM(A1)',
+  "-2+3+cmd|' /C calc'!A0",
+  '@SUM(1)',
+  '\uff1d1+1',
+)
+CONTROLS = ('a\nb', 'a\rb', 'a\0b', '\x1b[31mred', '\ud800', '\t=1+1')
+HARMLESS = ('-', '=', '+1', '-0a.jpg', '@home', 'a=b', '<b>&"\'', ',', '..')
+
+
+@pytest.mark.parametrize('text', HARMLESS)
+def test_harmless_text_stays_as_it_is(tmp_path, text):
+  frame = pd.DataFrame({'group': [text], 'image_key': [f'a/{text}']})
+  path = str(tmp_path / 'groups.csv')
+  tables.write(tables.GROUPS, frame, path)
+  read = tables.read(tables.GROUPS, path)
+  assert read['group'].tolist() == [text]
+  assert read['image_key'].tolist() == [f'a/{text}']
+  assert tfrecords.key_text(text.encode()) == text
+
+
+@pytest.mark.parametrize('text', FORMULAS + CONTROLS)
+def test_no_cell_holds_a_formula_or_a_control_character(tmp_path, text):
+  frame = pd.DataFrame({'group': ['a'], 'class': [text]})
+  with pytest.raises(ValueError, match="column 'class' holds"):
+    tables.write(tables.GROUPS, frame, str(tmp_path / 'groups.csv'))
+  assert not os.listdir(tmp_path)
+  for changes in (
+    {'class_names': ('a', text)},
+    {'class_keys': ('a', text)},
+    {'name': text},
+  ):
+    with pytest.raises(ValueError, match='class_names|class_keys|name'):
+      image_records.ImageRecords(
+        **{'name': 'pets', 'class_names': ('a', 'b'), **changes}
+      )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+  st.binary(max_size=20)
+  | st.text(max_size=20).map(lambda t: t.encode('utf-8', 'surrogatepass'))
+  | st.sampled_from(FORMULAS).map(str.encode)
+)
+def test_every_key_may_stand_in_a_table(key):
+  """And stays what it is when it is read from there and stored again."""
+  text = tfrecords.key_text(key)
+  assert not tables.fault_of_text(text)
+  assert tfrecords.key_text(text.encode()) == text
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('group,class\na,b\0c\n', 'NUL'),
+    ('group,class\na,"b\nc"\n', r"column 'class' holds 'b\\nc'.* line break"),
+    ('group,class\na,"b\rc"\n', r"column 'class' holds 'b\\rc'.* line break"),
+  ],
+)
+def test_tables_from_elsewhere_with_control_characters_are_named(
+  tmp_path, text, message
+):
+  path = tmp_path / 'groups.csv'
+  path.write_bytes(text.encode())
+  with pytest.raises(ValueError, match=message) as raised:
+    tables.read(tables.GROUPS, str(path))
+  assert str(path) in str(raised.value)
+
+
+WAYS_OUT = ('..', '../../x', '/x', 'a/b', 'a\\b', '', '.', 'a\nb', 'a\0b')
+
+
+@pytest.mark.parametrize('name', WAYS_OUT)
+def test_no_name_in_a_table_leads_out_of_the_output_folder(name):
+  member = paths.Member('e', paths.BASELINE, 0.0, 0, 0, 0, 0)
+  of = paths.Checkpoint(member, 5, 'x')
+  calls = [
+    lambda: paths.predictions('out', name, 'eval', 'shard', of),
+    lambda: paths.predictions('out', 'digits', 'eval', name, of),
+    lambda: paths.modal_labels('out', name, 'eval', 'shard', 'm', 0.5),
+    lambda: paths.modal_labels('out', 'digits', 'eval', name, 'm', 0.5),
+    lambda: paths.pie_null('out', name, 'eval'),
+    lambda: paths.pie_records('out', name, 'eval', 'pie', 'm', 0.5, 's'),
+    lambda: paths.pie_records('out', 'd', 'eval', 'pie', name, 0.5, 's'),
+    lambda: paths.pie_statistics('out', name, 'eval', 'shard', 'm', 0.5),
+    lambda: paths.class_metrics('out', name, 'eval', of),
+    lambda: paths.group_metrics('out', name, 'eval', of),
+    lambda: paths.t_statistic('out', name, 'eval'),
+    lambda: paths.class_impact_summary('out', name, 'eval'),
+    lambda: paths.class_impact_figure('out', name, 'eval', 'x', 'png'),
+    lambda: paths.robustness('out', name, 'noise_1', of),
+    lambda: paths.robustness('out', 'digits', name, of),
+    lambda: paths.Member(name, paths.BASELINE, 0.0, 0, 0, 0, 0),
+    lambda: image_records.ImageRecords(name, ('a', 'b')),
+    lambda: image_records.ImageRecords('d', ('a', 'b'), class_keys=('a', name)),
+    lambda: described({name: image_records.Shard(1, 1)}),
+  ]
+  if name:
+    # A method or a level is a part of a name.
+    for method in (f'{name}/x', f'x/{name}'):
+      calls += [
+        lambda m=method: paths.modal_labels('out', 'd', 'eval', 's', m, 0.5),
+        lambda m=method: paths.pie_statistics('out', 'd', 'eval', 's', m, 0.5),
+        lambda m=method: paths.class_impact_figure('out', 'd', 'eval', m, 'x'),
+      ]
+  for call in calls:
+    with pytest.raises(ValueError, match='wanted the name of one folder|holds'):
+      call()
+
+
+def test_a_tar_writes_nothing_outside_of_the_output_folder(tmp_path):
+  path = tmp_path / 'in' / 'images.tar'
+  path.parent.mkdir()
+  names = ('../../n01/0.png', '/n02/0.png', 'n02/../n01/1.png')
+  with tarfile.open(path, 'w') as tar:
+    for name in names:
+      member = tarfile.TarInfo(name)
+      member.size = len(picture('PNG'))
+      tar.addfile(member, io.BytesIO(picture('PNG')))
+  out = tmp_path / 'deep' / 'out'
+  build_image_data.run('folders', str(out), train_directory=str(path))
+  assert sorted(os.listdir(tmp_path)) == ['deep', 'in']
+  assert os.listdir(tmp_path / 'deep') == ['out']
+  assert image_records.read(str(out)).class_keys == ('n01', 'n02')
+  for name in ('../0.png', '=1+1/0.png', 'n\n/0.png'):
+    with tarfile.open(path, 'a') as tar:
+      member = tarfile.TarInfo(name)
+      member.size = len(picture('PNG'))
+      tar.addfile(member, io.BytesIO(picture('PNG')))
+    bad = str(tmp_path / 'deep' / 'bad')
+    with pytest.raises(ValueError, match='class_'):
+      build_image_data.run('folders', bad, train_directory=str(path))
+    assert os.listdir(tmp_path / 'deep') == ['out']

@@ -17,7 +17,7 @@ NAMES = [
   '日本 name',
   'a_b_3',
   ' space ',
-  '=1+1',
+  '=',
   'None',
   'nan',
 ]

@@ -306,7 +306,7 @@ def test_names_stay_below_the_output_folder():
   for bad in ('..', 'a/b', ''):
     with pytest.raises(ValueError, match='dataset_name'):
       paths.predictions('out', bad, 'eval', 'shard', of)
-    with pytest.raises(ValueError, match='corruption'):
+    with pytest.raises(ValueError, match='part of a path'):
       paths.robustness('out', 'digits', bad, of)
 
 

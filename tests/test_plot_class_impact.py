@@ -12,7 +12,7 @@ from tests import test_gen_tstatistic
 @pytest.mark.parametrize('classes', [10, 60])
 def test_equal_tables_give_equal_figures(tmp_path, classes):
   rng = np.random.default_rng(0)
-  names = ['$x^2$ <b>', 'a\nb', *(f'class {i}' for i in range(classes - 2))]
+  names = ['$x^2$ <b>', '-a, "b"', *(f'class {i}' for i in range(classes - 2))]
   recall = test_gen_tstatistic.make_recall(
     rng, models=6, classes=classes, effect=0.1
   )

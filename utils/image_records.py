@@ -7,13 +7,14 @@ end, or was swapped, is noticed. The name is not `dataset_info.json`: folders
 prepared by TFDS have one of their own.
 """
 
+import collections
 import dataclasses
 import json
 import math
 
 from etils import epath
 
-from utils import paths
+from utils import paths, tables
 
 FORMAT = 1
 _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -77,8 +78,11 @@ class ImageRecords:
       if isinstance(getattr(self, field), str):
         raise ValueError(f'{field} is one text, wanted a list')
       object.__setattr__(self, field, tuple(getattr(self, field)))
-    if not self.name or '/' in self.name or self.name in ('.', '..'):
-      raise ValueError(f'name is {self.name!r}, wanted one word')
+    if not isinstance(self.name, str):
+      raise ValueError(f'name is {self.name!r}, wanted text')
+    paths.check_component('name', self.name)
+    if fault := tables.fault_of_text(self.name):
+      raise ValueError(f'name is {self.name!r}, which is or holds {fault}')
     if len(self.class_names) < 2:
       raise ValueError(
         f'class_names has {len(self.class_names)} entries, wanted 2 or more'
@@ -87,6 +91,11 @@ class ImageRecords:
       names = getattr(self, field)
       if not all(isinstance(name, str) for name in names):
         raise ValueError(f'{field} holds something that is not text')
+      for name in names:
+        if fault := tables.fault_of_text(name):
+          raise ValueError(f'{field} has {name!r}, which is or holds {fault}')
+    for key in self.class_keys:
+      paths.check_component('an entry of class_keys', key)
     if self.class_keys and (
       len(set(self.class_keys)) != len(self.class_names)
       or len(self.class_keys) != len(self.class_names)
@@ -124,9 +133,11 @@ class ImageRecords:
         f'horizontal_flip is {self.horizontal_flip!r}, wanted true or false'
       )
     names = [name for shards in self.splits.values() for name in shards]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    for name in names:
+      paths.check_component('the name of a shard', name)
+    repeated = [n for n, c in collections.Counter(names).items() if c > 1]
     if repeated:
-      raise ValueError(f'two splits have a shard called {repeated[0]}')
+      raise ValueError(f'two splits have a shard called {min(repeated)}')
 
   @property
   def num_classes(self) -> int:

@@ -57,7 +57,7 @@ class Member:
   replicate: int
 
   def __post_init__(self):
-    _check_component('experiment', self.experiment)
+    check_component('experiment', self.experiment)
     if self.pruning_method not in (BASELINE, *PRUNING_METHODS):
       raise ValueError(
         f'pruning_method is {self.pruning_method!r}, wanted one of '
@@ -106,9 +106,18 @@ class Checkpoint:
     return f'{self.member.folder.replace("/", "_")}_{self.step}'
 
 
-def _check_component(what: str, name: str) -> None:
-  if not name or name in ('.', '..') or re.search(r'[/\\\0\n]', name):
+def check_component(what: str, name: str) -> None:
+  """Raises ValueError for a name that leads elsewhere than into a folder."""
+  if not name or name in ('.', '..') or re.search(r'[/\\\0-\x1f\x7f]', name):
     raise ValueError(f'{what} is {name!r}, wanted the name of one folder')
+
+
+def _below(folder: str, dataset: str, *names: str) -> epath.Path:
+  """A path below a folder; tables and flags that name its parts stay in it."""
+  check_component('dataset_name', dataset)
+  for name in names:
+    check_component('part of a path', name)
+  return epath.Path(folder).joinpath(dataset, *names)
 
 
 def _step_count(text: str) -> int:
@@ -411,22 +420,28 @@ def provenance(folder: str, script: str) -> str:
 
 def predictions_folder(output_path: str, dataset: str, mode: str) -> str:
   """The folder of all predictions for one split of a data set."""
-  _check_component('dataset_name', dataset)
-  return str(epath.Path(output_path) / dataset / 'predictions_dataframe' / mode)
+  return str(_below(output_path, dataset, 'predictions_dataframe', mode))
 
 
 def predictions(
   output_path: str, dataset: str, mode: str, shard_name: str, of: Checkpoint
 ) -> str:
   """The predictions of one member for one shard."""
-  folder = epath.Path(predictions_folder(output_path, dataset, mode))
-  return str(folder / shard_name / f'predictions_dataframe_{of.file_stem}.csv')
+  return str(
+    _below(
+      output_path,
+      dataset,
+      'predictions_dataframe',
+      mode,
+      shard_name,
+      f'predictions_dataframe_{of.file_stem}.csv',
+    )
+  )
 
 
 def modal_labels_folder(output_path: str, dataset: str, mode: str) -> str:
   """The folder of all modal labels for one split of a data set."""
-  _check_component('dataset_name', dataset)
-  return str(epath.Path(output_path) / dataset / 'modal_labels' / mode)
+  return str(_below(output_path, dataset, 'modal_labels', mode))
 
 
 def modal_labels(
@@ -438,8 +453,10 @@ def modal_labels(
   fraction: float,
 ) -> str:
   """The modal labels of one shard at one level of sparsity."""
-  folder = epath.Path(modal_labels_folder(output_path, dataset, mode))
-  return str(folder / shard_name / f'{method}_{float(fraction)}.csv')
+  name = f'{method}_{float(fraction)}.csv'
+  return str(
+    _below(output_path, dataset, 'modal_labels', mode, shard_name, name)
+  )
 
 
 def pie_null(
@@ -451,7 +468,7 @@ def pie_null(
     if shard_name
     else (f'{mode}_pie_null.csv')
   )
-  return str(epath.Path(output_path) / dataset / name)
+  return str(_below(output_path, dataset, name))
 
 
 def pie_records(
@@ -463,16 +480,14 @@ def pie_records(
   fraction: float,
   shard_name: str,
 ) -> str:
-  """PIE ('pie') or other ('non_pie') records of one shard at one level."""
-  return str(
-    epath.Path(output_file)
-    / dataset
-    / mode
-    / is_pie
-    / method
-    / str(float(fraction))
-    / shard_name
-  )
+  """PIE ('pie') or other ('non_pie') records of one shard at one level.
+
+  Without the name of a shard, the folder of them all.
+  """
+  names = [mode, is_pie, method, str(float(fraction))]
+  if shard_name:
+    names.append(shard_name)
+  return str(_below(output_file, dataset, *names))
 
 
 def pie_statistics(
@@ -485,37 +500,33 @@ def pie_statistics(
 ) -> str:
   """The counts of PIEs of one shard at one level."""
   name = f'{mode}_{shard_name}_{method}_{float(fraction)}.csv'
-  return str(epath.Path(output_file) / dataset / 'stats' / name)
+  return str(_below(output_file, dataset, 'stats', name))
 
 
 def class_metrics(
   output_path: str, dataset: str, mode: str, of: Checkpoint
 ) -> str:
   """Per-class metrics of one member."""
-  folder = epath.Path(output_path) / dataset / 'class_metrics' / mode
-  return str(folder / f'class_metrics_{of.file_stem}.csv')
+  name = f'class_metrics_{of.file_stem}.csv'
+  return str(_below(output_path, dataset, 'class_metrics', mode, name))
 
 
 def group_metrics(
   output_path: str, dataset: str, mode: str, of: Checkpoint
 ) -> str:
   """Metrics of one member per group of classes or images."""
-  folder = epath.Path(output_path) / dataset / 'group_metrics' / mode
-  return str(folder / f'class_metrics_{of.file_stem}.csv')
+  name = f'class_metrics_{of.file_stem}.csv'
+  return str(_below(output_path, dataset, 'group_metrics', mode, name))
 
 
 def t_statistic(output_file: str, dataset: str, mode: str) -> str:
   """The t-test of each class at each level."""
-  return str(
-    epath.Path(output_file) / dataset / mode / 'recall_t_statistic.csv'
-  )
+  return str(_below(output_file, dataset, mode, 'recall_t_statistic.csv'))
 
 
 def class_impact_summary(output_file: str, dataset: str, mode: str) -> str:
   """How many classes moved, per level."""
-  return str(
-    epath.Path(output_file) / dataset / mode / 'class_impact_summary.csv'
-  )
+  return str(_below(output_file, dataset, mode, 'class_impact_summary.csv'))
 
 
 def class_impact_figure(
@@ -523,7 +534,7 @@ def class_impact_figure(
 ) -> str:
   """A figure of class impact: name is a level or 'significant_classes'."""
   return str(
-    epath.Path(output_file) / dataset / mode / f'class_impact_{name}.{suffix}'
+    _below(output_file, dataset, mode, f'class_impact_{name}.{suffix}')
   )
 
 
@@ -541,8 +552,7 @@ def corrupted_folder(
 
 def robustness(dest_dir: str, dataset: str, name: str, of: Checkpoint) -> str:
   """The metrics of one member on one data set (`<corruption>_<severity>`)."""
-  _check_component('corruption', name)
-  return str(epath.Path(dest_dir) / dataset / name / f'{of.file_stem}.csv')
+  return str(_below(dest_dir, dataset, name, f'{of.file_stem}.csv'))
 
 
 def robustness_summary(dest_dir: str) -> str:

@@ -8,12 +8,19 @@ or by another framework is as good as ours when it passes `read`.
 Missing, misspelled, out-of-range or duplicate content is a `ValueError` that
 names the file, the column and the first rows at fault (1-based, the header
 being line 1). Nothing here imports TensorFlow.
+
+Text is never changed: what is written is what is read. So text that would harm
+where a person opens the file is refused: control characters, line breaks among
+them, and what a spreadsheet would take for a formula (`=1+1`, `@SUM(A1)`; not
+`-` or `-1.jpg`). Keys of records meet this before they come here
+(`tfrecords.key_text`), names of classes in `image_records`.
 """
 
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,6 +29,11 @@ from etils import epath
 from utils import paths
 
 _MAX = np.finfo('float64').max
+# Half a character (a surrogate) has no bytes in UTF-8.
+_CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\ud800-\udfff]')
+# What a spreadsheet that opens a CSV would run, with any width of sign; a name
+# such as '-', or a number, is none.
+_FORMULA = re.compile(r'\s*([=\uff1d].|[+@\uff0b\uff20\uff0d-].*[(|!\[])')
 _DTYPES = {'int': 'int64', 'float': 'float64', 'text': 'str'}
 
 
@@ -745,6 +757,31 @@ def _check_column(column: Column, values: pd.Series, source: str) -> pd.Series:
   return numbers.astype('float64')
 
 
+def fault_of_text(text: str) -> str:
+  """Why a text may not stand in a cell; '' if it may."""
+  formula = 'what a spreadsheet would take for a formula'
+  return _control_of(text) or (formula if _FORMULA.match(text) else '')
+
+
+def _control_of(text: str) -> str:
+  found = _CONTROL.search(text)
+  return 'a control character, such as a line break' if found else ''
+
+
+def _check_texts(
+  table: Table, frame: pd.DataFrame, source: str, fault_of: Callable[[str], str]
+) -> None:
+  for column in table.columns:
+    if column.kind != 'text' or column.name not in frame:
+      continue
+    for text in frame[column.name].unique():
+      if fault := fault_of(text):
+        raise ValueError(
+          f'{source}: column {column.name!r} holds {text!r}, which is or holds '
+          f'{fault}'
+        )
+
+
 def empty(table: Table) -> pd.DataFrame:
   """A frame of the table's columns and types without a row."""
   return pd.DataFrame(
@@ -759,8 +796,8 @@ def write(table: Table, frame: pd.DataFrame, path: str) -> None:
   that reads back to the same value, lines end in one newline.
 
   Raises:
-    ValueError: the frame does not pass `check`, or lacks a column that has no
-      default.
+    ValueError: the frame does not pass `check`, lacks a column that has no
+      default, or holds a text of which `fault_of_text` complains.
   """
   absent = [c for c in table.columns if c.name not in frame]
   frame = frame.assign(**{c.name: c.default for c in absent})
@@ -768,6 +805,7 @@ def write(table: Table, frame: pd.DataFrame, path: str) -> None:
   if missing:
     raise ValueError(f'{path}: the frame lacks the columns {missing}')
   frame = check(table, frame, path)
+  _check_texts(table, frame, path, fault_of_text)
   if table.sort_by:
     frame = frame.sort_values(list(table.sort_by), kind='stable')
   paths.write_complete(path, frame.to_csv(index=False, lineterminator='\n'))
@@ -796,6 +834,8 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
     for column in table.columns
     if columns is None or column.name in columns
   ]
+  if b'\0' in text:
+    raise ValueError(f'{path} is not a CSV: it holds a NUL')
   try:
     header = _header(text)
   except UnicodeDecodeError as error:
@@ -843,7 +883,11 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
   for column in wanted:
     if column.name not in header:
       frame[column.name] = column.default
-  return check(table, frame, path)
+  frame = check(table, frame, path)
+  if b'"' in text:
+    # Only between quotes may a cell hold a line break.
+    _check_texts(table, frame, path, _control_of)
+  return frame
 
 
 def _header(text: bytes) -> list[str]:

@@ -39,7 +39,7 @@ import tensorflow as tf
 from absl import logging
 from google.protobuf import message
 
-from utils import image_records, paths, preprocessing
+from utils import image_records, paths, preprocessing, tables
 
 # A record is framed by its length (8 bytes) and two checksums (4 bytes each).
 _FRAME_BYTES = 16
@@ -419,11 +419,18 @@ def _features(serialized: bytes, where: str) -> Mapping[str, tf.train.Feature]:
 
 
 def key_text(key: bytes) -> str:
-  """A key as text, as it stands in tables: printable, on one line."""
+  """A key as text, as it stands in tables: printable, on one line.
+
+  What would be a formula to a spreadsheet has its first character escaped as
+  well. Text that has been through here stays as it is.
+  """
   text = key.decode('utf-8', 'backslashreplace')
-  if text.isprintable():
-    return text
-  return text.encode('unicode_escape').decode()
+  if not text.isprintable():
+    text = text.encode('unicode_escape').decode()
+  if tables.fault_of_text(text):
+    sign = len(text) - len(text.lstrip())
+    text = f'{text[:sign]}\\u{ord(text[sign]):04x}{text[sign + 1 :]}'
+  return text
 
 
 def image_key(key: bytes, path: str, index: int) -> str:
