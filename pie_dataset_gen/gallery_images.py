@@ -118,7 +118,8 @@ def _read(shard, records, keys):
 
 def _write(key, encoded, label, folder, large_size, small_size) -> Picture:
   stem = hashlib.sha256(key.encode()).hexdigest()[:16]
-  image = Image.open(io.BytesIO(encoded))
+  # Others of Pillow's formats start programs.
+  image = Image.open(io.BytesIO(encoded), formats=('JPEG', 'PNG'))
   width, height = image.size
   as_stored = (
     image.format in _SUFFIXES

@@ -1,5 +1,6 @@
 """Damaged and hostile inputs: named, or provably without effect."""
 
+import ast
 import dataclasses
 import io
 import os
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pie_dataset_gen import generate_pie_dataset
+from pie_dataset_gen import gallery_images, generate_pie_dataset
 from robustness_tests import build_corruptions, image_folders
 from save_checkpoint import build_image_data
 from utils import (
@@ -406,3 +407,56 @@ def test_a_tar_writes_nothing_outside_of_the_output_folder(tmp_path):
     with pytest.raises(ValueError, match='class_'):
       build_image_data.run('folders', bad, train_directory=str(path))
     assert os.listdir(tmp_path / 'deep') == ['out']
+
+
+@pytest.mark.parametrize(
+  'encoded',
+  [
+    b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EOF\n',
+    picture('GIF'),
+    bomb('PNG', 60_000, 60_000),
+    bomb('JPEG', 60_000, 60_000),
+  ],
+)
+def test_the_gallery_opens_no_other_image(tmp_path, encoded):
+  """Pillow hands an EPS to a program, which runs what it says."""
+  (shard,) = data_set(str(tmp_path / 'data'), lambda i: encoded)
+  records = image_records.read(str(tmp_path / 'data'))
+  with pytest.raises(ValueError, match=f"{shard}, record 0, key 'k0'"):
+    gallery_images.write_pictures(
+      [shard],
+      records,
+      {paths.name(shard): {'k0'}},
+      str(tmp_path / 'page'),
+      large_size=32,
+      small_size=16,
+    )
+  assert not (tmp_path / 'page').exists()
+
+
+def test_nothing_is_pickled_or_evaluated():
+  root = pathlib.Path(__file__).parent.parent
+  modules = {'pickle', 'dill', 'joblib', 'shelve', 'marshal', 'yaml'}
+  names = {'eval', 'exec', 'compile', '__import__'}
+  attributes = {'read_pickle', 'to_pickle', 'popen', 'system'}
+  options = {'allow_pickle', 'shell'}
+  files = [
+    path
+    for path in root.glob('*/*.py')
+    if (path.parent / '__init__.py').exists() and path.parent.name != 'tests'
+  ]
+  for path in files:
+    for node in ast.walk(ast.parse(path.read_text())):
+      found = set()
+      if isinstance(node, ast.Import):
+        found = modules & {alias.name.split('.')[0] for alias in node.names}
+      elif isinstance(node, ast.ImportFrom):
+        found = modules & {(node.module or '').split('.')[0]}
+      elif isinstance(node, ast.Call):
+        found = options & {keyword.arg for keyword in node.keywords}
+        if isinstance(node.func, ast.Name):
+          found |= names & {node.func.id}
+        if isinstance(node.func, ast.Attribute):
+          found |= attributes & {node.func.attr}
+      assert not found, f'{path}:{node.lineno}: {found}'
+  assert len(files) > 20
