@@ -182,7 +182,7 @@ def write_shard(plan: ShardPlan) -> dict[str, object]:
 
   Returns:
     digest: the plan's.
-    examples, bytes: as in `image_records.Shard`.
+    examples, bytes, sha256: as in `image_records.Shard`.
     converted: kind of image -> number of images converted to RGB JPEG.
     pixels, sums, square_sums: number of pixels, and [3] exact sums over them
       of the values on the 0..255 scale and of their squares; 0 if unmeasured.
@@ -455,7 +455,9 @@ def run(
   fields['splits'] = {
     split: {
       epath.Path(plan.path).name: image_records.Shard(
-        results[plan.path]['examples'], results[plan.path]['bytes']
+        results[plan.path]['examples'],
+        results[plan.path]['bytes'],
+        results[plan.path].get('sha256', ''),  # before there were digests
       )
       for plan in of_split
     }

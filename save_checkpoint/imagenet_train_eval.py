@@ -12,8 +12,8 @@ Writes, for each member of the population, a folder
                                       with masks; masked weights are 0
   summaries/                          TensorBoard: loss, accuracy, learning
                                       rate, sparsity of each layer, images/s
-  imagenet_train_eval.run.json        settings, seeds, versions, data, times,
-                                      final metrics
+  imagenet_train_eval.run.json        settings, seeds, versions, digests of the
+                                      data, times, final metrics
   resume/                             what an interrupted run goes on from
 
 One process trains the missing members one after another and traces the
@@ -71,6 +71,8 @@ _SCRIPT = 'save_checkpoint.imagenet_train_eval'
 # have been damaged.
 _STATES_KEPT = 2
 _POLL_SECONDS = 10
+# All 1,024 shards differ where the data set is another.
+_DIFFERENCES_NAMED = 8
 
 
 def define_flags() -> None:
@@ -211,6 +213,13 @@ def define_flags() -> None:
     0,
     'In mode eval, how long to wait for a new checkpoint of an unfinished '
     'member; 0 evaluates what is there.',
+  )
+  flags.DEFINE_boolean(
+    'verify_data',
+    False,
+    'Read all shards before training and compare their SHA-256 with those in '
+    'image_records.json. Off: their sizes are compared, and the checksums of '
+    'records as they are read.',
   )
   # Devices.
   flags.DEFINE_string(
@@ -357,11 +366,11 @@ class MemberRun:
     self._file = paths.provenance(self.folder, 'settings')
     if paths.exists(self._file):
       before = json.loads(epath.Path(self._file).read_text())
-      differ = [
-        f'{name} was {before.get(name)!r} and is {self._settings.get(name)!r}'
-        for name in sorted({*before, *self._settings})
-        if before.get(name) != self._settings.get(name)
-      ]
+      differ = _differences(before, self._settings)
+      if len(differ) > _DIFFERENCES_NAMED:
+        differ[_DIFFERENCES_NAMED:] = [
+          f'and {len(differ) - _DIFFERENCES_NAMED} more'
+        ]
       if differ:
         raise ValueError(
           f'{self.folder} was made with other settings: {"; ".join(differ)}. '
@@ -439,6 +448,20 @@ class MemberRun:
     folder = epath.Path(paths.resume_folder(self.folder))
     if folder.exists():
       folder.rmtree()
+
+
+def _differences(
+  before: dict[str, object], now: dict[str, object], prefix: str = ''
+) -> list[str]:
+  """Says of each setting that differs what it was and what it is."""
+  found = []
+  for name in sorted({*before, *now}):
+    one, other = before.get(name), now.get(name)
+    if isinstance(one, dict) and isinstance(other, dict):
+      found += _differences(one, other, f'{prefix}{name} ')
+    elif one != other:
+      found.append(f'{prefix}{name} was {one!r} and is {other!r}')
+  return found
 
 
 def _remove_bundle(prefix: str) -> None:
@@ -612,6 +635,7 @@ def run(
   deterministic: bool,
   tpu: tuple[str, str, str],
   eval_timeout_seconds: int,
+  verify_data: bool = False,
 ) -> None:
   """Trains and evaluates a population.
 
@@ -629,6 +653,7 @@ def run(
     deterministic: whether TensorFlow's operations are to be deterministic.
     tpu: name, project and zone of a TPU, or empty.
     eval_timeout_seconds: how long mode eval waits for a new checkpoint.
+    verify_data: whether the digests of the training data are compared.
   """
   if not output_dir:
     raise ValueError('--output_dir is empty, wanted a folder')
@@ -668,11 +693,16 @@ def run(
     )
   shards = paths.find_shards(data_directory, 'train')
   records = tfrecords.describe(shards)
+  if verify_data:
+    logging.info('comparing the SHA-256 of %d shards', len(shards))
+    tfrecords.check_digests(shards, records)
   num_images = _num_images(shards, records)
   data = {
     'name': records.name,
     'num_images': num_images,
-    'shards': {paths.name(shard): _shard_bytes(shard) for shard in shards},
+    'shards': {
+      paths.name(shard): _identity(shard, records) for shard in shards
+    },
   }
   runs = [MemberRun(output_dir, member, settings, data) for member in members]
   missing = [r for r in runs if not r.is_finished(settings.train_steps)]
@@ -760,6 +790,7 @@ def run(
         member=dataclasses.asdict(run_files.member),
         member_seed=member_seed(settings.seed, run_files.member),
         devices=devices.describe(),
+        data=data,
         deterministic=deterministic,
         training_seconds=round(time.monotonic() - started, 1),
         final_metrics=final,
@@ -777,8 +808,10 @@ def _refuse_local_paths(tpu: str, *folders: str) -> None:
       )
 
 
-def _shard_bytes(path: str) -> int:
-  return tf.io.gfile.stat(path).length
+def _identity(path: str, records: image_records.ImageRecords) -> str | int:
+  """The declared SHA-256 of a shard, or its size where none is declared."""
+  declared = records.shard(paths.name(path))
+  return (declared and declared.sha256) or tf.io.gfile.stat(path).length
 
 
 def _num_images(
@@ -946,6 +979,7 @@ def main(argv: list[str]) -> None:
     FLAGS.deterministic,
     (FLAGS.tpu, FLAGS.gcp_project, FLAGS.tpu_zone),
     FLAGS.eval_timeout_seconds,
+    FLAGS.verify_data,
   )
 
 

@@ -110,6 +110,13 @@ def test_digits_are_split_once_and_evenly(digits):
   assert hashlib.sha256(together.encode()).hexdigest()[:8] == '15a595b3'
 
 
+def test_digests_are_those_of_the_files(digits):
+  for shards in image_records.read(digits).splits.values():
+    for name, shard in shards.items():
+      content = (pathlib.Path(digits) / name).read_bytes()
+      assert hashlib.sha256(content).hexdigest() == shard.sha256
+
+
 def test_digits_keep_their_ink(digits):
   records, evaluation = read(digits, 'eval')
   bunch = datasets.load_digits()

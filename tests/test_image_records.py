@@ -161,6 +161,17 @@ def damaged(change):
       ),
       "bytes is '9'",
     ),
+    *(
+      (
+        damaged(
+          lambda f, digest=digest: f['splits']['train'].update(
+            x={'examples': 3, 'bytes': 9, 'sha256': digest}
+          )
+        ),
+        f"sha256 is '?{digest}'?, wanted 64 hexadecimal digits",
+      )
+      for digest in ('0' * 63, 'g' * 64, 7)
+    ),
     (damaged(lambda f: f.update(splits=[1])), 'items'),
   ],
 )
@@ -180,6 +191,18 @@ def test_every_truncation_is_noticed(tmp_path):
     path.write_bytes(whole[:size])
     with pytest.raises(ValueError, match='not JSON'):
       image_records.read(tmp_path)
+
+
+def test_digests_may_be_absent(tmp_path):
+  """As in descriptions that were written before there were any."""
+  image_records.write(tmp_path, described())
+  path = pathlib.Path(paths.image_records(tmp_path))
+  fields = json.loads(path.read_text())
+  for shards in fields['splits'].values():
+    for shard in shards.values():
+      del shard['sha256']
+  path.write_text(json.dumps(fields))
+  assert image_records.read(tmp_path) == described()
 
 
 def test_absent_description_is_told_from_a_damaged_one(tmp_path):

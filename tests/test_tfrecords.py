@@ -1,5 +1,6 @@
 """Laws of records: identity, one meaning in every dialect, faults named."""
 
+import hashlib
 import io
 import os
 import pathlib
@@ -448,6 +449,29 @@ def test_undescribed_imagenet_is_not_compared_with_class_names(tmp_path):
   expected = [('k', image(), 999)]
   assert parse_in_pipeline(path, tfrecords.ORIGINAL, records) == expected
   assert parse_in_python(path, tfrecords.ORIGINAL, records) == expected
+
+
+def test_digests_are_those_of_the_files_and_notice_a_swap(tmp_path):
+  """One record with other pixels, as long as before, of valid checksums."""
+  shards, written = [], {}
+  for number in range(3):
+    path = tmp_path / f'train-0000{number}-of-00003'
+    example = tfrecords.encode(f'k{number}', b'pixels', number)
+    shards.append(str(path))
+    written[path.name] = tfrecords.write_shard(str(path), [example])
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert written[path.name].sha256 == found
+  records = image_records.ImageRecords(
+    'x', ('a', 'b', 'c'), splits={'train': written}
+  )
+  tfrecords.check_digests(shards, records)
+  tfrecords.write_shard(shards[1], [tfrecords.encode('k1', b'PIXELS', 1)])
+  tfrecords.check_shards(shards, records)
+  with pytest.raises(ValueError, match='00001-of-00003 has another SHA-256'):
+    tfrecords.check_digests(shards, records)
+  written['train-00002-of-00003'] = image_records.Shard(1, 1)
+  with pytest.raises(ValueError, match='00002-of-00003: .*declares no sha256'):
+    tfrecords.check_digests(shards[2:], records)
 
 
 def test_describe_refuses_shards_of_two_folders(tmp_path):

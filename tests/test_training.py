@@ -366,6 +366,34 @@ def test_other_settings_are_named_and_nothing_is_mixed(data, tmp_path):
     train(tmp_path, data, end_sparsity=(0.0,), settings=other)
 
 
+def test_data_of_another_content_are_named(tmp_path):
+  """Their sizes are the same: the settings know digests, and so can a check."""
+  folder = str(tmp_path / 'data')
+  data_input.synthetic_data_set(folder)
+  options = {'end_sparsity': (0.0,), 'verify_data': True}
+  train(tmp_path, folder, **options)
+  (record,) = tmp_path.rglob('imagenet_train_eval.run.json')
+  shard = image_records.read(folder).shard('train-00000-of-00001')
+  assert json.loads(record.read_text())['data'] == {
+    'name': 'synthetic',
+    'num_images': 20,
+    'shards': {'train-00000-of-00001': shard.sha256},
+  }
+  path = paths.shard(folder, 'train', 0, 1)
+  swapped = list(tfrecords.read_records(path))[::-1]
+  other = tfrecords.write_shard(path, swapped)
+  assert other.bytes == shard.bytes
+  with pytest.raises(ValueError, match='train-00000.*another SHA-256'):
+    train(tmp_path / 'other', folder, **options)
+  assert not (tmp_path / 'other').exists()
+  records = image_records.read(folder)
+  splits = {**records.splits, 'train': {paths.name(path): other}}
+  image_records.write(folder, dataclasses.replace(records, splits=splits))
+  was = f"data shards train-00000-of-00001 was '{shard.sha256}' and is '"
+  with pytest.raises(ValueError, match=was + other.sha256):
+    train(tmp_path, folder, **options)
+
+
 def test_train_and_eval_measures_and_writes_where_it_came_from(data, tmp_path):
   train(tmp_path, data, end_sparsity=(0.9,), mode='train_and_eval')
   (record,) = tmp_path.rglob('imagenet_train_eval.run.json')

@@ -3,14 +3,16 @@
 It is what makes ImageNet one data set among others: class names, label base,
 image sizes, the channels' statistics, how training may distort an image, and
 for every shard its number of examples and bytes, so that a shard that lost its
-end, or was swapped, is noticed. The name is not `dataset_info.json`: folders
-prepared by TFDS have one of their own.
+end, or was swapped, is noticed, and its SHA-256, which names its content. The
+file is not called `dataset_info.json`: folders prepared by TFDS have one of
+their own.
 """
 
 import collections
 import dataclasses
 import json
 import math
+import re
 
 from etils import epath
 
@@ -29,14 +31,25 @@ def _check_whole(field: str, value: object, low: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """What a shard holds: number of examples, and its size in bytes."""
+  """What a shard holds.
+
+  Attributes:
+    examples: how many.
+    bytes: size of the file; compared before anything is read.
+    sha256: of the file, as 64 hexadecimal digits; '' where nobody took it.
+  """
 
   examples: int
   bytes: int
+  sha256: str = ''
 
   def __post_init__(self):
     for field in ('examples', 'bytes'):
       _check_whole(field, getattr(self, field), 0)
+    if not re.fullmatch('([0-9a-f]{64})?', str(self.sha256)):
+      raise ValueError(
+        f'sha256 is {self.sha256!r}, wanted 64 hexadecimal digits'
+      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import numbers
 import os
 import uuid
@@ -48,6 +49,7 @@ _HEADER_BYTES = 12
 MAX_RECORD_BYTES = 2**29
 # At a time: to a bucket, 1,024 shards cost the time of answers, not of bytes.
 _REQUESTS = 16
+_BLOCK_BYTES = 2**22
 _TEXT = 'image/class/text'
 _CLASS_KEY = 'image/class/synset'
 
@@ -372,6 +374,42 @@ def check_shards(
       )
 
 
+def sha256(path: str) -> str:
+  """The SHA-256 of a file, as sha256sum prints it."""
+  digest = hashlib.sha256()
+  with tf.io.gfile.GFile(path, 'rb') as file:
+    while block := file.read(_BLOCK_BYTES):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def check_digests(
+  shards: Iterable[str], records: image_records.ImageRecords
+) -> None:
+  """Compares the SHA-256 of shards with the declared ones, reading all of them.
+
+  Raises:
+    ValueError: one differs, or none is declared; names the shard.
+  """
+
+  def check(path):
+    declared = records.shard(os.path.basename(path))
+    if declared is None or not declared.sha256:
+      raise ValueError(
+        f'{path}: image_records.json declares no sha256 to compare with'
+      )
+    if sha256(path) != declared.sha256:
+      raise ValueError(
+        f'{path} has another SHA-256 than image_records.json declares: it is '
+        "damaged, or another data set's"
+      )
+
+  # As many as there are cores: hashing leaves Python's lock.
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for _ in pool.map(check, shards):
+      pass
+
+
 def check_count(
   path: str, seen: int, records: image_records.ImageRecords
 ) -> None:
@@ -626,14 +664,14 @@ def write_shard(path: str, examples: Iterable[bytes]) -> image_records.Shard:
     examples: serialised records, consumed once.
 
   Returns:
-    The number of records and the size in bytes.
+    The number of records, the size in bytes and the SHA-256.
   """
   count = 0
   with open_shard(path) as write:
     for serialized in examples:
       write(serialized)
       count += 1
-  return image_records.Shard(count, tf.io.gfile.stat(path).length)
+  return image_records.Shard(count, tf.io.gfile.stat(path).length, sha256(path))
 
 
 @contextlib.contextmanager
