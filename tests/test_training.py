@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,12 +14,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from save_checkpoint import imagenet_train_eval, learning_rate, training
+from save_checkpoint import (
+  build_image_data,
+  imagenet_train_eval,
+  learning_rate,
+  training,
+)
 from utils import (
   checkpoints,
   data_input,
   devices,
   image_records,
+  inference,
   paths,
   resnet_model,
   tfrecords,
@@ -433,12 +440,44 @@ def test_the_summaries_hold_loss_rate_accuracy_and_sparsity(data, tmp_path):
   assert found['sparsity'][12] == pytest.approx(0.9, abs=1e-3)
 
 
-def test_bfloat16_trains(data, tmp_path):
-  settings = dataclasses.replace(SETTINGS, precision='bfloat16')
-  (network,) = train(
-    tmp_path, data, end_sparsity=(0.9,), settings=settings
-  ).values()
-  assert {value.dtype.name for value in network.values.values()} == {'float32'}
+def test_digits_are_learnt_in_bfloat16_as_in_float32(tmp_path):
+  """As ./run.sh trains them, for 8 of its 12 epochs."""
+  folder = str(tmp_path / 'digits')
+  build_image_data.run('digits', folder)
+  settings = dataclasses.replace(
+    SETTINGS,
+    train_steps=112,
+    train_batch_size=64,
+    base_learning_rate=0.4,
+    warmup_epochs=0.64,
+    decay_epochs=(5.36, 7.36),
+  )
+  accuracy = {}
+  for precision in inference.PRECISIONS:
+    networks = train(
+      tmp_path / precision,
+      folder,
+      mode='train_and_eval',
+      eval_batch_size=128,
+      settings=dataclasses.replace(settings, precision=precision),
+      schedule=(18, 98, 8),
+    )
+    for network in networks.values():
+      assert {v.dtype for v in network.values.values()} == {np.dtype('float32')}
+    for path in (tmp_path / precision).rglob('imagenet_train_eval.run.json'):
+      record = json.loads(path.read_text())
+      fraction = record['member']['fraction_pruned']
+      accuracy[precision, fraction] = record['final_metrics']['eval_accuracy']
+  assert set(accuracy) == {
+    (p, fraction) for p in inference.PRECISIONS for fraction in (0.0, 0.9)
+  }
+  # Of two seeds: 0.92 to 0.96 dense, 0.80 to 0.88 pruned, in either.
+  for precision in inference.PRECISIONS:
+    assert accuracy[precision, 0.0] > 0.9
+    assert accuracy[precision, 0.9] > 0.7
+  assert accuracy['bfloat16', 0.0] == pytest.approx(
+    accuracy['float32', 0.0], abs=0.05
+  )
 
 
 @pytest.mark.parametrize('method', ['random_independent', 'random_cumulative'])
@@ -450,25 +489,6 @@ def test_random_methods_reach_their_sparsity(data, tmp_path, method):
   for conv in resnet_model.conv_layers(network.architecture):
     mask = network.values[f'resnet_model/{conv.name}/mask']
     assert mask.sum() == round(conv.size * 0.3)
-
-
-def test_the_networks_learn(data, tmp_path):
-  settings = dataclasses.replace(
-    SETTINGS,
-    train_steps=60,
-    train_batch_size=10,
-    base_learning_rate=2.0,
-    decay_epochs=(20,),
-  )
-  train(
-    tmp_path,
-    data,
-    mode='train_and_eval',
-    settings=settings,
-    schedule=(10, 40, 10),
-  )
-  for path in tmp_path.rglob('imagenet_train_eval.run.json'):
-    assert json.loads(path.read_text())['final_metrics']['eval_accuracy'] > 0.5
 
 
 @pytest.mark.parametrize(
@@ -534,11 +554,14 @@ def test_the_number_of_devices_changes_neither_losses_nor_masks():
     assert result['losses'] == pytest.approx(results[0]['losses'], rel=1e-5)
 
 
-def as_process(folder, data, options=(), tf_config=''):
+def as_process(folder, data, options=(), tf_config='', killed_at=''):
   """Training as `train` does it, in a process of its own."""
+  program = ['save_checkpoint.imagenet_train_eval']
+  if killed_at:
+    program = ['tests.train_until_killed', killed_at]
   return subprocess.Popen(
     [
-      *(sys.executable, '-m', 'save_checkpoint.imagenet_train_eval'),
+      *(sys.executable, '-m', *program),
       f'--data_directory={data}',
       f'--output_dir={folder}/exp',
       '--pruning_method=threshold',
@@ -574,12 +597,27 @@ def written(folder):
   return {path.name for path in folder.rglob('*') if path.is_file()}
 
 
-def test_a_run_that_is_killed_anywhere_ends_as_one_that_is_not(data, tmp_path):
-  """Masks change and states are written all the time: kills hit both."""
+def half_written(folder):
+  """Names of the bundles of which there are data, and no index."""
+  data = {path.name.split('.data-')[0] for path in folder.rglob('[!.]*.data-*')}
+  return data - {path.stem for path in folder.rglob('[!.]*.index')}
+
+
+def test_a_run_that_is_killed_anywhere_ends_as_one_that_is_not(
+  data, tmp_path, long
+):
+  """Within a write, after a mask update, and at random moments."""
   undisturbed = as_process(tmp_path / 'whole', data)
-  rng = np.random.default_rng(0)
   killed = tmp_path / 'killed'
-  for number in range(3):
+  for moment in ('masks', 'state_index', 'export_index'):
+    process = as_process(killed, data, killed_at=moment)
+    _, log = process.communicate()
+    assert process.returncode == -signal.SIGKILL, log
+    left = {'state_index': 'state-', 'export_index': 'model.ckpt-'}.get(moment)
+    if left:
+      assert [n for n in half_written(killed) if n.startswith(left)]
+  rng = np.random.default_rng(0)
+  for number in range(6 if long else 1):
     process = as_process(killed, data)
     states = {name for name in written(killed) if 'state-' in name}
     # From the first state that this process writes, some moments on.
