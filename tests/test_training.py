@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -531,12 +532,59 @@ def test_a_damaged_record_stops_training_and_is_named(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint(
-  data, tmp_path
+  population, data, tmp_path, monkeypatch
 ):
-  settings = dataclasses.replace(SETTINGS, base_learning_rate=1e30)
-  output = imagenet_train_eval.Output(steps_per_checkpoint=1)
-  with pytest.raises(ValueError, match='not finite'):
-    train(tmp_path, data, end_sparsity=(0.0,), settings=settings, output=output)
+  """The fifth step leaps away; what was written before is good, and named."""
+  rates = learning_rate.learning_rates
+
+  def leaping(*args):
+    found = rates(*args)
+    found[4] = 1e30
+    return found
+
+  monkeypatch.setattr(learning_rate, 'learning_rates', leaping)
+  output = imagenet_train_eval.Output(steps_per_checkpoint=2)
+  named = r"not finite by step 6; the last .*\['model.ckpt-2', 'model.ckpt-4'\]"
+  with pytest.raises(ValueError, match=named):
+    train(tmp_path, data, end_sparsity=(0.0,), output=output)
+  monkeypatch.undo()
+  resumed = train(tmp_path, data, end_sparsity=(0.0,), output=output)
+  ((member, network),) = resumed.items()
+  assert_equal_networks(network, population[member])
+
+
+@pytest.mark.parametrize(
+  ('names', 'message'),
+  [
+    (['train-00000-of-00002'], r'has 1 of 2 shards train-\*, missing \[1\]'),
+    (
+      ['train-00000-of-00001', 'train-00000-of-00002'],
+      'more than one set of train shards',
+    ),
+    (['train-00000-of-00001'], 'features .*image/encoded.*wanted'),
+  ],
+)
+def test_wrong_shards_are_named_before_anything_is_written(
+  tmp_path, names, message
+):
+  image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b'x']))
+  features = tf.train.Features(feature={'image/encoded': image})
+  example = tf.train.Example(features=features).SerializeToString()
+  for name in names:
+    tfrecords.write_shard(str(tmp_path / 'data' / name), [example])
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    train(tmp_path / 'out', str(tmp_path / 'data'))
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(
+  data, tmp_path, monkeypatch
+):
+  three = types.SimpleNamespace(num_replicas_in_sync=3)
+  monkeypatch.setattr(devices, 'strategy', lambda *_, **__: three)
+  with pytest.raises(ValueError, match='is 4, wanted a multiple of the 3 dev'):
+    train(tmp_path, data)
+  assert not list(tmp_path.iterdir())
 
 
 def test_the_number_of_devices_changes_neither_losses_nor_masks():
