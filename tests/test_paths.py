@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -299,6 +301,39 @@ def test_readers_never_see_a_part(tmp_path):
     reads += 1
   assert reads
   assert os.listdir(tmp_path) == ['table.csv']
+
+
+def test_what_a_killed_process_left_goes_and_what_is_being_written_stays(
+  tmp_path,
+):
+  script = (
+    'import os, signal, sys\n'
+    'from utils import paths\n'
+    'with paths.unfinished(sys.argv[1]) as hidden:\n'
+    "  open(hidden, 'w').write('part')\n"
+    "  open(hidden + '.index', 'w').write('part')\n"
+    '  os.kill(os.getpid(), signal.SIGKILL)\n'
+  )
+  path = str(tmp_path / 'a [1].csv')
+  for _ in range(2):
+    subprocess.run([sys.executable, '-c', script, path], check=False)
+  assert len(os.listdir(tmp_path)) == 4
+  with pytest.raises(FileNotFoundError, match='no CSV'):
+    paths.find_csvs(str(tmp_path), 'things')
+  with paths.unfinished(path) as hidden:
+    pathlib.Path(hidden).write_text('of another copy')
+    paths.write_complete(path, 'whole')
+    assert pathlib.Path(hidden).read_text() == 'of another copy'
+    assert len(os.listdir(tmp_path)) == 2
+  assert os.listdir(tmp_path) == ['a [1].csv']
+
+
+@pytest.mark.parametrize('below', ['file', 'file/folder'])
+def test_a_folder_that_is_a_file_is_named_as_it_was_asked_for(tmp_path, below):
+  (tmp_path / 'file').write_text('')
+  path = tmp_path / below / 'table.csv'
+  with pytest.raises(OSError, match=rf'^{path} cannot be written: '):
+    paths.write_complete(path, '')
 
 
 def test_names_stay_below_the_output_folder():

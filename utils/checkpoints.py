@@ -254,21 +254,26 @@ def write(prefix: str, network: Network) -> None:
 
 def write_bundle(prefix: str, tensors: Mapping[str, np.ndarray]) -> None:
   """Writes named tensors as a V2 bundle, data first, index last."""
-  folder, name = os.path.split(prefix)
-  tf.io.gfile.makedirs(folder or '.')
-  aside = os.path.join(folder, f'.{name}.{os.getpid()}')
-  try:
-    tf.raw_ops.SaveV2(
-      prefix=aside,
-      tensor_names=list(tensors),
-      shape_and_slices=[''] * len(tensors),
-      tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
-    )
-    for suffix in ('.data-00000-of-00001', '.index'):
-      paths.flush_to_disk(aside + suffix)
-      tf.io.gfile.rename(aside + suffix, prefix + suffix, overwrite=True)
-  except tf.errors.OpError as error:
-    raise OSError(f'cannot write {prefix}: {error.message}') from None
-  finally:
-    for path in tf.io.gfile.glob(f'{aside}.*'):
-      tf.io.gfile.remove(path)
+  suffixes = ('.data-00000-of-00001', '.index')
+  with paths.unfinished(prefix) as hidden:
+    try:
+      tf.io.gfile.makedirs(os.path.dirname(prefix) or '.')
+      tf.raw_ops.SaveV2(
+        prefix=hidden,
+        tensor_names=list(tensors),
+        shape_and_slices=[''] * len(tensors),
+        tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
+      )
+      with paths.cannot_be_written(prefix):
+        for suffix in suffixes:
+          paths.flush_to_disk(hidden + suffix)
+      # A former index does not describe the new data.
+      if tf.io.gfile.exists(f'{prefix}.index'):
+        tf.io.gfile.remove(f'{prefix}.index')
+      for suffix in suffixes:
+        tf.io.gfile.rename(hidden + suffix, prefix + suffix, overwrite=True)
+    except tf.errors.OpError as error:
+      raise OSError(f'{prefix} cannot be written: {error.message}') from None
+    finally:
+      for path in tf.io.gfile.glob(f'{hidden}.*'):
+        tf.io.gfile.remove(path)

@@ -10,7 +10,9 @@ A trained network, a *member*, is identified by its path, read from the end:
       <end_step>/<pruning_frequency>/<replicate>/model.ckpt-<step>
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import glob
 import os
 import re
@@ -326,26 +328,102 @@ def find_shards(data_directory: str, mode: str) -> list[str]:
   return [found[i] for i in range(number)]
 
 
+@contextlib.contextmanager
+def unfinished(path: str | os.PathLike) -> Iterator[str]:
+  """Names the hidden file that a file is written as, and then renamed from.
+
+  Locally it is locked while the block runs. Hidden files of the same name that
+  nobody holds were left by killed processes, and are removed at the end: two
+  copies of a command do not take each other's. Buckets know no locks; what is
+  left there stays, and no reader lists it.
+
+  Args:
+    path: the file under its final name, or the prefix of several. Folders are
+      made.
+
+  Yields:
+    The hidden name or prefix. What has it when the block ends is removed.
+
+  Raises:
+    OSError: it cannot be written; names the file.
+  """
+  folder, name = os.path.split(str(path))
+  prefix = os.path.join(folder, f'.{name}.')
+  if '://' in prefix:
+    yield prefix + uuid.uuid4().hex[:8]
+    return
+  with cannot_be_written(path):
+    os.makedirs(folder or '.', exist_ok=True)
+    hidden, lock = _create_locked(prefix)
+  try:
+    yield hidden
+  finally:
+    _remove_all(hidden)
+    os.close(lock)
+    for other in glob.glob(glob.escape(prefix) + '[0-9a-f]' * 8):
+      _remove_unless_locked(other)
+
+
+@contextlib.contextmanager
+def cannot_be_written(path: str | os.PathLike) -> Iterator[None]:
+  """Says which file an error of the system is about, by its final name."""
+  try:
+    yield
+  except OSError as error:
+    reason = error.strerror or error
+    raise OSError(f'{path} cannot be written: {reason}') from None
+
+
+def _create_locked(prefix: str) -> tuple[str, int]:
+  while True:
+    hidden = prefix + uuid.uuid4().hex[:8]
+    lock = os.open(hidden, os.O_CREAT | os.O_RDWR, 0o666)
+    # Some network file systems lock nothing: there nobody removes anything.
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.path.exists(hidden):
+      return hidden, lock
+    os.close(lock)  # It was taken for abandoned before it was locked.
+
+
+def _remove_unless_locked(hidden: str) -> None:
+  with contextlib.suppress(OSError):
+    lock = os.open(hidden, os.O_RDWR)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      _remove_all(hidden)
+    finally:
+      os.close(lock)
+
+
+def _remove_all(hidden: str) -> None:
+  # The locked file last: without it nobody would find the others.
+  for path in sorted(glob.glob(glob.escape(hidden) + '*'), reverse=True):
+    with contextlib.suppress(OSError):
+      os.remove(path)
+
+
 def write_complete(path: str | os.PathLike, data: bytes | str) -> None:
   """Writes a file so that its final name never shows a part of it.
 
   The bytes go to a hidden name beside it, which is renamed when they are on
   disk. A rename within a bucket is a copy, which shows nothing partial either.
+
+  Raises:
+    OSError: it cannot be written; names the file.
   """
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.parent / f'.{path.name}.{uuid.uuid4().hex[:8]}'
-  try:
-    with aside.open('wb') as file:
-      file.write(data.encode() if isinstance(data, str) else data)
-      file.flush()
-      if hasattr(file, 'fileno'):
-        os.fsync(file.fileno())
-    aside.replace(path)
-  except BaseException:
-    if aside.exists():
-      aside.unlink()
-    raise
+  with unfinished(path) as hidden, cannot_be_written(path):
+    hidden = epath.Path(hidden)
+    try:
+      with hidden.open('wb') as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        if hasattr(file, 'fileno'):
+          os.fsync(file.fileno())
+      hidden.replace(path)
+    except BaseException:
+      hidden.unlink(missing_ok=True)
+      raise
 
 
 def flush_to_disk(path: str) -> None:

@@ -32,7 +32,6 @@ import functools
 import hashlib
 import numbers
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -688,8 +687,6 @@ def open_shard(path: str) -> Iterator[Callable[[bytes], None]]:
     OSError: it cannot be written; names the file.
     ValueError: a record is larger than any reader takes.
   """
-  folder, name = os.path.split(path)
-  aside = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}')
 
   def write(serialized):
     if len(serialized) > MAX_RECORD_BYTES:
@@ -701,31 +698,30 @@ def open_shard(path: str) -> Iterator[Callable[[bytes], None]]:
     with _named(path):
       writer.write(serialized)
 
-  try:
-    with _named(path):
-      if folder:
-        tf.io.gfile.makedirs(folder)
-      writer = tf.io.TFRecordWriter(aside)
+  with paths.unfinished(path) as hidden:
     try:
-      yield write
-    finally:
       with _named(path):
-        writer.close()
-    if os.path.exists(aside):
-      # Without it a power cut may leave the name of a file without its bytes.
-      with open(aside, 'rb+') as file:
-        os.fsync(file.fileno())
-    with _named(path):
-      tf.io.gfile.rename(aside, path, overwrite=True)
-  except BaseException:
-    _remove(aside)
-    raise
+        tf.io.gfile.makedirs(os.path.dirname(path) or '.')
+        writer = tf.io.TFRecordWriter(hidden)
+      try:
+        yield write
+      finally:
+        with _named(path):
+          writer.close()
+      with _named(path):
+        # Without it a power cut may leave a file's name without its bytes.
+        paths.flush_to_disk(hidden)
+        tf.io.gfile.rename(hidden, path, overwrite=True)
+    except BaseException:
+      _remove(hidden)
+      raise
 
 
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
   try:
-    yield
+    with paths.cannot_be_written(path):
+      yield
   except tf.errors.OpError as error:
     raise OSError(f'{path} cannot be written: {error.message}') from None
 
