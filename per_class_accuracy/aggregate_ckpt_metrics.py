@@ -189,6 +189,30 @@ def run(
     checkpoint: path_of(output_path, dataset_name, mode, checkpoint)
     for checkpoint in checkpoints
   }
+  settings = {'class_names': list(class_names)}
+  if groups_file:
+    settings['groups'] = command_line.digest([groups_file])
+  if ckpt_dir:
+    settings |= {
+      'preprocessing': preprocessing,
+      'precision': precision,
+      'label_smoothing': label_smoothing,
+      'data set': records.reading,
+      'shards': {paths.name(s): command_line.digest([s]) for s in inputs},
+      'checkpoints': {
+        c.file_stem: command_line.digest([f'{c.prefix}.index'])
+        for c in checkpoints
+      },
+    }
+  else:
+    settings['predictions'] = {
+      c.file_stem: command_line.digest(files[c]) for c in checkpoints
+    }
+  provenance = command_line.Provenance(
+    str(epath.Path(outputs[checkpoints[0]]).parent),
+    'per_class_accuracy.aggregate_ckpt_metrics',
+    settings,
+  )
   todo = [c for c in checkpoints if not paths.exists(outputs[c])]
   if len(todo) < len(checkpoints):
     logging.info(
@@ -228,6 +252,7 @@ def run(
     metrics['split'] = mode
     metrics['preprocessing'] = _only(predictions, 'preprocessing', checkpoint)
     metrics['compute_precision'] = _only(predictions, 'precision', checkpoint)
+    provenance.start()
     tables.write(tables.CLASS_METRICS, metrics, outputs[checkpoint])
     logging.info(
       '%s: top-1 %.4f over %d images',
@@ -235,12 +260,7 @@ def run(
       metrics['eval_accuracy'].iloc[0],
       len(predictions),
     )
-  if todo:
-    command_line.write_provenance(
-      str(epath.Path(outputs[todo[0]]).parent),
-      'per_class_accuracy.aggregate_ckpt_metrics',
-      [*inputs, *([groups_file] if groups_file else [])],
-    )
+  provenance.finish([*inputs, *([groups_file] if groups_file else [])])
   return list(outputs.values())
 
 

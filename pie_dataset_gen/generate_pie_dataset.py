@@ -134,6 +134,7 @@ def write_records(
   records: image_records.ImageRecords,
   levels: Sequence[Level],
   kinds: Sequence[Sequence[str]],
+  provenance: command_line.Provenance,
 ) -> None:
   """Writes a shard's records to the files of each level, in one pass.
 
@@ -142,6 +143,7 @@ def write_records(
     records: the data set's description.
     levels: what decides.
     kinds: for each level the kinds of records to write.
+    provenance: started before the first file appears.
 
   Raises:
     ValueError: the shard is damaged or incomplete, or a key stands twice in
@@ -189,6 +191,7 @@ def write_records(
     tfrecords.check_count(shard, len(seen), records)
     for level in levels:
       check_labels(level, pd.Series(seen), shard)
+    provenance.start()
 
 
 def check_labels(level: Level, stored: pd.Series, shard: str) -> None:
@@ -278,6 +281,16 @@ def run(
       f'{[paths.name(shard) for shard in shards[:3]]}...'
     )
   folder = paths.modal_labels_folder(predictions_file, dataset_name, mode)
+  provenance = command_line.Provenance(
+    paths.within(output_file, dataset_name),
+    'pie_dataset_gen.generate_pie_dataset',
+    {
+      'data set': records.reading,
+      f'{mode} shards': {
+        paths.name(shard): command_line.digest([shard]) for shard in chosen
+      },
+    },
+  )
 
   def work(shard):
     name = paths.name(shard)
@@ -294,7 +307,7 @@ def run(
       for level, (csv, labels) in found.items()
     }
     return set(levels), write_shard(
-      shard, records, levels, _KINDS[is_pie], mode
+      shard, records, levels, _KINDS[is_pie], mode, provenance
     )
 
   # TensorFlow reads and writes outside of Python's lock.
@@ -305,10 +318,7 @@ def run(
   made = [path for inputs in made for path in inputs]
   if not made:
     logging.info('nothing to do: all records are there and up to date')
-    return
-  command_line.write_provenance(
-    output_file, 'pie_dataset_gen.generate_pie_dataset', made
-  )
+  provenance.finish(made)
 
 
 def write_shard(
@@ -317,6 +327,7 @@ def write_shard(
   levels: dict[tuple[str, float], Level],
   kinds: Sequence[str],
   mode: str,
+  provenance: command_line.Provenance,
 ) -> list[str]:
   """Writes what is missing of a shard's records and statistics.
 
@@ -326,6 +337,7 @@ def write_shard(
     levels: what decides, by (pruning_method, fraction).
     kinds: which kinds of records are wanted.
     mode: for the statistics.
+    provenance: as of `write_records`.
 
   Returns:
     The files that something was made from.
@@ -335,7 +347,7 @@ def write_shard(
   if not missing:
     return []
   unfinished = [levels[name] for name in missing]
-  write_records(shard, records, unfinished, list(missing.values()))
+  write_records(shard, records, unfinished, list(missing.values()), provenance)
   for name, level in zip(missing, unfinished, strict=True):
     tables.write(
       tables.PIE_STATISTICS,

@@ -122,6 +122,24 @@ def run(
       output_path, dataset, mode, paths.name(shard), member
     )
 
+  folder = paths.predictions_folder(output_path, dataset, mode)
+  indices = [f'{member.prefix}.index' for member in members]
+  provenance = command_line.Provenance(
+    folder,
+    'pie_dataset_gen.imagenet_predictions',
+    {
+      'preprocessing': preprocessing_name,
+      'precision': precision,
+      'label_smoothing': label_smoothing,
+      'data set': records.reading,
+      'shards': {paths.name(s): command_line.digest([s]) for s in shards},
+      # An index holds the checksums of all tensors.
+      'checkpoints': {
+        member.file_stem: command_line.digest([index])
+        for member, index in zip(members, indices, strict=True)
+      },
+    },
+  )
   written = 0
   for member, shard, frame in inference.predict(
     members,
@@ -136,6 +154,7 @@ def run(
   ):
     if frame.empty:
       continue  # A shard that is declared to be empty, of PIEs, say.
+    provenance.start()
     tables.write(
       tables.PREDICTIONS, frame.assign(split=mode), output(member, shard)
     )
@@ -145,14 +164,9 @@ def run(
     'wrote %d of %d files below %s, the others were there',
     written,
     total,
-    paths.predictions_folder(output_path, dataset, mode),
+    folder,
   )
-  if written:
-    command_line.write_provenance(
-      paths.predictions_folder(output_path, dataset, mode),
-      'pie_dataset_gen.imagenet_predictions',
-      shards + [f'{member.prefix}.index' for member in members],
-    )
+  provenance.finish(shards + indices)
 
 
 def main(argv: list[str]) -> None:

@@ -204,6 +204,18 @@ def run(
       folders[name, severity] = paths.corrupted_folder(
         output_path, name, severity, VERSION
       )
+  shards = paths.find_shards(data_directory, mode)
+  records = tfrecords.describe(shards)
+  provenance = command_line.Provenance(
+    output_path,
+    'robustness_tests.build_corruptions',
+    {
+      'preprocessing': preprocessing_name,
+      'image_format': image_format,
+      'data set': records.reading,
+      'shards': {paths.name(s): command_line.digest([s]) for s in shards},
+    },
+  )
   missing = {
     which: folder
     for which, folder in folders.items()
@@ -216,9 +228,9 @@ def run(
     output_path,
   )
   if not missing:
+    provenance.finish(shards)
     return
-  shards = paths.find_shards(data_directory, mode)
-  records = tfrecords.describe(shards)
+  provenance.start()
   dialect = tfrecords.detect(shards)
   split = {'eval': 'validation', 'train': 'train'}[mode]
   jobs = [(which, shard) for which in missing for shard in shards]
@@ -267,9 +279,7 @@ def run(
         ),
       )
       written = {}
-  command_line.write_provenance(
-    output_path, 'robustness_tests.build_corruptions', shards
-  )
+  provenance.finish(shards)
 
 
 def severities_of(texts: Sequence[str]) -> list[int]:

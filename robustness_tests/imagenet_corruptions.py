@@ -522,6 +522,38 @@ def run(
     for one in sets
     for name in names
   }
+  label_files = (
+    paths.find_csvs(modal_labels, 'modal labels') if modal_labels else []
+  )
+  indices = [f'{member.prefix}.index' for member in members]
+  described = {
+    folder: path
+    for folder in (*(one.folder for one in sets), clean_data_directory)
+    if folder and paths.exists(path := paths.image_records(folder))
+  }
+  provenance = command_line.Provenance(
+    paths.within(dest_dir, dataset_name),
+    'robustness_tests.imagenet_corruptions',
+    {
+      'preprocessing': preprocessing_name,
+      'precision': precision,
+      'label_smoothing': label_smoothing,
+      'mode': mode,
+      'modal_labels': {
+        name: command_line.digest(label_files)
+        for name in set(names) - set(view_names(dataset_name, False))
+      },
+      'sets': {
+        one.name: command_line.digest([described[one.folder]])
+        for one in sets
+        if one.folder in described
+      },
+      'checkpoints': {
+        member.file_stem: command_line.digest([index])
+        for member, index in zip(members, indices, strict=True)
+      },
+    },
+  )
   missing = {which for which, path in outputs.items() if not paths.exists(path)}
   logging.info(
     '%d of %d files below %s are finished',
@@ -529,14 +561,13 @@ def run(
     len(outputs),
     dest_dir,
   )
+  inputs = [*indices, *described.values(), *label_files]
   if not missing:
+    provenance.finish(inputs)
     return
   to_do = {(member, one) for member, one, _ in missing}
   clean = (
     image_records.read(clean_data_directory) if clean_data_directory else None
-  )
-  label_files = (
-    paths.find_csvs(modal_labels, 'modal labels') if modal_labels else []
   )
   is_pie = read_pies(label_files) if modal_labels else None
 
@@ -584,6 +615,7 @@ def run(
       continue
     predictions = pd.concat(parts.pop((member, one)), ignore_index=True)
     for name, rows in views(predictions, dataset_name, is_pie).items():
+      provenance.start()
       write_metrics(
         member,
         one,
@@ -593,19 +625,7 @@ def run(
         mode,
         outputs[member, one, name],
       )
-  command_line.write_provenance(
-    dest_dir,
-    'robustness_tests.imagenet_corruptions',
-    [
-      *(f'{member.prefix}.index' for member in members),
-      *(
-        path
-        for folder in (*(one.folder for one in sets), clean_data_directory)
-        if paths.exists(path := paths.image_records(folder))
-      ),
-      *label_files,
-    ],
-  )
+  provenance.finish(inputs)
 
 
 def write_metrics(

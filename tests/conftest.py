@@ -1,6 +1,10 @@
-"""`--long`: the exhaustive version of what is sampled by default."""
+"""`--long`: the exhaustive version of what is sampled; the chain, run once."""
+
+import time
 
 import pytest
+
+from tests.stages import STAGES, Runner
 
 
 def pytest_addoption(parser):
@@ -15,3 +19,23 @@ def pytest_addoption(parser):
 def long(request):
   """Whether to be exhaustive, `if long:` in a test."""
   return request.config.getoption('--long')
+
+
+@pytest.fixture(scope='session')
+def runner(tmp_path_factory):
+  return Runner(tmp_path_factory.mktemp('kills'))
+
+
+@pytest.fixture(scope='session')
+def chain(runner):
+  """For each stage the folder before it and after it, and its seconds."""
+  folder = runner.scratch / 'chain'
+  folder.mkdir()
+  found = {}
+  for stage in STAGES:
+    before = runner.copy(folder)
+    started = time.monotonic()
+    touches = runner.finish(stage, folder)
+    seconds = time.monotonic() - started
+    found[str(stage)] = before, runner.copy(folder), touches, seconds
+  return found

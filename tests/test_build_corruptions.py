@@ -176,7 +176,7 @@ def test_finished_sets_are_left_alone(source, tmp_path, caplog):
   run(source, tmp_path / 'out')
   times = {p: p.stat().st_mtime_ns for p in (tmp_path / 'out').rglob('*')}
   with caplog.at_level('INFO'):
-    run('/nowhere', tmp_path / 'out')
+    run(source, tmp_path / 'out')
   assert '4 of 4 data sets' in caplog.text
   assert times == {
     p: p.stat().st_mtime_ns for p in (tmp_path / 'out').rglob('*')

@@ -9,13 +9,14 @@ so that its flags exist only when it is the program (two scripts may define
 flags of one name), and bad input ends in one clear line and exit code 1.
 """
 
+import concurrent.futures
 import datetime
 import hashlib
 import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from absl import app, flags, logging
 from etils import epath
@@ -34,6 +35,8 @@ _PACKAGES = (
   'tensorflow-model-optimization',
   'tf_keras',
 )
+# What a shell reports of a process that Ctrl-C ended: 128 + SIGINT.
+_INTERRUPTED = 130
 # Larger inputs are named with their size only: reading ImageNet once more to
 # print a checksum would double the time of some scripts.
 _DIGEST_LIMIT_BYTES = 16 * 2**20
@@ -60,11 +63,98 @@ def run_script(
       logging.debug('%s', error, exc_info=True)
       sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-      sys.exit(
+      message = (
         'interrupted: finished files are complete; run it again to go on'
       )
+      print(message, file=sys.stderr)
+      sys.exit(_INTERRUPTED)
 
   app.run(guarded_main)
+
+
+class Provenance:
+  """The record of a command that adds to the results it finds in a folder.
+
+  It is written before the first result, so that a killed command has one, and
+  again at the end. Whoever adds results with other settings is refused: a
+  folder never holds a mixture that nothing in it tells apart.
+  """
+
+  def __init__(self, folder: str, script: str, settings: Mapping[str, object]):
+    """Compares the settings with those of the results that are there.
+
+    Args:
+      folder: where the results lie.
+      script: the module's name, `room.script`.
+      settings: all that decides about the bytes of a result, as JSON. Of a
+        mapping (shard -> digest, say) what both have is compared and what one
+        has is added, since machines may share the work.
+
+    Raises:
+      ValueError: results there were made with other settings; names them.
+    """
+    self._folder, self._script = folder, script
+    self._settings = json.loads(json.dumps(settings))
+    self._started = ''
+    self._former()
+
+  def _former(self) -> dict[str, object]:
+    path = paths.provenance(self._folder, self._script.rsplit('.', 1)[-1])
+    if not paths.exists(path):
+      return {}
+    former = json.loads(epath.Path(path).read_text())
+    differ = []
+    self._settings = _united(former.get('settings', {}), self._settings, differ)
+    if differ:
+      raise ValueError(
+        f'{self._folder} holds results that were made with other settings: '
+        f'{"; ".join(differ[:4])}{"; ..." if len(differ) > 4 else ""}. Use the '
+        'same to go on, or another folder; or remove the results and '
+        f'{path} to have them made again'
+      )
+    return former
+
+  def start(self) -> None:
+    """Writes the record, before the first result; once."""
+    if not self._started:
+      self._former()
+      self._started = _now()
+      self._write('', [])
+
+  def finish(self, inputs: Iterable[str], **facts) -> None:
+    """Completes the record, unless there was nothing to do.
+
+    Args:
+      inputs: files that were read.
+      **facts: as of `write_provenance`.
+
+    Raises:
+      ValueError: another process added results with other settings meanwhile.
+    """
+    former = self._former()
+    if self._started or former.get('finished') == '':
+      self._started = self._started or former['started']
+      self._write(_now(), inputs, **facts)
+
+  def _write(self, finished, inputs, **facts):
+    write_provenance(
+      self._folder,
+      self._script,
+      inputs,
+      **{'started': self._started, 'finished': finished, **facts},
+      settings=self._settings,
+    )
+
+
+def _united(before: dict, now: dict, differ: list[str], within: str = ''):
+  united = {**before, **now}
+  for name in sorted(before.keys() & now.keys()):
+    if isinstance(before[name], dict) and isinstance(now[name], dict):
+      united[name] = _united(before[name], now[name], differ, f'{name} ')
+    elif before[name] != now[name]:
+      was, is_now = (str(some[name])[:60] for some in (before, now))
+      differ.append(f'{within}{name} was {was}, is {is_now}')
+  return united
 
 
 def write_provenance(
@@ -85,19 +175,41 @@ def write_provenance(
       flag.name: flag.value
       for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
     },
-    'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(
-      timespec='seconds'
-    ),
+    'finished': _now(),
     'python': platform.python_version(),
     'platform': platform.platform(),
     'packages': _versions(),
-    'inputs': [describe_file(path) for path in sorted(set(inputs))],
+    'inputs': _describe_files(inputs),
     **facts,
   }
   paths.write_complete(
     paths.provenance(folder, script.rsplit('.', 1)[-1]),
     json.dumps(record, indent=1, sort_keys=True, default=str) + '\n',
   )
+
+
+def _now() -> str:
+  return datetime.datetime.now(datetime.timezone.utc).isoformat(
+    timespec='seconds'
+  )
+
+
+def digest(files: Iterable[str]) -> str:
+  """A checksum of what files hold, wherever they lie: 16 hexadecimal digits.
+
+  Of large files (`describe_file`) the size counts, not the content.
+  """
+  contents = [
+    (described['bytes'], described.get('sha256'))
+    for described in _describe_files(files)
+  ]
+  return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
+
+
+def _describe_files(files: Iterable[str]) -> list[dict[str, object]]:
+  # A bucket answers slowly, and many questions at once.
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    return list(pool.map(describe_file, sorted(set(files))))
 
 
 def describe_file(path: str) -> dict[str, object]:

@@ -161,6 +161,14 @@ class ImageRecords:
     """Number of examples in a split, 0 where the description has none."""
     return sum(shard.examples for shard in self.splits.get(split, {}).values())
 
+  @property
+  def reading(self) -> dict[str, object]:
+    """What decides how a stored image is evaluated; not which images."""
+    fields = dataclasses.asdict(self)
+    for name in ('splits', 'crop_area_min', 'horizontal_flip'):
+      del fields[name]
+    return fields
+
   def shard(self, file_name: str) -> Shard | None:
     """What a shard should hold, or None for a file it does not mention."""
     for shards in self.splits.values():

@@ -1,0 +1,321 @@
+"""The chain at a tiny size, each stage in a process that is forked and struck.
+
+Forked after the imports, a stage takes a second, not seven. It can be struck
+before the n-th thing it does to a file.
+"""
+
+import builtins
+import dataclasses
+import functools
+import importlib
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import signal
+import sys
+
+_DATA = '--data_directory=data'
+_RESULTS = '--output_path=results'
+_METRICS = 'results/digits/class_metrics/eval'
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A script with its flags; paths are below the folder of the run."""
+
+  script: str
+  flags: tuple[str, ...]
+
+  def __str__(self):
+    return self.script.split('.')[-1]
+
+
+STAGES = (
+  Stage(
+    'save_checkpoint.build_image_data',
+    (
+      '--source=digits',
+      '--output_dir=data',
+      '--test_small_sample',
+      '--validation_shards=2',
+    ),
+  ),
+  Stage(
+    'save_checkpoint.imagenet_train_eval',
+    (
+      _DATA,
+      '--mode=train_and_eval',
+      '--output_dir=checkpoints/digits',
+      '--pruning_method=threshold',
+      '--end_sparsity=0,0.9',
+      '--num_replicates=2',
+      '--resnet_depth=18',
+      '--width=0.125',
+      '--train_batch_size=8',
+      '--train_steps=4',
+      '--steps_per_checkpoint=2',
+      '--keep_checkpoints=1',
+      '--sparsity_begin_step=0',
+      '--sparsity_end_step=2',
+      '--pruning_frequency=1',
+      '--warmup_epochs=0',
+      '--decay_epochs=1',
+    ),
+  ),
+  Stage(
+    'pie_dataset_gen.imagenet_predictions',
+    (_DATA, _RESULTS, '--ckpt_dir=checkpoints/digits'),
+  ),
+  Stage(
+    'pie_dataset_gen.aggregate_predictions',
+    (
+      '--data_directory=results/digits/predictions_dataframe/eval',
+      _RESULTS,
+      '--dataset_name=digits',
+      '--num_cores=1',
+    ),
+  ),
+  Stage(
+    'pie_dataset_gen.generate_pie_dataset',
+    (
+      _DATA,
+      '--is_pie=both',
+      '--predictions_file=results',
+      '--output_file=pie',
+      '--dataset_name=digits',
+      '--num_cores=1',
+    ),
+  ),
+  Stage(
+    'per_class_accuracy.aggregate_ckpt_metrics',
+    (
+      '--predictions_directory=results/digits/predictions_dataframe/eval',
+      _DATA,
+      _RESULTS,
+    ),
+  ),
+  Stage(
+    'per_class_accuracy.gen_tstatistic',
+    (
+      f'--data_directory={_METRICS}',
+      '--output_file=results',
+      '--dataset_name=digits',
+    ),
+  ),
+  Stage(
+    'per_class_accuracy.plot_class_impact',
+    ('--output_file=results', '--dataset_name=digits'),
+  ),
+  Stage(
+    'robustness_tests.build_corruptions',
+    (
+      _DATA,
+      '--output_path=corrupted',
+      '--corruptions=brightness',
+      '--severities=1,3',
+    ),
+  ),
+  Stage(
+    'robustness_tests.imagenet_corruptions',
+    (
+      '--ckpt_dir=checkpoints/digits',
+      '--data_directory=corrupted',
+      '--dataset_name=digits_c',
+      '--dest_dir=robustness',
+    ),
+  ),
+  Stage(
+    'robustness_tests.summarize',
+    (
+      '--data_directory=robustness',
+      f'--clean_directory={_METRICS}',
+      '--dest_dir=robustness',
+    ),
+  ),
+  Stage(
+    'pie_dataset_gen.headline_table',
+    (
+      '--dataset_name=digits',
+      '--predictions_file=results',
+      f'--class_metrics_directory={_METRICS}',
+      '--t_statistic_file=results',
+      '--robustness_directory=robustness',
+      _RESULTS,
+    ),
+  ),
+)
+COSTLY = (
+  'imagenet_train_eval',
+  'imagenet_predictions',
+  'imagenet_corruptions',
+)
+
+
+class Faults:
+  """Counts what this process does to files, and strikes before the n-th."""
+
+  def __init__(self, strike, at: int):
+    """Takes the place of what opens, writes, renames and removes.
+
+    Args:
+      strike: called with the name of what would happen.
+      at: how many things go well before it; strikes at all that follow, too.
+    """
+    import tensorflow as tf
+
+    self.seen = 0
+    self._strike, self._at = strike, at
+    self._root = os.getcwd()
+    for name in ('mkdir', 'open', 'remove', 'rename', 'replace', 'unlink'):
+      setattr(os, name, self._watched(getattr(os, name)))
+    os.fsync = self._watched(os.fsync)
+    builtins.open = functools.partial(self._open, builtins.open)
+    for name in ('makedirs', 'remove', 'rename'):
+      setattr(tf.io.gfile, name, self._watched(getattr(tf.io.gfile, name)))
+    tf.raw_ops.SaveV2 = self._watched(tf.raw_ops.SaveV2)
+    tf.io.TFRecordWriter = functools.partial(self._writer, tf.io.TFRecordWriter)
+
+  def _before(self, what):
+    if self.seen >= self._at:
+      self._strike(what)
+    self.seen += 1
+
+  def _watched(self, function):
+    @functools.wraps(function)
+    def watched(*args, **kwargs):
+      # Absolute paths are others' (caches of fonts, shared memory).
+      if not (args and os.path.isabs(str(args[0]))):
+        self._before(function.__name__)
+      return function(*args, **kwargs)
+
+    return watched
+
+  def _open(self, function, path, mode='r', *args, **kwargs):
+    if isinstance(path, int) or os.path.isabs(path) or mode in ('r', 'rb'):
+      return function(path, mode, *args, **kwargs)
+    self._before('open')
+    return WatchedFile(function(path, mode, *args, **kwargs), self._before)
+
+  def _writer(self, function, path):
+    self._before('TFRecordWriter')
+    return WatchedFile(function(path), self._before, is_divisible=False)
+
+
+class WatchedFile:
+  """A file that is struck before, and in the middle of, what it writes."""
+
+  def __init__(self, file, before, is_divisible=True):
+    self._file, self._before, self._is_divisible = file, before, is_divisible
+
+  def __getattr__(self, name):
+    return getattr(self._file, name)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self._file.close()
+
+  def write(self, data):
+    self._before('write')
+    if not self._is_divisible:
+      return self._file.write(data)
+    half = len(data) // 2
+    self._file.write(data[:half])
+    self._file.flush()
+    self._before('rest of write')
+    return half + self._file.write(data[half:])
+
+  def close(self):
+    self._before('close')
+    self._file.close()
+
+
+def kill(what):
+  del what
+  os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _child(stage, folder, log, at, note):
+  os.chdir(folder)
+  for descriptor in (1, 2):
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+  faults = Faults(kill, at)
+  sys.argv = [stage.script, *stage.flags]
+  script = importlib.import_module(stage.script)
+  from utils import command_line
+
+  try:
+    command_line.run_script(script.main, script.define_flags)
+  finally:
+    pathlib.Path(note).write_text(str(faults.seen))
+
+
+class Runner:
+  """Runs stages in processes that are forked after the imports."""
+
+  def __init__(self, scratch: pathlib.Path):
+    self.scratch = scratch
+    self._context = multiprocessing.get_context('forkserver')
+    self._context.set_forkserver_preload([s.script for s in STAGES])
+    self._numbers = itertools.count()
+
+  def start(self, stage, folder, at=sys.maxsize):
+    number = next(self._numbers)
+    log, note = (str(self.scratch / f'{x}-{number}') for x in ('log', 'note'))
+    process = self._context.Process(
+      target=_child, args=(stage, str(folder), log, at, note)
+    )
+    process.start()
+    process.log, process.note = pathlib.Path(log), pathlib.Path(note)
+    return process
+
+  def run(self, stage, folder, at=sys.maxsize):
+    process = self.start(stage, folder, at)
+    process.join()
+    return process
+
+  def finish(self, stage, folder):
+    """Runs a stage to its end; returns how often it touched a file."""
+    process = self.run(stage, folder)
+    assert process.exitcode == 0, process.log.read_text()[-3000:]
+    return int(process.note.read_text())
+
+  def copy(self, folder):
+    new = self.scratch / f'folder-{next(self._numbers)}'
+    # Nothing that is there may be written to, so links are copies.
+    shutil.copytree(folder, new, copy_function=os.link)
+    return new
+
+
+def files(folder):
+  """Name -> path, unfinished files included."""
+  return {
+    str(path.relative_to(folder)): path
+    for path in pathlib.Path(folder).rglob('*')
+    if path.is_file()
+  }
+
+
+def content(path):
+  """Bytes; of what holds times, that it can be read."""
+  if path.name.endswith('.run.json'):
+    record = json.loads(path.read_bytes())
+    return record if path.name == 'settings.run.json' else sorted(record)
+  return b'' if 'tfevents' in path.name else path.read_bytes()
+
+
+def assert_same(folder, whole):
+  """All files are the same ones: nothing is lost, nothing is left over."""
+  found, wanted = files(folder), files(whole)
+  # Each start of a training has a file of events of its own.
+  found, wanted = (
+    {n: p for n, p in some.items() if 'tfevents' not in n}
+    for some in (found, wanted)
+  )
+  assert sorted(found) == sorted(wanted)
+  for name, path in wanted.items():
+    assert content(found[name]) == content(path), name

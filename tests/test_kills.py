@@ -1,0 +1,99 @@
+"""Killed anywhere, every stage ends with the bytes of one that was not.
+
+Each stage of the chain is run on what stood before it, and dies before the
+n-th thing it does to a file (open, write, flush to disk, rename, remove), or at
+random moments. Whatever is visible then has the bytes of the undisturbed run,
+and the same command finishes it. --long tries every n, and more moments.
+"""
+
+import json
+import random
+import shutil
+import signal
+
+import pytest
+
+from tests.stages import COSTLY, STAGES, assert_same, files
+from utils import checkpoints
+
+
+def assert_nothing_partial(folder, whole):
+  """What has its final name is complete."""
+  wanted = files(whole)
+  found = files(folder)
+  for name, path in found.items():
+    if path.name.startswith('.') or 'tfevents' in name:
+      continue
+    if path.name.endswith('.run.json'):
+      json.loads(path.read_bytes())
+    elif 'state-' in name or 'model.ckpt' in name:
+      if name.endswith('.index'):
+        # All of it, by checksums; where no index is, is no checkpoint.
+        checkpoints.read_bundle(str(path.with_suffix('')))
+    else:
+      assert path.read_bytes() == wanted[name].read_bytes(), name
+
+
+def points(stage, touches, long):
+  """The numbers of touches after which a stage is killed."""
+  is_training = 'train_eval' in stage.script
+  if long:
+    return range(0, touches, 5 if is_training else 1)
+  # Of training, test_training.py has a sample.
+  number = 0 if is_training else 1 if str(stage) in COSTLY else 3
+  return random.Random(str(stage)).sample(range(touches), number)
+
+
+@pytest.mark.parametrize('stage', STAGES, ids=str)
+def test_killed_before_any_touch_of_a_file(runner, chain, stage, long):
+  before, after, touches, _ = chain[str(stage)]
+  tried = points(stage, touches, long)
+  if not tried:
+    pytest.skip('with --long')
+  for at in tried:
+    folder = runner.copy(before)
+    process = runner.run(stage, folder, at)
+    assert process.exitcode == -signal.SIGKILL, process.log.read_text()
+    assert_nothing_partial(folder, after)
+    runner.finish(stage, folder)
+    assert_same(folder, after)
+    shutil.rmtree(folder)
+  print(f'{stage}: {len(tried)} kills before one of {touches} touches')
+
+
+@pytest.mark.parametrize('stage', STAGES, ids=str)
+def test_killed_at_random_moments_one_after_the_other(
+  runner, chain, stage, long
+):
+  """Also while what is left of the kill before is taken up."""
+  before, after, _, seconds = chain[str(stage)]
+  if not long and str(stage) in COSTLY:
+    pytest.skip('with --long')
+  folder = runner.copy(before)
+  random_numbers = random.Random(str(stage))
+  number = 20 if long else 1
+  for _ in range(number):
+    process = runner.start(stage, folder)
+    process.join(random_numbers.uniform(0, seconds))
+    process.kill()
+    process.join()
+    assert process.exitcode in (-signal.SIGKILL, 0)
+    assert_nothing_partial(folder, after)
+  runner.finish(stage, folder)
+  assert_same(folder, after)
+
+
+@pytest.mark.parametrize('stage', STAGES, ids=str)
+def test_two_copies_at_once(runner, chain, stage, long):
+  """Both end well, or one of them says why not, and the bytes are the same."""
+  before, after, _, _ = chain[str(stage)]
+  if not long and str(stage) in COSTLY:
+    pytest.skip('with --long')
+  for _ in range(5 if long else 1):
+    folder = runner.copy(before)
+    copies = [runner.start(stage, folder) for _ in range(2)]
+    for copy in copies:
+      copy.join()
+    logs = [copy.log.read_text() for copy in copies]
+    assert [copy.exitcode for copy in copies] == [0, 0], logs
+    assert_same(folder, after)
