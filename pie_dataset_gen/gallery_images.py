@@ -117,7 +117,9 @@ def _read(shard, records, keys):
 
 
 def _write(key, encoded, label, folder, large_size, small_size) -> Picture:
-  stem = hashlib.sha256(key.encode()).hexdigest()[:16]
+  digest = hashlib.sha256(key.encode()).hexdigest()
+  # Folders stay small, however many images there are.
+  stem = f'{digest[:2]}/{digest[2:16]}'
   # Others of Pillow's formats start programs.
   image = Image.open(io.BytesIO(encoded), formats=('JPEG', 'PNG'))
   width, height = image.size

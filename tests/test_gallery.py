@@ -244,7 +244,7 @@ def test_small_images_are_copied_and_large_ones_scaled(page_folder):
     else:
       assert large.read_bytes() == encoded(index)
       assert small == large
-    assert large.parent == page_folder / 'images'
+    assert large.parent.parent == page_folder / 'images'
 
 
 def test_nothing_is_written_outside(run_folder, page_folder):

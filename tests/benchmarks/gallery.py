@@ -144,10 +144,12 @@ def main(argv):
       f'{FLAGS.images} images: page made in {made:.1f} s, '
       f'{made / bare:.2f}x the {bare:.1f} s of Pillow alone on one core'
     )
-    files = [p for p in pathlib.Path(page).parent.rglob('*') if p.is_file()]
-    for name in ('images', 'thumbnails', 'eval'):
-      sizes = [p.stat().st_size for p in files if p.parent.name == name]
-      print(f'{name}: {len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB')
+    root = pathlib.Path(page).parent
+    files = [p.relative_to(root) for p in root.rglob('*') if p.is_file()]
+    for name in ('images', 'thumbnails', ''):
+      chosen = [p for p in files if name in ('', p.parts[0])]
+      size = sum((root / p).stat().st_size for p in chosen)
+      print(f'{name or "all"}: {len(chosen)} files, {size / 2**20:.1f} MiB')
     open_page(page)
 
 
