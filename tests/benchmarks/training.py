@@ -1,11 +1,12 @@
 """How fast a training step is, beside tf_keras's ResNet-50 in `fit`.
 
-  python -m tests.benchmarks.training [--batch_size=16] [--steps=3]
+  python -m tests.benchmarks.training [--batch_size=16] [--rounds=7]
 
 Both train a ResNet-50 at 224x224 with Nesterov momentum on the same synthetic
-images, in turn, several rounds in one process, so that the ratios survive the
-noise of a machine that others use. Ours also has weight decay, label smoothing
-and masks. Prints
+images, step by step in turn. A ratio is the median over rounds of the ratio of
+two steps of one round, by the clock and by the processors' time, which others
+on the machine touch less. Ours also has weight decay, label smoothing and
+masks. Prints
 
   images/s of the dense and the pruned step, in float32 and bfloat16, and of
   the application's, and their ratios
@@ -14,7 +15,7 @@ and masks. Prints
   only decodes them
 """
 
-import itertools
+import collections
 import statistics
 import tempfile
 import time
@@ -47,9 +48,14 @@ _CLASSES = 1000
 
 def seconds(function) -> float:
   """Time of a call."""
-  start = time.perf_counter()
+  return both_times(function)[0]
+
+
+def both_times(function) -> tuple[float, float]:
+  """Seconds of a call, by the clock and of all processors together."""
+  start = time.perf_counter(), time.process_time()
   function()
-  return time.perf_counter() - start
+  return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def synthetic_batches(batch_size: int) -> tf.data.Dataset:
@@ -88,8 +94,8 @@ def make_application() -> tf_keras.Model:
   return model
 
 
-def step_times(batch_size: int, steps: int, rounds: int) -> dict[str, float]:
-  """Best seconds of a step, by what is trained: others use the machine too."""
+def step_times(batch_size: int, rounds: int) -> dict[str, np.ndarray]:
+  """What is trained -> [rounds, 2] `both_times` of a step."""
   data = synthetic_batches(batch_size)
   application = make_application()
   trainers = {
@@ -98,24 +104,23 @@ def step_times(batch_size: int, steps: int, rounds: int) -> dict[str, float]:
   }
 
   def fit():
-    application.fit(data, steps_per_epoch=steps, verbose=0)
+    application.fit(data, steps_per_epoch=1, verbose=0)
 
   batches = iter(data)
-  runs = {'application': lambda sparsity: fit()}
-  for precision, trainer in trainers.items():
+  fit()  # The first call traces.
+  for trainer in trainers.values():
     trainer.reset(seed=0)
-    runs[precision] = lambda _, t=trainer: t.train(batches, steps)
-  for run in runs.values():
-    run(0)  # The first call traces.
-  times = {}
-  for number, sparsity in itertools.product(range(rounds), (0.0, _SPARSITY)):
-    for name, run in runs.items():
-      if name in trainers:
-        trainers[name].update_masks(sparsity, seed=number)
-      kind = 'pruned' if sparsity else 'dense'
-      key = name if name == 'application' else f'{name} {kind}'
-      times.setdefault(key, []).append(seconds(lambda r=run: r(0)) / steps)
-  return {name: min(values) for name, values in times.items()}
+    trainer.train(batches, 1)
+  times = collections.defaultdict(list)
+  for number in range(rounds):
+    times['application'].append(both_times(fit))
+    for kind, sparsity in (('dense', 0.0), ('pruned', _SPARSITY)):
+      for precision, trainer in trainers.items():
+        trainer.update_masks(sparsity, seed=number)
+        times[f'{precision} {kind}'].append(
+          both_times(lambda t=trainer: t.train(batches, 1))
+        )
+  return {name: np.array(values) for name, values in times.items()}
 
 
 def mask_update_times(rounds: int) -> tuple[float, float]:
@@ -197,21 +202,32 @@ def main(argv):
     f'mask update: {ours:.3f} s, {ours / toolkit:.2f}x the time of the '
     f"toolkit's ({toolkit:.3f} s)"
   )
-  times = step_times(FLAGS.batch_size, FLAGS.steps, FLAGS.rounds)
-  for name, value in times.items():
-    print(f'{name}: {FLAGS.batch_size / value:.2f} images/s')
+  times = step_times(FLAGS.batch_size, FLAGS.rounds)
+  for name, values in times.items():
+    rate = FLAGS.batch_size / np.median(values[:, 0])
+    print(f'{name}: {rate:.2f} images/s')
+  for what, one, other in (
+    ('float32, times as fast as the application', 'application', 'float32'),
+    ('bfloat16, times as fast as the application', 'application', 'bfloat16'),
+    ('bfloat16, times as fast as float32', 'float32 dense', 'bfloat16'),
+  ):
+    print_ratio(what, times[one], times[f'{other} dense'])
   for precision in ('float32', 'bfloat16'):
-    dense = times[f'{precision} dense']
-    print(
-      f'{precision}: {times["application"] / dense:.2f}x the application, '
-      f'{times["float32 dense"] / dense:.2f}x float32, pruned step '
-      f'{times[f"{precision} pruned"] / dense:.3f}x the time of the dense one'
+    print_ratio(
+      f'{precision}, time of a pruned step over that of a dense one',
+      times[f'{precision} pruned'],
+      times[f'{precision} dense'],
     )
+
+
+def print_ratio(what: str, one: np.ndarray, other: np.ndarray) -> None:
+  """Prints the median ratio of times that were taken in turn."""
+  clock, processors = np.median(one / other, axis=0)
+  print(f'{what}: {clock:.2f} by the clock, {processors:.2f} by processor time')
 
 
 if __name__ == '__main__':
   flags.DEFINE_integer('batch_size', 16, 'Images a step.', lower_bound=1)
-  flags.DEFINE_integer('steps', 3, 'Steps between two readings of the clock.')
-  flags.DEFINE_integer('rounds', 4, 'Readings, of which the best counts.')
+  flags.DEFINE_integer('rounds', 7, 'Steps of each kind, of which the median.')
   flags.DEFINE_integer('pipeline_images', 512, 'Images of the pipeline alone.')
   app.run(main)
