@@ -775,7 +775,7 @@ def _map(work, shards: dict[str, list[str]], num_cores: int):
   if min(num_cores, len(shards)) == 1:
     yield from map(work, shards, shards.values())
     return
-  with concurrent.futures.ProcessPoolExecutor(num_cores) as pool:
+  with command_line.processes(num_cores) as pool:
     yield from pool.map(work, shards, shards.values())
 
 

@@ -25,13 +25,11 @@ corruption and severity; one of 224x224 takes a hundredth of a second,
 elastic_transform, motion, glass and defocus blur two or three.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import io
 import math
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 
@@ -249,11 +247,8 @@ def run(
   with contextlib.ExitStack() as stack:
     results = map(copy, jobs)
     if workers > 1:
-      # TensorFlow does not survive a fork.
-      pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context('spawn')
-      )
-      results = stack.enter_context(pool).map(copy, jobs)
+      pool = stack.enter_context(command_line.processes(workers, 'spawn'))
+      results = pool.map(copy, jobs)
     progress = tqdm.tqdm(
       results,
       desc='corrupting',

@@ -48,7 +48,6 @@ import io
 import itertools
 import json
 import math
-import multiprocessing
 import os
 from collections.abc import Iterable
 
@@ -310,19 +309,12 @@ def write_shards(
         results[plan.path] = write_shard(plan)
         progress.update(len(plan.pictures))
       return results
-    # TensorFlow does not survive a fork.
-    with concurrent.futures.ProcessPoolExecutor(
-      workers, multiprocessing.get_context('spawn')
-    ) as pool:
+    with command_line.processes(workers, 'spawn') as pool:
       futures = {pool.submit(write_shard, plan): plan for plan in left}
-      try:
-        for future in concurrent.futures.as_completed(futures):
-          plan = futures[future]
-          results[plan.path] = future.result()
-          progress.update(len(plan.pictures))
-      except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
+      for future in concurrent.futures.as_completed(futures):
+        plan = futures[future]
+        results[plan.path] = future.result()
+        progress.update(len(plan.pictures))
   return results
 
 

@@ -6,6 +6,7 @@ before the n-th thing it does to a file.
 
 import builtins
 import dataclasses
+import errno
 import functools
 import importlib
 import itertools
@@ -174,8 +175,9 @@ class Faults:
     os.fsync = self._watched(os.fsync)
     builtins.open = functools.partial(self._open, builtins.open)
     for name in ('makedirs', 'remove', 'rename'):
-      setattr(tf.io.gfile, name, self._watched(getattr(tf.io.gfile, name)))
-    tf.raw_ops.SaveV2 = self._watched(tf.raw_ops.SaveV2)
+      function = getattr(tf.io.gfile, name)
+      setattr(tf.io.gfile, name, self._watched(function, 'TF '))
+    tf.raw_ops.SaveV2 = self._watched(tf.raw_ops.SaveV2, 'TF ')
     tf.io.TFRecordWriter = functools.partial(self._writer, tf.io.TFRecordWriter)
 
   def _before(self, what):
@@ -183,12 +185,12 @@ class Faults:
       self._strike(what)
     self.seen += 1
 
-  def _watched(self, function):
+  def _watched(self, function, of=''):
     @functools.wraps(function)
     def watched(*args, **kwargs):
       # Absolute paths are others' (caches of fonts, shared memory).
       if not (args and os.path.isabs(str(args[0]))):
-        self._before(function.__name__)
+        self._before(of + function.__name__)
       return function(*args, **kwargs)
 
     return watched
@@ -200,15 +202,15 @@ class Faults:
     return WatchedFile(function(path, mode, *args, **kwargs), self._before)
 
   def _writer(self, function, path):
-    self._before('TFRecordWriter')
-    return WatchedFile(function(path), self._before, is_divisible=False)
+    self._before('TF open')
+    return WatchedFile(function(path), self._before, 'TF ')
 
 
 class WatchedFile:
   """A file that is struck before, and in the middle of, what it writes."""
 
-  def __init__(self, file, before, is_divisible=True):
-    self._file, self._before, self._is_divisible = file, before, is_divisible
+  def __init__(self, file, before, of=''):
+    self._file, self._before, self._of = file, before, of
 
   def __getattr__(self, name):
     return getattr(self._file, name)
@@ -220,8 +222,8 @@ class WatchedFile:
     self._file.close()
 
   def write(self, data):
-    self._before('write')
-    if not self._is_divisible:
+    self._before(f'{self._of}write')
+    if self._of:
       return self._file.write(data)
     half = len(data) // 2
     self._file.write(data[:half])
@@ -230,20 +232,40 @@ class WatchedFile:
     return half + self._file.write(data[half:])
 
   def close(self):
-    self._before('close')
+    self._before(f'{self._of}close')
     self._file.close()
 
 
 def kill(what):
+  """Nothing is tidied up."""
   del what
   os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _child(stage, folder, log, at, note):
+def fill_disk(what):
+  """Nothing more can be written; removing goes on."""
+  import tensorflow as tf
+
+  message = os.strerror(errno.ENOSPC)
+  if what.startswith('TF ') and what != 'TF remove':
+    raise tf.errors.ResourceExhaustedError(None, None, message)
+  if what not in ('TF remove', 'close', 'remove', 'unlink'):
+    raise OSError(errno.ENOSPC, message)
+
+
+def interrupt(what):
+  """Ctrl-C, once."""
+  del what
+  if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _child(stage, folder, log, strike, at, note):
   os.chdir(folder)
   for descriptor in (1, 2):
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-  faults = Faults(kill, at)
+  faults = Faults(strike, at)
   sys.argv = [stage.script, *stage.flags]
   script = importlib.import_module(stage.script)
   from utils import command_line
@@ -263,18 +285,18 @@ class Runner:
     self._context.set_forkserver_preload([s.script for s in STAGES])
     self._numbers = itertools.count()
 
-  def start(self, stage, folder, at=sys.maxsize):
+  def start(self, stage, folder, at=sys.maxsize, strike=kill):
     number = next(self._numbers)
     log, note = (str(self.scratch / f'{x}-{number}') for x in ('log', 'note'))
     process = self._context.Process(
-      target=_child, args=(stage, str(folder), log, at, note)
+      target=_child, args=(stage, str(folder), log, strike, at, note)
     )
     process.start()
     process.log, process.note = pathlib.Path(log), pathlib.Path(note)
     return process
 
-  def run(self, stage, folder, at=sys.maxsize):
-    process = self.start(stage, folder, at)
+  def run(self, stage, folder, at=sys.maxsize, strike=kill):
+    process = self.start(stage, folder, at, strike)
     process.join()
     return process
 
@@ -319,3 +341,22 @@ def assert_same(folder, whole):
   assert sorted(found) == sorted(wanted)
   for name, path in wanted.items():
     assert content(found[name]) == content(path), name
+
+
+def assert_nothing_partial(folder, whole):
+  """What has its final name is complete."""
+  from utils import checkpoints
+
+  wanted = files(whole)
+  found = files(folder)
+  for name, path in found.items():
+    if path.name.startswith('.') or 'tfevents' in name:
+      continue
+    if path.name.endswith('.run.json'):
+      json.loads(path.read_bytes())
+    elif 'state-' in name or 'model.ckpt' in name:
+      if name.endswith('.index'):
+        # All of it, by checksums; where no index is, is no checkpoint.
+        checkpoints.read_bundle(str(path.with_suffix('')))
+    else:
+      assert path.read_bytes() == wanted[name].read_bytes(), name

@@ -6,32 +6,13 @@ random moments. Whatever is visible then has the bytes of the undisturbed run,
 and the same command finishes it. --long tries every n, and more moments.
 """
 
-import json
 import random
 import shutil
 import signal
 
 import pytest
 
-from tests.stages import COSTLY, STAGES, assert_same, files
-from utils import checkpoints
-
-
-def assert_nothing_partial(folder, whole):
-  """What has its final name is complete."""
-  wanted = files(whole)
-  found = files(folder)
-  for name, path in found.items():
-    if path.name.startswith('.') or 'tfevents' in name:
-      continue
-    if path.name.endswith('.run.json'):
-      json.loads(path.read_bytes())
-    elif 'state-' in name or 'model.ckpt' in name:
-      if name.endswith('.index'):
-        # All of it, by checksums; where no index is, is no checkpoint.
-        checkpoints.read_bundle(str(path.with_suffix('')))
-    else:
-      assert path.read_bytes() == wanted[name].read_bytes(), name
+from tests.stages import COSTLY, STAGES, assert_nothing_partial, assert_same
 
 
 def points(stage, touches, long):
