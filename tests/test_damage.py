@@ -23,6 +23,7 @@ from robustness_tests import build_corruptions, image_folders
 from save_checkpoint import build_image_data
 from utils import (
   checkpoints,
+  command_line,
   data_input,
   image_records,
   paths,
@@ -87,7 +88,9 @@ def read_for_training(path, records):
 
 
 def read_for_pie(path, records):
-  generate_pie_dataset.write_records(path, records, [], [])
+  folder = os.path.dirname(path)
+  provenance = command_line.Provenance(folder, 'room.script', {})
+  generate_pie_dataset.write_records(path, records, [], [], provenance)
 
 
 def read_for_corruptions(path, records):
@@ -169,6 +172,10 @@ def bomb(form, height, width):
 BOMBS = (
   ('JPEG', 60_000, 60_000),
   ('JPEG', 11_600, 11_600),
+  # The shorter side becomes resize_size, the longer one what it has to.
+  ('JPEG', 8, 1025),
+  ('PNG', 2**20, 1),
+  ('PNG', 8, 0),
   ('PNG', 60_000, 60_000),
   ('PNG', 2**31, 1),
   ('PNG', 2**31, 2**31),
@@ -182,7 +189,9 @@ def test_absurd_sizes_of_images_are_refused_unread(form, height, width):
   """Eagerly and in a graph, of which pipelines consist."""
   encoded = tf.constant(bomb(form, height, width))
   for function in (preprocessing.decode, tf.function(preprocessing.decode)):
-    with pytest.raises(tf.errors.InvalidArgumentError, match='too large'):
+    with pytest.raises(
+      tf.errors.InvalidArgumentError, match='too large|too narrow'
+    ):
       function(encoded)
 
 
@@ -570,3 +579,47 @@ def test_lists_of_an_index_that_lie_are_named(tmp_path, content):
   prefix = write_bundle(tmp_path, b'', content=content)
   with pytest.raises(ValueError, match=f'{prefix}.index is damaged'):
     checkpoints.read_bundle(prefix)
+
+
+def test_every_flip_of_a_description_is_noticed(tmp_path, long):
+  """It would be read with another mean, or other names of classes."""
+  data_set(str(tmp_path))
+  path = tmp_path / 'image_records.json'
+  right = image_records.read(str(tmp_path))
+  same = 0
+  for damaged in flips_and_cuts(path.read_bytes(), 1 if long else 3):
+    path.write_bytes(damaged)
+    try:
+      assert image_records.read(str(tmp_path)) == right
+      same += 1
+    except ValueError as error:
+      assert str(path) in str(error)
+  report(f'{same} without effect: white space')
+
+
+def flips_and_cuts(whole, every):
+  """Yields the bytes with one bit changed, or cut short.
+
+  Args:
+    whole: the bytes.
+    every: 1 for all, else one of so many.
+  """
+  tried = 0
+  for bit in range(0, 8 * len(whole), every):
+    tried += 1
+    yield with_flip(whole, bit)
+  for size in range(0, len(whole), every):
+    tried += 1
+    yield whole[:size]
+  report(f'{tried} flips and cuts of {len(whole)} bytes')
+
+
+def with_flip(whole, bit):
+  damaged = bytearray(whole)
+  damaged[bit // 8] ^= 1 << bit % 8
+  return bytes(damaged)
+
+
+def report(text):
+  """A figure of what was tried; `pytest -s` shows it."""
+  print(f'\n  {text}', end='')

@@ -198,6 +198,7 @@ def test_digests_may_be_absent(tmp_path):
   image_records.write(tmp_path, described())
   path = pathlib.Path(paths.image_records(tmp_path))
   fields = json.loads(path.read_text())
+  del fields['sha256']
   for shards in fields['splits'].values():
     for shard in shards.values():
       del shard['sha256']

@@ -10,6 +10,7 @@ their own.
 
 import collections
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -19,14 +20,20 @@ from etils import epath
 from utils import paths, tables
 
 FORMAT = 1
+_MAX_PIXELS = 2**13
 _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
-def _check_whole(field: str, value: object, low: int) -> None:
+def _check_whole(
+  field: str, value: object, low: int, high: int = 2**63 - 1
+) -> None:
   # bool is an int in Python, and JSON's true would pass for 1.
-  if isinstance(value, bool) or not isinstance(value, int) or value < low:
-    raise ValueError(f'{field} is {value!r}, wanted a whole number from {low}')
+  is_whole = isinstance(value, int) and not isinstance(value, bool)
+  if not is_whole or not low <= value <= high:
+    raise ValueError(
+      f'{field} is {value!r}, wanted a whole number from {low} to {high}'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +124,9 @@ class ImageRecords:
         f'class_keys has {len(set(self.class_keys))} different entries, '
         f'wanted one for each of {len(self.class_names)} classes'
       )
-    for field, low in (
-      ('label_base', 0),
-      ('image_size', 1),
-      ('resize_size', 1),
-    ):
-      _check_whole(field, getattr(self, field), low)
-    if self.label_base > 1:
-      raise ValueError(f'label_base is {self.label_base}, wanted 0 or 1')
+    _check_whole('label_base', self.label_base, 0, 1)
+    for field in ('image_size', 'resize_size'):
+      _check_whole(field, getattr(self, field), 1, _MAX_PIXELS)
     if self.image_size > self.resize_size:
       raise ValueError(
         f'image_size {self.image_size} and resize_size {self.resize_size}, '
@@ -197,17 +199,27 @@ def imagenet(num_classes: int = 1000, label_base: int = 1) -> ImageRecords:
 
 def write(folder: str, records: ImageRecords) -> None:
   """Writes the description beside the shards."""
-  fields = dataclasses.asdict(records)
+  fields = {
+    'format': FORMAT,
+    'num_classes': records.num_classes,
+    **dataclasses.asdict(records),
+  }
   text = json.dumps(
-    {'format': FORMAT, 'num_classes': records.num_classes, **fields},
-    indent=1,
-    ensure_ascii=False,
+    {**fields, 'sha256': _digest(fields)}, indent=1, ensure_ascii=False
   )
   paths.write_complete(paths.image_records(folder), text + '\n')
 
 
+def _digest(fields: dict[str, object]) -> str:
+  text = json.dumps(fields, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read(folder: str) -> ImageRecords:
   """Reads the description beside the shards.
+
+  One that `write` wrote holds its own checksum, since another mean or another
+  order of classes would pass for as good; one written by hand need not.
 
   Raises:
     FileNotFoundError: there is none.
@@ -216,11 +228,17 @@ def read(folder: str) -> ImageRecords:
   path = paths.image_records(folder)
   try:
     fields = json.loads(epath.Path(path).read_text())
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'{path} is not JSON: {error}') from None
   try:
     if not isinstance(fields, dict):
       raise ValueError('wanted a JSON object')
+    stated = fields.pop('sha256', None)
+    if stated not in (None, _digest(fields)):
+      raise ValueError(
+        'sha256 does not fit the other fields: the file is damaged, or was '
+        'changed by hand (then remove that field)'
+      )
     if fields.pop('format', None) != FORMAT:
       raise ValueError(f'format is not {FORMAT}')
     num_classes = fields.pop('num_classes', None)

@@ -22,6 +22,8 @@ _ASPECT_RANGE = (3 / 4, 4 / 3)
 _MIN_OBJECT_COVERED = 0.1
 # A decoder allocates what a header declares: refuse before it does.
 _MAX_PIXELS = 2**27
+# Longer side to shorter: a thread of pixels would be resized to a large sheet.
+_MAX_ASPECT = 128
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # Pixels of a JPEG's largest block of colours.
 _MARGIN = 16
@@ -65,7 +67,8 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
   TensorFlow's default decoding, as the original: the fast integer transform
   with fancy upsampling. The op reads PNG as well. Images that declare more
-  than 2**27 pixels are refused before memory is taken for them.
+  than 2**27 pixels, or one side over 128 times the other, are refused before
+  memory is taken for them.
   """
   with tf.control_dependencies([_shape(encoded)]):
     return tf.image.decode_jpeg(encoded, channels=3)
@@ -91,6 +94,13 @@ def _shape(encoded: tf.Tensor) -> tf.Tensor:
     )
     for number in (tf.reduce_max(shape), tf.reduce_prod(shape))
   ]
+  checks.append(
+    tf.debugging.assert_less_equal(
+      tf.reduce_max(shape),
+      tf.reduce_min(shape) * _MAX_ASPECT,
+      message='its header declares an image too narrow',
+    )
+  )
   with tf.control_dependencies([check for check in checks if check]):
     return tf.concat([tf.cast(shape, tf.int32), [3]], axis=0)
 
