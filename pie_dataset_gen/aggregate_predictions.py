@@ -772,10 +772,11 @@ def aggregate_shard(
 
 def _map(work, shards: dict[str, list[str]], num_cores: int):
   """Yields the results for all shards in order."""
-  if min(num_cores, len(shards)) == 1:
+  number = min(num_cores, len(shards))
+  if number == 1:
     yield from map(work, shards, shards.values())
     return
-  with command_line.processes(num_cores) as pool:
+  with command_line.processes(number) as pool:
     yield from pool.map(work, shards, shards.values())
 
 

@@ -247,7 +247,7 @@ def run(
   with contextlib.ExitStack() as stack:
     results = map(copy, jobs)
     if workers > 1:
-      pool = stack.enter_context(command_line.processes(workers, 'spawn'))
+      pool = stack.enter_context(command_line.processes(workers))
       results = pool.map(copy, jobs)
     progress = tqdm.tqdm(
       results,

@@ -309,7 +309,7 @@ def write_shards(
         results[plan.path] = write_shard(plan)
         progress.update(len(plan.pictures))
       return results
-    with command_line.processes(workers, 'spawn') as pool:
+    with command_line.processes(workers) as pool:
       futures = {pool.submit(write_shard, plan): plan for plan in left}
       for future in concurrent.futures.as_completed(futures):
         plan = futures[future]

@@ -61,6 +61,43 @@ def test_write_then_read_is_identity(tmp_path, masked):
   ]
 
 
+def test_a_bucket_holds_the_same_and_nothing_unfinished(tmp_path):
+  """TensorFlow's file system in memory stands for one, also to write again."""
+  folder = 'ram://test_checkpoints'
+  for seed in range(2):
+    network = small_network(seed=seed)
+    for root in (folder, str(tmp_path)):
+      checkpoints.write(f'{root}/model.ckpt-7', network)
+  assert sorted(tf.io.gfile.listdir(folder)) == sorted(os.listdir(tmp_path))
+  for name in os.listdir(tmp_path):
+    with tf.io.gfile.GFile(f'{folder}/{name}', 'rb') as file:
+      assert file.read() == (tmp_path / name).read_bytes()
+  again = checkpoints.read(f'{folder}/model.ckpt-7')
+  for name, value in network.values.items():
+    assert value.tobytes() == again.values[name].tobytes()
+
+
+def test_a_disk_that_fills_up_leaves_the_former_checkpoint(
+  tmp_path, monkeypatch
+):
+  prefix = str(tmp_path / 'model.ckpt-7')
+  checkpoints.write(prefix, small_network())
+  before = {
+    name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)
+  }
+
+  def full(**tensors):
+    (tmp_path / f'{tensors["prefix"]}.data-00000-of-00001').write_bytes(b'part')
+    raise tf.errors.ResourceExhaustedError(None, None, 'No space left')
+
+  monkeypatch.setattr(tf.raw_ops, 'SaveV2', full)
+  with pytest.raises(OSError, match=f'^{prefix} cannot be written: No space'):
+    checkpoints.write(prefix, small_network(seed=1))
+  assert before == {
+    name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)
+  }
+
+
 @pytest.mark.parametrize('variant', ['baseline', 'threshold'])
 def test_training_graphs_of_the_original_load(tmp_path, variant):
   tensors = {

@@ -211,16 +211,15 @@ def test_ctrl_c_ends_a_script_and_its_workers(runner, chain, name, long):
   assert interrupted
 
 
-@pytest.mark.parametrize('start_method', ['fork', 'spawn'])
 @pytest.mark.parametrize('seconds', [0.05, 2])
-def test_workers_end_at_once_and_in_silence(start_method, seconds):
+def test_workers_end_at_once_and_in_silence(seconds):
   """Whether they are at work or still being started."""
-  script = f"""if True:
+  script = """if True:
     import time
     from utils import command_line
     if __name__ == '__main__':
       def main(argv):
-        with command_line.processes(2, {start_method!r}) as pool:
+        with command_line.processes(2) as pool:
           print(flush=True)
           list(pool.map(time.sleep, [60, 60, 60]))
       command_line.run_script(main, lambda: None)

@@ -147,7 +147,8 @@ def _open(prefix: str):
     )
   try:
     _check_index(f'{prefix}.index', data)
-    return tf.train.load_checkpoint(prefix)
+    # Not tf.train.load_checkpoint, which looks whether it is a folder.
+    return tf.compat.v1.train.NewCheckpointReader(prefix)
   except _READ_ERRORS as error:
     raise ValueError(f'{prefix}.index is damaged: {error}') from None
 

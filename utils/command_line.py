@@ -78,19 +78,15 @@ def run_script(
 
 @contextlib.contextmanager
 def processes(
-  number: int, start_method: str | None = None
+  number: int,
 ) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
   """Worker processes, which Ctrl-C ends at once and without a word.
 
-  Whoever started them says what there is to say, once.
-
-  Args:
-    number: of processes.
-    start_method: 'spawn' for work with TensorFlow, which does not survive a
-      fork; None for the system's default.
+  Whoever started them says what there is to say, once. They are no forks, which
+  neither TensorFlow nor the clients of buckets survive.
   """
   pool = concurrent.futures.ProcessPoolExecutor(
-    number, multiprocessing.get_context(start_method), _end_on_interrupt
+    number, multiprocessing.get_context('spawn'), _end_on_interrupt
   )
   # While they start they wait with it: imports would show a traceback.
   former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

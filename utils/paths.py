@@ -234,7 +234,10 @@ def _match(pattern: str) -> list[str]:
 
 def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
   # epath globs no `**`, which is slow in a bucket.
+  scheme = ''.join(str(folder).partition('://')[:2])
   for parent, _, names in folder.walk():
+    if '://' in scheme and '://' not in str(parent):
+      parent = epath.Path(scheme + str(parent))  # So it is without TensorFlow.
     for name in names:
       yield parent / name
 
@@ -417,9 +420,7 @@ def write_complete(path: str | os.PathLike, data: bytes | str) -> None:
     try:
       with hidden.open('wb') as file:
         file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        if hasattr(file, 'fileno'):
-          os.fsync(file.fileno())
+      flush_to_disk(str(hidden))
       hidden.replace(path)
     except BaseException:
       hidden.unlink(missing_ok=True)
