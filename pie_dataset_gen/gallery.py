@@ -522,7 +522,7 @@ def find_commands(folders: Sequence[str]) -> list[dict[str, object]]:
         record = json.loads(path.read_text())
       except ValueError as error:
         raise ValueError(f'{path} is no JSON: {error}') from None
-      if 'finished' not in record or 'command' not in record:
+      if not record.get('finished') or 'command' not in record:
         continue  # settings of a member, or a command that has not finished
       command = shlex.join(
         ['python', '-m', record['script'], *record['command'][1:]]

@@ -373,8 +373,9 @@ def test_commands_of_finished_work_are_listed_once(tmp_path):
   record('a')
   record('b', finished='2026-01-02')
   record('c', command=['/x/script.py', '--flag=c'], finished='2026-01-03')
+  record('d', command=['/x/script.py', '--flag=d'], finished='')
   (tmp_path / 'c' / 'settings.run.json').write_text('{"width": 1}')
-  found = gallery.find_commands([str(tmp_path / name) for name in 'cab'])
+  found = gallery.find_commands([str(tmp_path / name) for name in 'cdab'])
   assert [(of['command'], of['finished']) for of in found] == [
     ("python -m room.script '--flag=a b'", '2026-01-02'),
     ('python -m room.script --flag=c', '2026-01-03'),
