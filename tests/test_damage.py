@@ -1,6 +1,7 @@
 """Damaged and hostile inputs: named, or provably without effect."""
 
 import ast
+import collections
 import dataclasses
 import io
 import os
@@ -18,7 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
-from pie_dataset_gen import gallery_images, generate_pie_dataset
+from pie_dataset_gen import (
+  aggregate_predictions,
+  gallery_images,
+  generate_pie_dataset,
+)
 from robustness_tests import build_corruptions, image_folders
 from save_checkpoint import build_image_data
 from utils import (
@@ -623,3 +628,161 @@ def with_flip(whole, bit):
 def report(text):
   """A figure of what was tried; `pytest -s` shows it."""
   print(f'\n  {text}', end='')
+
+
+def outcomes(path, every, read):
+  """Counts what becomes of a file's damage: 'named', 'same', 'other'.
+
+  Args:
+    path: the file, which is put right in the end.
+    every: as of `flips_and_cuts`.
+    read: gives what is compared. ValueError and OSError may leave it, and have
+      to name the file.
+  """
+  whole = path.read_bytes()
+  right = read()
+  found = collections.Counter()
+  for damaged in flips_and_cuts(whole, every):
+    path.write_bytes(damaged)
+    try:
+      found['same' if read() == right else 'other'] += 1
+    except (ValueError, OSError) as error:
+      assert path.name.split('.')[0] in str(error), error
+      found['named'] += 1
+  path.write_bytes(whole)
+  report(f'{path.name}: {dict(found)}')
+  return found
+
+
+def test_every_flip_of_a_shard_is_noticed(tmp_path, long):
+  """Without a look at the size of the file, which is declared as well."""
+  path = tmp_path / 'validation-00000-of-00001'
+  examples = [tfrecords.encode(f'k{i}', png(i), i, CLASSES[i]) for i in (0, 1)]
+  tfrecords.write_shard(str(path), examples)
+
+  def read():
+    found = list(tfrecords.read_records(str(path)))
+    if len(found) < len(examples):
+      # A cut between records; `check_count` tells the reader.
+      raise ValueError(f'{path} holds {len(found)} records')
+    return found
+
+  assert set(outcomes(path, 1 if long else 31, read)) == {'named'}
+
+
+def test_every_flip_of_a_shard_is_noticed_by_the_pipeline(tmp_path, long):
+  (path,) = data_set(str(tmp_path))
+  records = image_records.read(str(tmp_path))
+  reader = data_input.OrderedReader(records, tfrecords.ORIGINAL, 'legacy', 4)
+
+  def read():
+    return [
+      (keys, labels.tolist(), images.numpy().tolist())
+      for keys, labels, images in reader.read(path, records)
+    ]
+
+  found = outcomes(pathlib.Path(path), 29 if long else 1009, read)
+  assert set(found) == {'named'}
+
+
+def test_every_flip_of_a_checkpoint_is_noticed(tmp_path, long):
+  """Or falls on bytes that mean nothing."""
+  prefix = str(tmp_path / 'model.ckpt-7')
+  checkpoints.write_bundle(
+    prefix,
+    {'w': np.arange(6, dtype=np.float32).reshape(2, 3), 'step': np.int64(7)},
+  )
+
+  def read():
+    return [
+      (name, value.dtype, value.tolist())
+      for name, value in sorted(checkpoints.read_bundle(prefix).items())
+    ]
+
+  for suffix in ('.index', '.data-00000-of-00001'):
+    path = pathlib.Path(prefix + suffix)
+    found = outcomes(path, 1 if long else 5, read)
+    assert found['named'] and not found['other']
+    assert suffix == '.index' or not found['same']
+
+
+def test_every_flip_of_a_png_is_noticed(tmp_path, long):
+  path = tmp_path / '0.png'
+  path.write_bytes(picture('PNG'))
+
+  def read():
+    return image_folders.read_image(str(path)).numpy().tolist()
+
+  found = outcomes(path, 1 if long else 5, read)
+  assert found['named'] and not found['other']
+
+
+def test_flips_of_a_jpeg_that_decodes_cannot_be_noticed(tmp_path, long):
+  """It has no checksum: in TFRecords it has theirs, in a folder none."""
+  path = tmp_path / '0.jpg'
+  path.write_bytes(picture('JPEG'))
+
+  def read():
+    return image_folders.read_image(str(path)).numpy().tolist()
+
+  found = outcomes(path, 1 if long else 5, read)
+  assert found['named'] > 0.1 * found.total()
+
+
+def predictions(folder, member, labels=(0, 1, 2, 1), keys=None):
+  number = len(labels)
+  frame = pd.DataFrame(
+    {
+      'predictions': labels,
+      'true_class': [0, 1, 2, 0],
+      'predicted_probability': [0.5, 0.25, 0.75, 1.0],
+      'split': 'eval',
+      'filename': 'validation-00000-of-00001',
+      'exp': 'e',
+      'pruning_method': 'threshold' if member[0] else 'baseline',
+      'fraction_pruned': member[0],
+      'replicate': member[1],
+      'image_key': keys or [f'k{i}' for i in range(number)],
+      'image_index': range(number),
+    }
+  )
+  path = folder / 'validation-00000-of-00001' / f'{member[0]}_{member[1]}.csv'
+  tables.write(tables.PREDICTIONS, frame, str(path))
+  return path
+
+
+def test_flips_of_a_csv_change_no_more_than_cells(tmp_path, long):
+  """A table has no checksum: a digit that becomes another goes unnoticed.
+
+  All else is: of predictions, wherever images or labels do not fit those of
+  other members.
+  """
+  files = [predictions(tmp_path, (f, r)) for f in (0.0, 0.5) for r in (0, 1)]
+
+  def read():
+    shard = aggregate_predictions.read_shard([*map(str, files)], 'eval', 3)
+    seen.append((shard.members, shard.image_key, shard.true_class))
+    return shard.label.tolist(), shard.probability.tolist()
+
+  seen = []
+  found = outcomes(files[2], 1 if long else 13, read)
+  for members, keys, labels in seen:
+    assert keys.tolist() == ['k0', 'k1', 'k2', 'k3']
+    assert labels.tolist() == [0, 1, 2, 0]
+    assert len(members) == 4
+  assert found['named'] > 0.5 * found.total()
+
+
+def test_cuts_of_a_csv_are_noticed(tmp_path):
+  """But at the end of a line, which takes the images of others to notice."""
+  files = [predictions(tmp_path, (0.0, r)) for r in (0, 1)]
+  whole = files[1].read_bytes()
+  for size in range(len(whole)):
+    files[1].write_bytes(whole[:size])
+    if size and whole[size - 1 : size] == b'\n':
+      tables.read(tables.PREDICTIONS, str(files[1]))
+    else:
+      with pytest.raises(ValueError, match=files[1].name):
+        tables.read(tables.PREDICTIONS, str(files[1]))
+    with pytest.raises(ValueError, match=files[1].name):
+      aggregate_predictions.read_shard([*map(str, files)], 'eval', 3)

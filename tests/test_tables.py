@@ -151,9 +151,8 @@ def test_a_bad_table_is_not_written(tmp_path):
 @pytest.mark.parametrize(
   'texts',
   [
-    # Plain files; the last line without its end; line ends of Windows.
+    # Plain files; line ends of Windows.
     ['name,count,share\na,1,.5\nb,2,\n', 'name,count,share\nc,3,1\n'],
-    ['name,count,share\na,1,.5', 'name,count,share\nc,3,1'],
     ['name,count,share\r\na,1,.5\r\n', 'name,count,share\r\nc,3,1\r\n'],
     # Different layouts, quotes, empty lines, no rows.
     ['name,count,share\na,1,.5\n', 'count,name,share\n3,c,1\n'],

@@ -136,9 +136,16 @@ class Provenance:
     path = paths.provenance(self._folder, self._script.rsplit('.', 1)[-1])
     if not paths.exists(path):
       return {}
-    former = json.loads(epath.Path(path).read_text())
+    try:
+      former = json.loads(epath.Path(path).read_text())
+      settings = dict(former.get('settings', {}))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+      raise ValueError(
+        f'{path} is damaged: {error}. Remove the results and it to have them '
+        'made again'
+      ) from None
     differ = []
-    self._settings = _united(former.get('settings', {}), self._settings, differ)
+    self._settings = _united(settings, self._settings, differ)
     if differ:
       raise ValueError(
         f'{self._folder} holds results that were made with other settings: '

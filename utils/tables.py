@@ -848,6 +848,11 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
       f'{required}, it has {header}'
     )
   names = [c.name for c in wanted if c.name in header]
+  if not text.endswith(b'\n'):
+    # Half of a number is a number, half of a name a name.
+    raise ValueError(
+      f'{path} does not end in a line break: it is cut short (or add one)'
+    )
   twice = [name for name in names if header.count(name) > 1]
   if twice:
     raise ValueError(f'{path} has the columns {twice} more than once')
@@ -915,13 +920,10 @@ def read_stacked(
   texts = [epath.Path(path).read_bytes() for path in files]
   starts = [text.find(b'\n') + 1 for text in texts]
   layouts = {text[:start] for text, start in zip(texts, starts, strict=True)}
-  # A quote may hold a line break, and one that is not closed would swallow
-  # the next file.
-  if len(files) > 1 and len(layouts) == 1 and not any(b'"' in t for t in texts):
-    bodies = [
-      text[start:] if text.endswith(b'\n') else text[start:] + b'\n'
-      for text, start in zip(texts, starts, strict=True)
-    ]
+  # A quote that is not closed would swallow the next file.
+  plain = all(b'"' not in text and text.endswith(b'\n') for text in texts)
+  if plain and len(files) > 1 and len(layouts) == 1:
+    bodies = [text[start:] for text, start in zip(texts, starts, strict=True)]
     ends = np.cumsum([body.count(b'\n') for body in bodies])
     try:
       together = _parse(table, b''.join([*layouts, *bodies]), '', columns)
