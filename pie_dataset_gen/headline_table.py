@@ -110,19 +110,29 @@ def absent(measure: str, flag: str) -> list[Row]:
   return [Row(measure, '', {}, not_available=f'--{flag} was not given')]
 
 
-def accuracy_rows(files: list[str]) -> list[Row]:
+def accuracy_rows(files: list[str], mode: str) -> list[Row]:
   """Members, top-1 and top-5, from the class metrics of all members.
 
   Raises:
-    ValueError: the rows of a member disagree about its accuracy.
+    ValueError: the rows of a member disagree about its accuracy, or members
+      were measured on another split, or in different ways.
   """
+  alike = ('exp', 'split', 'preprocessing', 'compute_precision')
   columns = (
     *tables.MEMBER_KEY,
+    *alike[1:],
     'class_id',
     'eval_accuracy',
     'top_5_eval_accuracy',
   )
   frame = tables.read_all(tables.CLASS_METRICS, files, columns)
+  for name in alike:
+    found = set(frame[name]) | ({mode} if name == 'split' else set())
+    if len(found - {''} if name == 'split' else found) > 1:
+      raise ValueError(
+        f'{files[0]} and the like hold the {name} {sorted(set(frame[name]))}, '
+        f'wanted {mode if name == "split" else "one"}'
+      )
   key = list(tables.MEMBER_KEY)
   # NaN counts as a value: top-5 is absent in all of a member's rows, or none.
   members = frame[[*key, 'eval_accuracy', 'top_5_eval_accuracy']]
@@ -385,7 +395,7 @@ def run(
   rows, inputs = [], []
   if class_metrics_directory:
     files = paths.find_csvs(class_metrics_directory, 'class metrics')
-    rows += accuracy_rows(files)
+    rows += accuracy_rows(files, mode)
     inputs += files
   else:
     rows += absent('members, top-1, top-5', 'class_metrics_directory')

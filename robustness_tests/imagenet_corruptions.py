@@ -300,6 +300,8 @@ def open_set(
   described = paths.exists(paths.image_records(one.folder))
   if described or clean is None:
     records = tfrecords.describe(shards, num_classes)
+    if described and clean is not None:
+      check_classes(records, clean, one.folder)
   else:
     records = dataclasses.replace(clean, label_base=dialect.label_base)
   if not described:
@@ -316,6 +318,29 @@ def open_set(
     images = first_images(shards[0], dialect, records)
     records = without_second_crop(records, images, one.folder)
   return inference.DataSet(records, shards)
+
+
+def check_classes(
+  records: image_records.ImageRecords,
+  clean: image_records.ImageRecords,
+  folder: str,
+) -> None:
+  """Refuses a set whose class ids mean other classes than the clean images'.
+
+  Raises:
+    ValueError: names the first class that differs.
+  """
+  for field in ('class_keys', 'class_names'):
+    found, wanted = getattr(records, field), getattr(clean, field)
+    if not found or not wanted or found == wanted:
+      continue
+    pairs = itertools.zip_longest(found, wanted)
+    number = next(i for i, (one, other) in enumerate(pairs) if one != other)
+    names = [of[number] if number < len(of) else '' for of in (found, wanted)]
+    raise ValueError(
+      f'{paths.image_records(folder)} calls class {number} {names[0]!r}, that '
+      f'of --clean_data_directory {names[1]!r}: {field} differ'
+    )
 
 
 def first_images(

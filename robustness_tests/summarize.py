@@ -90,6 +90,8 @@ _COLUMNS = (
   'preprocessing',
   'compute_precision',
 )
+# Numbers are compared only where these agree.
+_CONDITIONS = ('split', 'preprocessing', 'compute_precision')
 ALL = 'all'
 IMAGENET_C = 'imagenet_c'
 
@@ -133,7 +135,7 @@ def read_models(files: Sequence[str]) -> pd.DataFrame:
     ],
     ignore_index=True,
   )
-  for name in ('dataset_name', 'split', 'preprocessing', 'compute_precision'):
+  for name in ('dataset_name', *_CONDITIONS):
     values = sorted(set(frame[name]))
     if len(values) > 1:
       raise ValueError(
@@ -206,13 +208,20 @@ def add_clean(models: pd.DataFrame, clean_files: Sequence[str]) -> pd.DataFrame:
 
   Raises:
     ValueError: a model is not in them, or they are of other images than the
-      corrupted ones are copies of.
+      corrupted ones are copies of, or were measured in another way.
   """
   clean = tables.read_all(
     tables.CLASS_METRICS,
     clean_files,
-    ('class_id', 'support', 'eval_accuracy', *_MODEL),
+    ('class_id', 'support', 'eval_accuracy', *_MODEL, *_CONDITIONS),
   )
+  for name in _CONDITIONS:
+    values = sorted({*clean[name], *models[name]} - {''})
+    if len(values) > 1:
+      raise ValueError(
+        f'{clean_files[0]} and the like, and the corrupted images, hold '
+        f'{values} in the column {name!r}, wanted one'
+      )
   clean = clean.groupby(_MODEL).agg(
     accuracy=('eval_accuracy', 'first'), num_images=('support', 'sum')
   )

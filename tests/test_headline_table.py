@@ -364,6 +364,11 @@ def test_contradictions_and_gaps_are_refused(folder):
     run(folder, t_statistic_file=str(folder / 'nowhere'))
   path = next((folder / 'metrics').iterdir())
   frame = tables.read(tables.CLASS_METRICS, str(path))
+  for name in ('split', 'preprocessing', 'compute_precision', 'exp'):
+    other = frame.assign(**{name: 'other'})
+    tables.write(tables.CLASS_METRICS, other, str(path))
+    with pytest.raises(ValueError, match=f'hold the {name} .*other'):
+      run(folder)
   frame.loc[2, 'eval_accuracy'] = 0.5
   tables.write(tables.CLASS_METRICS, frame, str(path))
   with pytest.raises(ValueError, match='more than one accuracy of the member'):

@@ -635,6 +635,28 @@ def test_folders_need_to_know_their_classes(members, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+  ('more', 'match'),
+  [
+    (
+      {'class_keys': sorted(KEYS)},
+      "class 0 'n00', that of .* 'n03': class_keys",
+    ),
+    (
+      {'class_names': ('ant', 'cat', 'bee', 'dog')},
+      "class 1 'cat', that of .* 'bee': class_names differ",
+    ),
+  ],
+)
+def test_sets_whose_classes_have_another_order_are_refused(
+  members, clean, tmp_path, more, match
+):
+  write_own(tmp_path / 'c' / 'fog_1', pictures(), **more)
+  with pytest.raises(ValueError, match=match):
+    run(members, tmp_path / 'c', tmp_path / 'out', clean_data_directory=clean)
+  assert not list((tmp_path / 'out').rglob('*.csv'))
+
+
 def test_faults_of_records_are_named(members, clean, tmp_path):
   data = tmp_path / 'c' / 'fog_1'
   options = {'clean_data_directory': clean}

@@ -476,6 +476,20 @@ def test_clean_metrics_are_joined_by_model(folder):
   assert loss == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize(
+  'column', ['split', 'preprocessing', 'compute_precision']
+)
+def test_clean_metrics_that_were_taken_otherwise_are_refused(folder, column):
+  for path in (folder / 'clean').iterdir():
+    frame = tables.read(tables.CLASS_METRICS, str(path))
+    tables.write(
+      tables.CLASS_METRICS, frame.assign(**{column: 'other'}), str(path)
+    )
+  with pytest.raises(ValueError, match=f"'other'.* in the column '{column}'"):
+    run(folder)
+  assert not (folder / 'out').exists()
+
+
 def test_clean_pies_are_what_corrupted_pies_are_held_against(folder):
   """Not all clean images, of which there are more."""
   for level, replicate in itertools.product(CLEAN, range(3)):
