@@ -4,8 +4,10 @@ import ast
 import collections
 import dataclasses
 import io
+import json
 import os
 import pathlib
+import resource
 import struct
 import tarfile
 import zlib
@@ -14,23 +16,30 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
+from per_class_accuracy import aggregate_ckpt_metrics
 from pie_dataset_gen import (
   aggregate_predictions,
   gallery_images,
   generate_pie_dataset,
+  imagenet_predictions,
 )
-from robustness_tests import build_corruptions, image_folders
+from robustness_tests import (
+  build_corruptions,
+  image_folders,
+  imagenet_corruptions,
+)
 from save_checkpoint import build_image_data
 from utils import (
   checkpoints,
   command_line,
   data_input,
   image_records,
+  inference,
   paths,
   preprocessing,
   tables,
@@ -786,3 +795,331 @@ def test_cuts_of_a_csv_are_noticed(tmp_path):
         tables.read(tables.PREDICTIONS, str(files[1]))
     with pytest.raises(ValueError, match=files[1].name):
       aggregate_predictions.read_shard([*map(str, files)], 'eval', 3)
+
+
+@pytest.fixture(scope='module')
+def population(tmp_path_factory):
+  """The prefix of an untrained network of 10 classes."""
+  folder = tmp_path_factory.mktemp('population')
+  return inference.small_sample(str(folder))[0]
+
+
+def digits(folder, keys):
+  """A data set of 10 classes, of which each list of keys is a shard."""
+  found = {}
+  for number, of_shard in enumerate(keys):
+    path = paths.shard(folder, 'validation', number, len(keys))
+    found[paths.name(path)] = tfrecords.write_shard(
+      path,
+      [tfrecords.encode(key, png(0), 3, '3') for key in of_shard],
+    )
+  image_records.write(
+    folder,
+    image_records.ImageRecords(
+      'digits',
+      tuple('0123456789'),
+      image_size=8,
+      resize_size=8,
+      splits={'validation': found},
+    ),
+  )
+  return folder
+
+
+def predict(population, data, out, batch_size=4):
+  imagenet_predictions.run(
+    population, data, out, 'eval', 'digits', batch_size, 'legacy', 'float32', 0
+  )
+  return paths.find_csvs(
+    paths.predictions_folder(out, 'digits', 'eval'), 'predictions'
+  )
+
+
+@pytest.mark.parametrize(
+  ('num_shards', 'batch_size'), [(1, 64), (1, 1), (3, 4), (5, 3)]
+)
+def test_keys_in_equal_keys_out(tmp_path, population, num_shards, batch_size):
+  keys = [[f'{s}/{i}' for i in range(s + 4)] for s in range(num_shards)]
+  data = digits(str(tmp_path / 'data'), keys)
+  files = predict(population, data, str(tmp_path / 'out'), batch_size)
+  rows = tables.read_all(tables.PREDICTIONS, files)
+  assert sorted(rows['image_key']) == sorted(sum(keys, []))
+  (metrics,) = aggregate_ckpt_metrics.run(
+    **{
+      'ckpt_dir': [population],
+      'predictions_directory': '',
+      'data_directory': data,
+      'output_path': str(tmp_path / 'metrics'),
+      'batch_size': batch_size,
+      **MEASURED,
+    }
+  )
+  support = tables.read(tables.CLASS_METRICS, metrics)['support']
+  assert support.sum() == len(rows)
+
+
+MEASURED = {
+  'mode': 'eval',
+  'dataset_name': 'digits',
+  'num_classes': None,
+  'groups_file': '',
+  'preprocessing': 'legacy',
+  'precision': 'float32',
+  'label_smoothing': 0.0,
+}
+
+
+@pytest.mark.parametrize(
+  'keys', [[['a', 'b', 'a'], ['c']], [['a', 'b'], ['c', 'a']]]
+)
+def test_an_image_that_stands_twice_is_refused(tmp_path, population, keys):
+  """In one shard or in two, by each script before it says a number."""
+  data = digits(str(tmp_path / 'data'), keys)
+  out = str(tmp_path / 'out')
+  if keys[0].count('a') == 2:
+    with pytest.raises(ValueError, match=r"share their identity.*'a'"):
+      predict(population, data, out)
+  else:
+    files = predict(population, data, out)
+    with pytest.raises(ValueError, match="'a'"):
+      tables.read_all(tables.PREDICTIONS, files)
+  measured = {'output_path': out, 'batch_size': 4, **MEASURED}
+  with pytest.raises(ValueError, match="'a'"):
+    aggregate_ckpt_metrics.run(
+      ckpt_dir=[population],
+      predictions_directory='',
+      data_directory=data,
+      **measured,
+    )
+  assert not list(tmp_path.rglob('class_metrics_*.csv'))
+  with pytest.raises(ValueError, match="'a'"):
+    imagenet_corruptions.run(
+      population,
+      data,
+      out,
+      'digits',
+      [],
+      'eval',
+      4,
+      'legacy',
+      'float32',
+      0.0,
+    )
+  assert not list(tmp_path.rglob('digits/digits/*.csv'))
+
+
+def fuzz(inputs, parse, number):
+  """Feeds a parser; only ValueError and OSError may leave it.
+
+  Args:
+    inputs: strategy.
+    parse: takes one.
+    number: how many.
+  """
+  found = collections.Counter()
+
+  @settings(
+    max_examples=number,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+  )
+  @given(inputs)
+  def feed(value):
+    try:
+      parse(value)
+      found['taken'] += 1
+    except (ValueError, OSError):
+      found['refused'] += 1
+
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  feed()
+  # In KB; hypothesis itself remembers some of what it tried.
+  grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+  report(f'{dict(found)}, memory grew by {grown >> 10} MB')
+  assert grown < 400 * 2**10
+  assert found['refused']
+
+
+def mutated(*seeds):
+  """Bytes near good ones: parts cut out, doubled, replaced, or anything."""
+
+  @st.composite
+  def draw(choose):
+    data = choose(st.sampled_from(seeds))
+    for _ in range(choose(st.integers(1, 4))):
+      begin, end = sorted(choose(st.tuples(*[st.integers(0, len(data))] * 2)))
+      part = choose(
+        st.sampled_from([b'', data[begin:end] * 2, b'\xff' * 8, b'\0', b'-'])
+        | st.sampled_from([b'1e999', b'"', b'\n', b'[' * 20_000, b'9' * 5000])
+        | st.binary(max_size=12)
+      )
+      data = data[:begin] + part + data[end:]
+    return data
+
+  return draw() | st.binary(max_size=200)
+
+
+def test_fuzzed_descriptions(tmp_path, long):
+  data_set(str(tmp_path))
+  path = tmp_path / 'image_records.json'
+  right = path.read_bytes()
+  fields = json.loads(right)
+  del fields['sha256']
+
+  def parse(data):
+    path.write_bytes(data)
+    image_records.read(str(tmp_path))
+
+  seeds = (right, json.dumps(fields).encode())
+  fuzz(mutated(*seeds), parse, 10_000 if long else 150)
+  values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+  )
+  changed = st.tuples(st.sampled_from(sorted(fields)), values)
+  fuzz(
+    changed.map(lambda c: json.dumps({**fields, c[0]: c[1]}).encode()),
+    parse,
+    10_000 if long else 150,
+  )
+
+
+@pytest.mark.parametrize(
+  'table', [tables.PREDICTIONS, tables.CLASS_METRICS, tables.GROUPS]
+)
+def test_fuzzed_tables(tmp_path, long, table):
+  path = tmp_path / 'a.csv'
+  row = {c.name: {'text': 'a,"b'}.get(c.kind, 1) for c in table.columns}
+  frame = pd.DataFrame([row, row])
+  for column in table.columns:
+    if column.name in ('image_key', 'class_id', 'class'):
+      frame[column.name] = ['0', '1'] if column.kind == 'text' else [0, 1]
+  tables.write(table, frame, str(path))
+
+  def parse(data):
+    path.write_bytes(data)
+    tables.read(table, str(path))
+    tables.read_stacked(table, [str(path), str(path)])
+
+  fuzz(mutated(path.read_bytes()), parse, 10_000 if long else 100)
+
+
+def test_fuzzed_predictions_from_elsewhere(tmp_path, long):
+  files = [predictions(tmp_path, (f, 0)) for f in (0.0, 0.5)]
+
+  def parse(data):
+    files[1].write_bytes(data)
+    aggregate_predictions.read_shard([*map(str, files)], 'eval')
+
+  fuzz(mutated(files[1].read_bytes()), parse, 10_000 if long else 100)
+
+
+def test_fuzzed_paths(long):
+  good = '/root/e/threshold/0.5/10/20/5/0/model.ckpt-7'
+  parts = st.sampled_from(
+    [*good.split('/'), '..', '-1', '1e3', 'nan', 'inf', '0.0', '\0', '9' * 5000]
+  ) | st.text(max_size=5)
+
+  @st.composite
+  def paths_near(choose):
+    found = good.split('/')
+    for _ in range(choose(st.integers(0, 2))):
+      found[choose(st.integers(0, len(found) - 1))] = choose(parts)
+    return '/'.join(found)
+
+  fuzz(
+    paths_near() | st.lists(parts).map('/'.join) | st.text(),
+    paths.parse_checkpoint,
+    10_000 if long else 150,
+  )
+  names = st.sampled_from(['train', '-', '00000', 'of', '.tfrecord', '\n', '٣'])
+  fuzz(
+    st.lists(names | st.text(max_size=3), max_size=6).map(''.join),
+    lambda name: (
+      paths.shard('/x', paths.split_of_shard(name) or 'no', 0, 1)
+      and paths.check_component('shard', name)
+    ),
+    10_000 if long else 150,
+  )
+
+
+def test_fuzzed_records(tmp_path, long):
+  """The serialised record: its framing has checksums, its content none."""
+  records = described({})
+  good = tfrecords.encode('k0', picture('JPEG'), 1, 'dog')
+
+  def parse(data):
+    dialect = tfrecords.detect_dialect(data, 'shard')
+    example = tfrecords.parse_example(data, dialect, records, 'shard', 0)
+    assert example.key and not tables.fault_of_text(example.key)
+    assert 0 <= example.label < len(CLASSES)
+
+  fuzz(mutated(good), parse, 10_000 if long else 150)
+  path = str(tmp_path / 'validation-00000-of-00001')
+
+  def search(data):
+    tfrecords.write_shard(path, [good, data])
+    tfrecords.find_fault(path, tfrecords.ORIGINAL, records)
+
+  fuzz(mutated(good), search, 1000 if long else 30)
+
+
+def test_fuzzed_shards(tmp_path, long):
+  path = tmp_path / 'validation-00000-of-00001'
+  tfrecords.write_shard(str(path), [b'one', b'two two'])
+
+  def parse(data):
+    path.write_bytes(data)
+    list(tfrecords.read_records(str(path)))
+
+  fuzz(mutated(path.read_bytes()), parse, 2000 if long else 60)
+
+
+def test_fuzzed_images(long):
+  seeds = [picture('PNG'), picture('JPEG'), bomb('PNG', 2**31, 3)]
+
+  def parse(data):
+    try:
+      preprocessing.decode(tf.constant(data))
+    except tf.errors.OpError as error:
+      raise ValueError from error
+
+  fuzz(mutated(*seeds), parse, 10_000 if long else 150)
+
+
+def test_fuzzed_checkpoints(tmp_path, long):
+  """Lists of the index with anything in them, under right checksums."""
+  prefix = write_bundle(tmp_path, entry())
+  index = tmp_path / 'c.index'
+  whole = index.read_bytes()
+
+  def parse(data):
+    index.write_bytes(data)
+    checkpoints.read_bundle(prefix)
+
+  fuzz(mutated(whole), parse, 10_000 if long else 100)
+  proto = entry((3, 4))
+
+  def parse_entry(value):
+    checkpoints.read_bundle(write_bundle(tmp_path, value))
+
+  fuzz(mutated(proto, entry((2**40,))), parse_entry, 1000 if long else 30)
+  content = table_list([(b'', b'\x08\x01'), (b'x', proto), (b'y', proto)])
+
+  def parse_content(value):
+    checkpoints.read_bundle(write_bundle(tmp_path, b'', content=value))
+
+  fuzz(mutated(content), parse_content, 1000 if long else 30)
+
+
+@pytest.mark.parametrize(
+  'text', ['', '{', '[1]', '{"settings": 3}', '[' * 100_000, '\xff']
+)
+def test_a_damaged_record_of_a_command_is_named(tmp_path, text):
+  path = tmp_path / 'script.run.json'
+  path.write_bytes(text.encode('latin-1'))
+  with pytest.raises(ValueError, match=f'{path} is damaged'):
+    command_line.Provenance(str(tmp_path), 'room.script', {'batch_size': 4})
