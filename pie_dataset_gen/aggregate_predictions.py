@@ -904,8 +904,8 @@ def _finished(
   record = paths.provenance(folder, _SCRIPT)
   if not (paths.exists(record) and paths.exists(path)):
     return None
-  former = json.loads(epath.Path(record).read_text())
-  if former['predictions']['digest'] != digest:
+  former = command_line.read_record(record).get('predictions')
+  if not isinstance(former, dict) or former.get('digest') != digest:
     return None
   return tables.read(tables.PIE_NULL, path)
 

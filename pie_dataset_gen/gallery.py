@@ -518,10 +518,7 @@ def find_commands(folders: Sequence[str]) -> list[dict[str, object]]:
   commands = {}
   for folder in folders:
     for path in epath.Path(folder).glob('*.run.json'):
-      try:
-        record = json.loads(path.read_text())
-      except ValueError as error:
-        raise ValueError(f'{path} is no JSON: {error}') from None
+      record = command_line.read_record(path)
       if not record.get('finished') or 'command' not in record:
         continue  # settings of a member, or a command that has not finished
       command = shlex.join(

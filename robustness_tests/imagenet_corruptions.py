@@ -399,7 +399,14 @@ def counts_of_tfds(
       if split['name'] in wanted
       for length in split.get('shardLengths', [])
     ]
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise ValueError(
       f'{path}: wanted splits with name and shardLengths ({error!r})'
     ) from None

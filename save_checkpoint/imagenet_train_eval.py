@@ -365,7 +365,7 @@ class MemberRun:
     }
     self._file = paths.provenance(self.folder, 'settings')
     if paths.exists(self._file):
-      before = json.loads(epath.Path(self._file).read_text())
+      before = command_line.read_record(self._file)
       differ = _differences(before, self._settings)
       if len(differ) > _DIFFERENCES_NAMED:
         differ[_DIFFERENCES_NAMED:] = [

@@ -381,7 +381,7 @@ def test_commands_of_finished_work_are_listed_once(tmp_path):
     ('python -m room.script --flag=c', '2026-01-03'),
   ]
   (tmp_path / 'a' / 'script.run.json').write_text('{')
-  with pytest.raises(ValueError, match='a/script.run.json is no JSON'):
+  with pytest.raises(ValueError, match='a/script.run.json is damaged, no JSON'):
     gallery.find_commands([str(tmp_path / 'a')])
 
 

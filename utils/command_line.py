@@ -136,14 +136,10 @@ class Provenance:
     path = paths.provenance(self._folder, self._script.rsplit('.', 1)[-1])
     if not paths.exists(path):
       return {}
-    try:
-      former = json.loads(epath.Path(path).read_text())
-      settings = dict(former.get('settings', {}))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-      raise ValueError(
-        f'{path} is damaged: {error}. Remove the results and it to have them '
-        'made again'
-      ) from None
+    former = read_record(path)
+    settings = former.get('settings', {})
+    if not isinstance(settings, dict):
+      raise ValueError(f'{path} is damaged: settings is no object')
     differ = []
     self._settings = _united(settings, self._settings, differ)
     if differ:
@@ -196,6 +192,21 @@ def _united(before: dict, now: dict, differ: list[str], within: str = ''):
       was, is_now = (str(some[name])[:60] for some in (before, now))
       differ.append(f'{within}{name} was {was}, is {is_now}')
   return united
+
+
+def read_record(path: str) -> dict[str, object]:
+  """Reads a record, as `write_provenance` writes it.
+
+  Raises:
+    ValueError: it is no JSON object; names the file.
+  """
+  try:
+    record = json.loads(epath.Path(path).read_text())
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path} is damaged, no JSON: {error}') from None
+  if not isinstance(record, dict):
+    raise ValueError(f'{path} is damaged: wanted a JSON object')
+  return record
 
 
 def write_provenance(

@@ -838,7 +838,7 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
     raise ValueError(f'{path} is not a CSV: it holds a NUL')
   try:
     header = _header(text)
-  except UnicodeDecodeError as error:
+  except (UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f'{path} is not a CSV: {error}') from None
   missing = [c.name for c in wanted if c.name not in header]
   required = [name for name in missing if table.column(name).default is None]
@@ -880,7 +880,7 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
           },
           **options,
         )
-    except ValueError:
+    except (ValueError, OverflowError):
       # Slower, without types, so that the check can name the cell at fault.
       frame = pd.read_csv(io.BytesIO(text), dtype='object', **options)
   except (ValueError, UnicodeDecodeError) as error:
