@@ -354,6 +354,8 @@ def test_every_key_may_stand_in_a_table(key):
   ('text', 'message'),
   [
     ('group,class\na,b\0c\n', 'NUL'),
+    ('\rgroup,class\na,b\n', 'is not a CSV'),
+    (f'group,class_id\na,{"9" * 5000}\n', "column 'class_id' holds"),
     ('group,class\na,"b\nc"\n', r"column 'class' holds 'b\\nc'.* line break"),
     ('group,class\na,"b\rc"\n', r"column 'class' holds 'b\\rc'.* line break"),
   ],
@@ -690,7 +692,7 @@ def test_every_flip_of_a_shard_is_noticed_by_the_pipeline(tmp_path, long):
       for keys, labels, images in reader.read(path, records)
     ]
 
-  found = outcomes(pathlib.Path(path), 29 if long else 1009, read)
+  found = outcomes(pathlib.Path(path), 101 if long else 1009, read)
   assert set(found) == {'named'}
 
 
