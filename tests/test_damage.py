@@ -1121,7 +1121,7 @@ def test_fuzzed_checkpoints(tmp_path, long):
   'text', ['', '{', '[1]', '{"settings": 3}', '[' * 100_000, '\xff']
 )
 def test_a_damaged_record_of_a_command_is_named(tmp_path, text):
-  path = tmp_path / 'script.run.json'
+  path = tmp_path / 'stage.run.json'
   path.write_bytes(text.encode('latin-1'))
   with pytest.raises(ValueError, match=f'{path} is damaged'):
-    command_line.Provenance(str(tmp_path), 'room.script', {'batch_size': 4})
+    command_line.Provenance(str(tmp_path), 'room.stage', {'batch_size': 4})
