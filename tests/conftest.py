@@ -1,5 +1,6 @@
 """`--long`: the exhaustive version of what is sampled; the chain, run once."""
 
+import collections
 import time
 
 import pytest
@@ -11,8 +12,23 @@ def pytest_addoption(parser):
   parser.addoption(
     '--long',
     action='store_true',
-    help='try every fault, flip and kill instead of a sample; half an hour',
+    help='more faults, flips and kills, most that there are; half an hour',
   )
+
+
+def pytest_configure(config):
+  config.tally = collections.Counter()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  for what, number in sorted(config.tally.items()):
+    terminalreporter.write_line(f'{what}: {number:,}')
+
+
+@pytest.fixture(scope='session')
+def tally(request):
+  """What was tried -> how often, printed at the end: `tally['kills'] += 1`."""
+  return request.config.tally
 
 
 @pytest.fixture(scope='session')

@@ -144,7 +144,7 @@ def test_the_tables_of_a_chain_are_the_same_in_a_bucket(chain, bucket):
   assert results(bucket.objects()) == wanted
 
 
-def test_killed_in_a_bucket(chain, bucket, long):
+def test_killed_in_a_bucket(chain, bucket, long, tally):
   """What is listed is whole; what was left has a hidden name."""
   bucket.fill(chain['imagenet_predictions'][1], ('results',))
   whole = files(chain['aggregate_predictions'][1])
@@ -163,6 +163,7 @@ def test_killed_in_a_bucket(chain, bucket, long):
       if not name.split('/')[-1].startswith('.'):
         assert content == wanted[name], name
   assert killed
+  tally['kills while writing to a bucket'] += killed
   bucket.finish(stage('aggregate_predictions'), '--num_cores=2')
   found = results(bucket.objects())
   assert wanted == {

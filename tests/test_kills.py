@@ -3,7 +3,7 @@
 Each stage of the chain is run on what stood before it, and dies before the
 n-th thing it does to a file (open, write, flush to disk, rename, remove), or at
 random moments. Whatever is visible then has the bytes of the undisturbed run,
-and the same command finishes it. --long tries every n, and more moments.
+and the same command finishes it. --long tries most n, and more moments.
 """
 
 import random
@@ -18,15 +18,16 @@ from tests.stages import COSTLY, STAGES, assert_nothing_partial, assert_same
 def points(stage, touches, long):
   """The numbers of touches after which a stage is killed."""
   is_training = 'train_eval' in stage.script
-  if long:
-    return range(0, touches, 5 if is_training else 1)
   # Of training, test_training.py has a sample.
   number = 0 if is_training else 1 if str(stage) in COSTLY else 3
-  return random.Random(str(stage)).sample(range(touches), number)
+  if long:
+    number = 10 if is_training else 30 if str(stage) in COSTLY else 60
+  random_numbers = random.Random(str(stage))
+  return random_numbers.sample(range(touches), min(number, touches))
 
 
 @pytest.mark.parametrize('stage', STAGES, ids=str)
-def test_killed_before_any_touch_of_a_file(runner, chain, stage, long):
+def test_killed_before_any_touch_of_a_file(runner, chain, stage, long, tally):
   before, after, touches, _ = chain[str(stage)]
   tried = points(stage, touches, long)
   if not tried:
@@ -39,12 +40,12 @@ def test_killed_before_any_touch_of_a_file(runner, chain, stage, long):
     runner.finish(stage, folder)
     assert_same(folder, after)
     shutil.rmtree(folder)
-  print(f'{stage}: {len(tried)} kills before one of {touches} touches')
+    tally['kills before a touch of a file'] += 1
 
 
 @pytest.mark.parametrize('stage', STAGES, ids=str)
 def test_killed_at_random_moments_one_after_the_other(
-  runner, chain, stage, long
+  runner, chain, stage, long, tally
 ):
   """Also while what is left of the kill before is taken up."""
   before, after, _, seconds = chain[str(stage)]
@@ -52,25 +53,26 @@ def test_killed_at_random_moments_one_after_the_other(
     pytest.skip('with --long')
   folder = runner.copy(before)
   random_numbers = random.Random(str(stage))
-  number = 20 if long else 1
+  number = 10 if long else 1
   for _ in range(number):
     process = runner.start(stage, folder)
     process.join(random_numbers.uniform(0, seconds))
     process.kill()
     process.join()
     assert process.exitcode in (-signal.SIGKILL, 0)
+    tally['kills at random moments'] += process.exitcode != 0
     assert_nothing_partial(folder, after)
   runner.finish(stage, folder)
   assert_same(folder, after)
 
 
 @pytest.mark.parametrize('stage', STAGES, ids=str)
-def test_two_copies_at_once(runner, chain, stage, long):
+def test_two_copies_at_once(runner, chain, stage, long, tally):
   """Both end well, or one of them says why not, and the bytes are the same."""
   before, after, _, _ = chain[str(stage)]
   if not long and str(stage) in COSTLY:
     pytest.skip('with --long')
-  for _ in range(5 if long else 1):
+  for _ in range(3 if long else 1):
     folder = runner.copy(before)
     copies = [runner.start(stage, folder) for _ in range(2)]
     for copy in copies:
@@ -78,3 +80,4 @@ def test_two_copies_at_once(runner, chain, stage, long):
     logs = [copy.log.read_text() for copy in copies]
     assert [copy.exitcode for copy in copies] == [0, 0], logs
     assert_same(folder, after)
+    tally['pairs of copies at once'] += 1
