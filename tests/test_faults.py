@@ -32,12 +32,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def points(stage, touches, long):
   """The numbers of touches after which the fault is there."""
-  if str(stage) in COSTLY:
-    number = 4 if long else 0
-  else:
-    number = 15 if long else 1
+  sampled, many = (0, 4) if str(stage) in COSTLY else (1, 15)
   random_numbers = random.Random(f'faults {stage}')
-  return random_numbers.sample(range(touches), min(number, touches))
+  return random_numbers.sample(
+    range(touches), min(many if long else sampled, touches)
+  )
 
 
 def assert_one_clear_line(process, start, code):
