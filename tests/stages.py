@@ -147,6 +147,20 @@ STAGES = (
       _RESULTS,
     ),
   ),
+  Stage(
+    'pie_dataset_gen.rank_suspects',
+    ('--dataset_name=digits', '--predictions_file=results', _RESULTS),
+  ),
+  Stage(
+    'pie_dataset_gen.gallery',
+    (
+      _DATA,
+      '--predictions_file=results',
+      '--headline_directory=results',
+      '--others_per_class=1',
+      _RESULTS,
+    ),
+  ),
 )
 COSTLY = (
   'imagenet_train_eval',
