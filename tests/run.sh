@@ -3,6 +3,7 @@
 #
 #   tests/run.sh                             everything
 #   tests/run.sh tests/test_tables.py -k read   arguments go to pytest
+#   tests/run.sh --long tests/test_kills.py     more of it: see tests/README.md
 #
 # Makes its own environment in .venv-tests and installs into it what
 # requirements.txt and tests/requirements.txt name, again only when one of them

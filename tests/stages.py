@@ -267,12 +267,14 @@ def fill_disk(what):
     raise OSError(errno.ENOSPC, message)
 
 
+_interrupted = []
+
+
 def interrupt(what):
-  """Ctrl-C, once."""
-  del what
-  if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+  """Ctrl-C, once, by whichever thread."""
+  if not _interrupted:
+    _interrupted.append(what)
     os.kill(os.getpid(), signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _child(stage, folder, log, strike, at, note):
