@@ -88,14 +88,14 @@ def processes(
   pool = concurrent.futures.ProcessPoolExecutor(
     number, multiprocessing.get_context('spawn'), _end_on_interrupt
   )
-  # While they start they wait with it: imports would show a traceback.
-  former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
-    for _ in range(number):
-      pool.submit(os.getpid)
-  finally:
-    signal.pthread_sigmask(signal.SIG_SETMASK, former)
-  try:
+    # While they start they wait with it: imports would show a traceback.
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+      for _ in range(number):
+        pool.submit(os.getpid)
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, former)
     yield pool
   finally:
     pool.shutdown(cancel_futures=True)
