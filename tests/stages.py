@@ -17,6 +17,7 @@ import pathlib
 import shutil
 import signal
 import sys
+import tempfile
 
 _DATA = '--data_directory=data'
 _RESULTS = '--output_path=results'
@@ -279,6 +280,8 @@ def interrupt(what):
 
 def _child(stage, folder, log, strike, at, note):
   os.chdir(folder)
+  # TensorFlow's temporary files go when a process ends well, and few do.
+  tempfile.tempdir = os.path.dirname(log)
   for descriptor in (1, 2):
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
   faults = Faults(strike, at)
