@@ -617,7 +617,9 @@ def run(
       paths.robustness_figure(robustness_directory, 'svg'),
       'figure of robustness',
     )
-    sources.append(robustness_directory)
+    measured = epath.Path(robustness_directory)
+    # The summary's record, and those of the sets that were measured.
+    sources += map(str, [measured, *sorted(measured.iterdir())])
   inputs += class_impact + robustness
   chosen = choose_images(labels, others_per_class)
   votes = {}

@@ -59,7 +59,12 @@ def test_the_chain_ends_in_the_table(chain):
   assert list(members['value']) == [4, 4]
   page = folder / 'results/digits/gallery/eval/index.html'
   assert str(page) in printed
-  assert 'imagenet_train_eval' in page.read_text()
+  for script in (
+    'save_checkpoint.imagenet_train_eval',
+    'robustness_tests.imagenet_corruptions',
+    'robustness_tests.summarize',
+  ):
+    assert f'python -m {script} ' in page.read_text()
   for figure in (
     'findings',
     'class_impact_threshold_0.9',
