@@ -1,6 +1,7 @@
 """`--long`: the exhaustive version of what is sampled; the chain, run once."""
 
 import collections
+import signal
 import time
 
 import pytest
@@ -18,6 +19,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
   config.tally = collections.Counter()
+  # A job in the background of a shell ignores Ctrl-C, and so would all that the
+  # tests start and interrupt.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter, config):
