@@ -213,7 +213,7 @@ def test_ctrl_c_ends_a_script_and_its_workers(runner, chain, name, long, tally):
       tally['interrupts at random moments'] += 1
       # Said before all else; a worker that was only being started finds its
       # parent gone, and may say so after it.
-      before_it, said, _ = log.partition('\ninterrupted: ')
+      before_it, said, _ = log.partition('interrupted: ')
       assert said, log
       assert 'Traceback' not in before_it
     assert_nothing_partial(folder, after)
