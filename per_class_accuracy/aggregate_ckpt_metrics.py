@@ -198,11 +198,10 @@ def run(
       'precision': precision,
       'label_smoothing': label_smoothing,
       'data set': records.reading,
-      'shards': {paths.name(s): command_line.digest([s]) for s in inputs},
-      'checkpoints': {
-        c.file_stem: command_line.digest([f'{c.prefix}.index'])
-        for c in checkpoints
-      },
+      'shards': command_line.digests({paths.name(s): s for s in inputs}),
+      'checkpoints': command_line.digests(
+        {c.file_stem: f'{c.prefix}.index' for c in checkpoints}
+      ),
     }
   else:
     settings['predictions'] = {

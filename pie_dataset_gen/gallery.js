@@ -13,6 +13,8 @@ const make = (tag, properties = {}, ...children) => {
 
 const className = (label) => window.gallery.classes[label];
 const percent = (share) => `${Math.round(100 * share)} %`;
+// Small images are shown as the squares they are made of.
+const pixels = (image) => (Math.max(...image.size) <= 64 ? 'pixels' : '');
 const levelName = (level) => `${level.method} ${level.fraction}`;
 
 const gallery = (() => {
@@ -71,20 +73,18 @@ const gallery = (() => {
     `${className(image.dense.label)}, pruned ones ` +
     `${className(image.pruned[at].label)}`;
 
-  const picture = (image, path, alt) => {
-    const element = make('img', {src: path, alt, loading: 'lazy'});
-    // Small images are shown as the squares they are made of.
-    if (Math.max(...image.size) <= 64) element.className = 'pixels';
-    return element;
-  };
-
   const card = (image, index) => {
     const at = level();
     const pruned = image.pruned[at];
     const button = make(
       'button',
       {type: 'button', className: 'card'},
-      picture(image, image.small, describe(image, at)),
+      make('img', {
+        src: image.small,
+        alt: describe(image, at),
+        loading: 'lazy',
+        className: pixels(image),
+      }),
       make('span', {className: 'mark'}, `true: ${className(image.label)}`),
       make(
         'span',
@@ -160,7 +160,7 @@ const gallery = (() => {
     const large = byId('large-image');
     large.src = image.large;
     large.alt = describe(image, level());
-    large.className = Math.max(...image.size) <= 64 ? 'pixels' : '';
+    large.className = pixels(image);
     byId('large-votes').replaceChildren(
       make('p', {}, `True class: ${className(image.label)} (${image.shard})`),
       make(

@@ -191,7 +191,7 @@ def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
         'run of aggregate_predictions'
       )
   labels = labels.assign(
-    is_pie=labels['baseline_modal_label'] != labels['variant_modal_label'],
+    is_pie=tables.is_pie(labels),
     taxicab_rank=labels.groupby(_LEVEL)['taxicab_distance']
     .rank(method='min', ascending=False)
     .astype(int),
@@ -478,21 +478,17 @@ def write_figures(
 
 def headline_rows(headline: pd.DataFrame) -> list[dict[str, object]]:
   """The table of findings, a line for each measure, levels side by side."""
-  levels = _levels_of(headline)
+  lines = {}
+  for row in headline.to_dict('records'):
+    level = row['pruning_method'], row['pruning_fraction']
+    lines.setdefault(row['measure'], {})[level] = row
+  absent = {'not_available': 'no data'}
   return [
     {
       'measure': measure,
-      'cells': [
-        cells.get(level, {'not_available': 'no data'}) for level in levels
-      ],
+      'cells': [cells.get(level, absent) for level in _levels_of(headline)],
     }
-    for measure, rows in headline.groupby('measure', sort=False)
-    for cells in [
-      {
-        (row['pruning_method'], row['pruning_fraction']): row
-        for row in rows.to_dict('records')
-      }
-    ]
+    for measure, cells in lines.items()
   ]
 
 
@@ -640,10 +636,9 @@ def run(
     thumbnail_size,
   )
   _check_classes(chosen, pictures)
-  is_pie = labels['baseline_modal_label'] != labels['variant_modal_label']
   totals = {
-    level: (int(pies.sum()), len(pies))
-    for level, pies in is_pie.groupby([labels[name] for name in _LEVEL])
+    level: (int(tables.is_pie(rows).sum()), len(rows))
+    for level, rows in labels.groupby(_LEVEL)
   }
   data = page_data(chosen, totals, pictures, votes, records, dataset_name, mode)
   write_page(

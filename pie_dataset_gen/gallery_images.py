@@ -102,12 +102,7 @@ def write_pictures(
 def _read(shard, records, keys):
   """Yields key, encoded image, class id and place of the wanted records."""
   seen = set()
-  for index, serialized in enumerate(tfrecords.read_records(shard)):
-    if not index:
-      dialect = tfrecords.detect_dialect(serialized, shard)
-    example = tfrecords.parse_example(
-      serialized, dialect, records, shard, index
-    )
+  for index, example in enumerate(tfrecords.read_examples(shard, records)):
     if example.key in seen:
       raise ValueError(f'{shard} holds the image {example.key!r} twice')
     if example.key in keys:

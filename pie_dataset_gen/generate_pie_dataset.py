@@ -163,12 +163,7 @@ def write_records(
       for level in levels
     ]
     seen = {}
-    for index, serialized in enumerate(tfrecords.read_records(shard)):
-      if not index:
-        dialect = tfrecords.detect_dialect(serialized, shard)
-      example = tfrecords.parse_example(
-        serialized, dialect, records, shard, index
-      )
+    for index, example in enumerate(tfrecords.read_examples(shard, records)):
       if example.key in seen:
         raise ValueError(
           f'{shard}: records {list(seen).index(example.key)} and {index} have '
@@ -239,8 +234,7 @@ def find_levels(
   found = {}
   for path in paths.find_csvs(folder, 'modal labels'):
     labels = tables.read(tables.MODAL_LABELS, path)
-    pie = labels['variant_modal_label'] != labels['baseline_modal_label']
-    labels = labels.assign(is_pie=pie)
+    labels = labels.assign(is_pie=tables.is_pie(labels))
     for level in labels[list(_LEVEL)].drop_duplicates().itertuples(index=False):
       found[tuple(level)] = path, labels
   chosen = {
@@ -286,9 +280,9 @@ def run(
     'pie_dataset_gen.generate_pie_dataset',
     {
       'data set': records.reading,
-      f'{mode} shards': {
-        paths.name(shard): command_line.digest([shard]) for shard in chosen
-      },
+      f'{mode} shards': command_line.digests(
+        {paths.name(shard): shard for shard in chosen}
+      ),
     },
   )
 

@@ -191,7 +191,7 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
   for level in null.to_dict('records'):
     name = (level['pruning_method'], level['pruning_fraction'])
     images = groups.pop(name, labels.iloc[:0])
-    pie = images['baseline_modal_label'] != images['variant_modal_label']
+    pie = tables.is_pie(images)
     total = level['total_images_count']
     if (len(images), pie.sum()) != (total, level['pie_count']):
       raise ValueError(

@@ -132,12 +132,11 @@ def run(
       'precision': precision,
       'label_smoothing': label_smoothing,
       'data set': records.reading,
-      'shards': {paths.name(s): command_line.digest([s]) for s in shards},
+      'shards': command_line.digests({paths.name(s): s for s in shards}),
       # An index holds the checksums of all tensors.
-      'checkpoints': {
-        member.file_stem: command_line.digest([index])
-        for member, index in zip(members, indices, strict=True)
-      },
+      'checkpoints': command_line.digests(
+        {member.file_stem: f'{member.prefix}.index' for member in members}
+      ),
     },
   )
   written = 0

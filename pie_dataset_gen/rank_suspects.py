@@ -97,7 +97,7 @@ def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
   pruned = labels.set_index('image_key')
   dense = pruned[~pruned.index.duplicated()]
   votes = pruned['baseline_number_observ'] + pruned['variant_number_observ']
-  pies = pruned['baseline_modal_label'] != pruned['variant_modal_label']
+  pies = tables.is_pie(pruned)
   # A row for each image and population.
   populations = pd.concat(
     [

@@ -94,7 +94,7 @@
     const image = session.mix[session.at];
     const picture = byId('study-image');
     picture.src = image.large;
-    picture.className = Math.max(...image.size) <= 64 ? 'pixels' : '';
+    picture.className = pixels(image);
     // Blind: neither the text nor the name of the file tells.
     picture.alt = `Image ${session.at + 1}, labelled ${className(image.label)}`;
     const told = session.blind

@@ -115,9 +115,8 @@ def summarise(annotations: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     ValueError: an annotated image or level has no modal labels.
   """
   key = [*_LEVEL, 'image_key']
-  is_pie = labels['baseline_modal_label'] != labels['variant_modal_label']
   joined = annotations.merge(
-    labels[key].assign(images=np.where(is_pie, PIES, OTHERS)),
+    labels[key].assign(images=np.where(tables.is_pie(labels), PIES, OTHERS)),
     how='left',
     on=key,
   )

@@ -211,7 +211,7 @@ def run(
       'preprocessing': preprocessing_name,
       'image_format': image_format,
       'data set': records.reading,
-      'shards': {paths.name(s): command_line.digest([s]) for s in shards},
+      'shards': command_line.digests({paths.name(s): s for s in shards}),
     },
   )
   missing = {

@@ -449,7 +449,7 @@ def read_pies(files: Sequence[str]) -> pd.Series:
       'one: name it by a pattern such as .../modal_labels/eval/*/threshold_0.9'
       '.csv'
     )
-  is_pie = labels['variant_modal_label'] != labels['baseline_modal_label']
+  is_pie = tables.is_pie(labels)
   if is_pie.all() or not is_pie.any():
     raise ValueError(
       f'{int(is_pie.sum())} of {len(is_pie)} images of --modal_labels are '
@@ -575,15 +575,16 @@ def run(
         name: command_line.digest(label_files)
         for name in set(names) - set(view_names(dataset_name, False))
       },
-      'sets': {
-        one.name: command_line.digest([described[one.folder]])
-        for one in sets
-        if one.folder in described
-      },
-      'checkpoints': {
-        member.file_stem: command_line.digest([index])
-        for member, index in zip(members, indices, strict=True)
-      },
+      'sets': command_line.digests(
+        {
+          one.name: described[one.folder]
+          for one in sets
+          if one.folder in described
+        }
+      ),
+      'checkpoints': command_line.digests(
+        {member.file_stem: f'{member.prefix}.index' for member in members}
+      ),
     },
   )
   missing = {which for which, path in outputs.items() if not paths.exists(path)}

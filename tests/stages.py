@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import random
 import shutil
 import signal
 import sys
@@ -330,6 +331,32 @@ class Runner:
     # Nothing that is there may be written to, so links are copies.
     shutil.copytree(folder, new, copy_function=os.link)
     return new
+
+
+def points(seed, touches, number):
+  """A random choice of the numbers of touches after which to strike."""
+  return random.Random(seed).sample(range(touches), min(number, touches))
+
+
+def strike_each(runner, stage, chain, tried, strike, check):
+  """Strikes a stage before each of some touches of a file, and recovers.
+
+  Args:
+    runner: runs it.
+    stage: which.
+    chain: the `chain` fixture: what stands before and after each stage.
+    tried: numbers of touches.
+    strike: as of `Faults`.
+    check: called with the process that was struck.
+  """
+  before, after, *_ = chain[str(stage)]
+  for at in tried:
+    folder = runner.copy(before)
+    check(runner.run(stage, folder, at, strike))
+    assert_nothing_partial(folder, after)
+    runner.finish(stage, folder)
+    assert_same(folder, after)
+    shutil.rmtree(folder)
 
 
 def files(folder):

@@ -25,18 +25,21 @@ from tests.stages import (
   files,
   fill_disk,
   interrupt,
+  points,
+  strike_each,
 )
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def points(stage, touches, long):
-  """The numbers of touches after which the fault is there."""
+def strike_some(runner, chain, stage, long, strike, check):
+  """Strikes before some touches of a file; skips where there are none."""
   sampled, many = (0, 4) if str(stage) in COSTLY else (1, 15)
-  random_numbers = random.Random(f'faults {stage}')
-  return random_numbers.sample(
-    range(touches), min(many if long else sampled, touches)
-  )
+  _, _, touches, _ = chain[str(stage)]
+  tried = points(f'faults {stage}', touches, many if long else sampled)
+  if not tried:
+    pytest.skip('with --long')
+  strike_each(runner, stage, chain, tried, strike, check)
 
 
 def assert_one_clear_line(process, start, code):
@@ -53,40 +56,24 @@ def assert_one_clear_line(process, start, code):
 def test_a_disk_that_is_full_from_any_touch_on(
   runner, chain, stage, long, tally
 ):
-  before, after, touches, _ = chain[str(stage)]
-  tried = points(stage, touches, long)
-  if not tried:
-    pytest.skip('with --long')
-  for at in tried:
-    folder = runner.copy(before)
-    process = runner.run(stage, folder, at, fill_disk)
+  def names_the_file(process):
     last = assert_one_clear_line(process, 'error: ', 1)
     assert 'No space left on device' in last
     # The file by its final name, or the folder it should lie in.
     named = last.removeprefix('error: ').split(' cannot be written')[0]
     assert not os.path.basename(named).startswith('.'), last
-    assert_nothing_partial(folder, after)
-    runner.finish(stage, folder)
-    assert_same(folder, after)
-    shutil.rmtree(folder)
     tally['disks full from a touch of a file on'] += 1
+
+  strike_some(runner, chain, stage, long, fill_disk, names_the_file)
 
 
 @pytest.mark.parametrize('stage', STAGES, ids=str)
 def test_interrupted_before_any_touch(runner, chain, stage, long, tally):
-  before, after, touches, _ = chain[str(stage)]
-  tried = points(stage, touches, long)
-  if not tried:
-    pytest.skip('with --long')
-  for at in tried:
-    folder = runner.copy(before)
-    process = runner.run(stage, folder, at, interrupt)
+  def says_so(process):
     assert_one_clear_line(process, 'interrupted: ', 130)
-    assert_nothing_partial(folder, after)
-    runner.finish(stage, folder)
-    assert_same(folder, after)
-    shutil.rmtree(folder)
     tally['interrupts before a touch of a file'] += 1
+
+  strike_some(runner, chain, stage, long, interrupt, says_so)
 
 
 @pytest.fixture

@@ -136,7 +136,8 @@ def arguments(folder, **changes):
 
 @pytest.fixture(scope='module')
 def run_folder(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('run')
+  # Deep enough that what leads out of it is not among other tests' files.
+  folder = tmp_path_factory.mktemp('gallery') / 'around' / 'run'
   write_run(folder)
   gallery.run(**arguments(folder))
   return folder
@@ -254,7 +255,7 @@ def test_nothing_is_written_outside(run_folder, page_folder):
   }
   written = {p for p in page_folder.rglob('*') if p.is_file()}
   assert {p for p in written if p.suffix in ('.png', '.jpg')} == referenced
-  assert not [p for p in run_folder.parent.rglob('*script*') if p.is_file()]
+  assert not [p for p in run_folder.parents[1].rglob('*script*') if p.is_file()]
 
 
 def test_made_again_alike(copy_of_run, page_folder):

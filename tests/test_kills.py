@@ -7,40 +7,41 @@ and the same command finishes it. --long tries most n, and more moments.
 """
 
 import random
-import shutil
 import signal
 
 import pytest
 
-from tests.stages import COSTLY, STAGES, assert_nothing_partial, assert_same
+from tests.stages import (
+  COSTLY,
+  STAGES,
+  assert_nothing_partial,
+  assert_same,
+  kill,
+  points,
+  strike_each,
+)
 
 
-def points(stage, touches, long):
-  """The numbers of touches after which a stage is killed."""
+def number_of_kills(stage, long):
   is_training = 'train_eval' in stage.script
   # Of training, test_training.py has a sample.
   number = 0 if is_training else 1 if str(stage) in COSTLY else 3
   if long:
     number = 10 if is_training else 30 if str(stage) in COSTLY else 60
-  random_numbers = random.Random(str(stage))
-  return random_numbers.sample(range(touches), min(number, touches))
+  return number
 
 
 @pytest.mark.parametrize('stage', STAGES, ids=str)
 def test_killed_before_any_touch_of_a_file(runner, chain, stage, long, tally):
-  before, after, touches, _ = chain[str(stage)]
-  tried = points(stage, touches, long)
+  def was_killed(process):
+    assert process.exitcode == -signal.SIGKILL, process.log.read_text()
+    tally['kills before a touch of a file'] += 1
+
+  _, _, touches, _ = chain[str(stage)]
+  tried = points(str(stage), touches, number_of_kills(stage, long))
   if not tried:
     pytest.skip('with --long')
-  for at in tried:
-    folder = runner.copy(before)
-    process = runner.run(stage, folder, at)
-    assert process.exitcode == -signal.SIGKILL, process.log.read_text()
-    assert_nothing_partial(folder, after)
-    runner.finish(stage, folder)
-    assert_same(folder, after)
-    shutil.rmtree(folder)
-    tally['kills before a touch of a file'] += 1
+  strike_each(runner, stage, chain, tried, kill, was_killed)
 
 
 @pytest.mark.parametrize('stage', STAGES, ids=str)

@@ -251,10 +251,17 @@ def digest(files: Iterable[str]) -> str:
 
   Of large files (`describe_file`) the size counts, not the content.
   """
-  contents = [
-    (described['bytes'], described.get('sha256'))
-    for described in _describe_files(files)
-  ]
+  return _checksum(_describe_files(files))
+
+
+def digests(files: Mapping[str, str]) -> dict[str, str]:
+  """The `digest` of each of some files, by the name that stands for it."""
+  described = {file['path']: file for file in _describe_files(files.values())}
+  return {name: _checksum([described[path]]) for name, path in files.items()}
+
+
+def _checksum(described: Iterable[Mapping[str, object]]) -> str:
+  contents = [(file['bytes'], file.get('sha256')) for file in described]
   return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 

@@ -178,6 +178,12 @@ MODAL_LABELS = Table(
   sort_by=('image_index',),
 )
 
+
+def is_pie(labels: pd.DataFrame) -> pd.Series:
+  """Which rows of `MODAL_LABELS` are PIEs: the populations differ [rows]."""
+  return labels['baseline_modal_label'] != labels['variant_modal_label']
+
+
 PIE_NULL = Table(
   'PIE null',
   (

@@ -14,9 +14,8 @@ The usual way to read a data set:
 
 and then, either in plain Python,
 
-  for index, serialized in enumerate(tfrecords.read_records(path)):
-    example = tfrecords.parse_example(
-      serialized, dialect, records, path, index)
+  for index, example in enumerate(tfrecords.read_examples(path, records)):
+    ...
   tfrecords.check_count(path, index + 1, records)
 
 or within tf.data, `parse` in a map over an enumerated `TFRecordDataset`, after
@@ -546,6 +545,20 @@ def parse_example(
         f'image_records.json calls class {label} {declared[label]!r}'
       )
   return ParsedExample(key, encoded, label, names[_TEXT], names[_CLASS_KEY])
+
+
+def read_examples(
+  path: str, records: image_records.ImageRecords
+) -> Iterator[ParsedExample]:
+  """Yields the examples of a file in order; its first record tells the dialect.
+
+  Raises:
+    ValueError, OSError: as `read_records`, `detect_dialect`, `parse_example`.
+  """
+  for index, serialized in enumerate(read_records(path)):
+    if not index:
+      dialect = detect_dialect(serialized, path)
+    yield parse_example(serialized, dialect, records, path, index)
 
 
 def _declared_classes(

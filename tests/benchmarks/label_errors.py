@@ -61,11 +61,7 @@ def write_wrong_labels(
     for name in shards:
       path = paths.within(source, name)
       examples = []
-      for index, serialized in enumerate(tfrecords.read_records(path)):
-        dialect = tfrecords.detect_dialect(serialized, path)
-        example = tfrecords.parse_example(
-          serialized, dialect, records, path, index
-        )
+      for example in tfrecords.read_examples(path, records):
         label = example.label
         if rng.random() < share:
           wrong.add(example.key)
