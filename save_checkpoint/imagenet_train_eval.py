@@ -67,6 +67,7 @@ from utils import (
 
 FLAGS = flags.FLAGS
 _SCRIPT = 'save_checkpoint.imagenet_train_eval'
+_CHECKPOINT = 'model.ckpt-'
 # Where a run goes on: the latest state, and the one before, should the latest
 # have been damaged.
 _STATES_KEPT = 2
@@ -220,6 +221,12 @@ def define_flags() -> None:
     'Read all shards before training and compare their SHA-256 with those in '
     'image_records.json. Off: their sizes are compared, and the checksums of '
     'records as they are read.',
+  )
+  flags.DEFINE_boolean(
+    'keep_data_in_memory',
+    False,
+    'Read the training data once and keep the encoded images in memory (138 '
+    'GB for ImageNet), which spares a bucket all epochs but the first.',
   )
   # Devices.
   flags.DEFINE_string(
@@ -391,20 +398,31 @@ class MemberRun:
     return paths.exists(f'{prefix}.index') and paths.exists(record)
 
   def _states(self) -> list[tuple[int, str]]:
-    folder = epath.Path(paths.resume_folder(self.folder))
-    if not folder.exists():
-      return []
-    return sorted(
-      (int(index.stem.removeprefix('state-')), str(index.with_suffix('')))
-      for index in folder.glob('state-*.index')
-    )
+    return _bundles(paths.resume_folder(self.folder), 'state-')
+
+  def last_good(self, step: int) -> str:
+    """Says which checkpoint is the last one before a step."""
+    before = [p for s, p in _bundles(self.folder, _CHECKPOINT) if s < step]
+    if not before:
+      return 'no checkpoint was written before'
+    return f'the last good checkpoint is {before[-1]}'
 
   def save(
     self, trainer: training.Trainer, keep_checkpoints: int, is_last: bool
   ) -> None:
-    """Writes a checkpoint and, unless it is the last, what goes on from it."""
+    """Writes a checkpoint and, unless it is the last, what goes on from it.
+
+    Raises:
+      ValueError: a value is not finite, which the next loss would show.
+    """
     step = trainer.step
     network = trainer.network(self.member.pruning_method != paths.BASELINE)
+    for name, value in network.values.items():  # noqa: PD011
+      if not np.isfinite(value).all():
+        raise ValueError(
+          f'{self.folder}: {name} is not finite after step {step}; '
+          f'{self.last_good(step)}'
+        )
     state = trainer.state()  # All workers read, for moving averages are means.
     if not devices.is_chief():
       return
@@ -414,12 +432,8 @@ class MemberRun:
       checkpoints.write_bundle(str(folder / f'state-{step}'), state)
     for _, prefix in self._states()[:-_STATES_KEPT]:
       _remove_bundle(prefix)
-    exported = sorted(
-      (int(index.stem.removeprefix('model.ckpt-')), index.with_suffix(''))
-      for index in epath.Path(self.folder).glob('model.ckpt-*.index')
-    )
-    for _, prefix in exported[:-keep_checkpoints]:
-      _remove_bundle(str(prefix))
+    for _, prefix in _bundles(self.folder, _CHECKPOINT)[:-keep_checkpoints]:
+      _remove_bundle(prefix)
 
   def restore(self, trainer: training.Trainer) -> bool:
     """Goes on from the latest state that can be read; False if none is there.
@@ -462,6 +476,16 @@ def _differences(
     elif one != other:
       found.append(f'{prefix}{name} was {one!r} and is {other!r}')
   return found
+
+
+def _bundles(folder: str, stem: str) -> list[tuple[int, str]]:
+  """Step and prefix of each bundle <stem><step> in a folder, by step."""
+  if not epath.Path(folder).exists():
+    return []
+  return sorted(
+    (int(index.stem.removeprefix(stem)), str(index.with_suffix('')))
+    for index in epath.Path(folder).glob(f'{stem}*.index')
+  )
 
 
 def _remove_bundle(prefix: str) -> None:
@@ -547,14 +571,15 @@ def train_member(
   with writer.as_default():
     for boundary in _boundaries(start, settings, output, sorted(updates)):
       steps = boundary - done
-      sums += np.multiply(trainer.train(batches, steps), steps)
+      loss, accuracy, finite = trainer.train(batches, steps)
+      if finite < steps:
+        raise ValueError(
+          f'{run_files.folder}: the loss is not finite at step '
+          f'{done + finite + 1}; {run_files.last_good(done + finite)}'
+        )
+      sums += np.multiply((loss, accuracy), steps)
       counted += steps
       done = boundary
-      if not np.isfinite(sums).all():
-        raise ValueError(
-          f'{run_files.folder}: the loss is not finite by step {done}; the '
-          f'last checkpoints are {_checkpoint_names(run_files.folder)}'
-        )
       progress.update(steps)
       if done - 1 in updates:
         trainer.update_masks(schedule.sparsity(done - 1), seed)
@@ -569,7 +594,7 @@ def train_member(
           'current_epoch': done / steps_per_epoch,
           'images_per_second': counted * settings.train_batch_size / seconds,
         }
-        _write_summaries(summaries, trainer.layer_sparsity(), done)
+        _write_summaries(summaries, *trainer.sparsity(), done)
         progress.set_postfix(
           loss=f'{loss:.3f}', accuracy=f'{accuracy:.3f}', refresh=False
         )
@@ -583,19 +608,16 @@ def train_member(
   return {name: float(value) for name, value in summaries.items()}
 
 
-def _checkpoint_names(folder: str) -> list[str]:
-  found = epath.Path(folder).glob('model.ckpt-*.index')
-  return sorted(index.stem for index in found)
-
-
 def _write_summaries(
-  scalars: dict[str, float], sparsity: dict[str, float], step: int
+  scalars: dict[str, float],
+  sparsity: float,
+  layer_sparsity: dict[str, float],
+  step: int,
 ) -> None:
-  for name, value in scalars.items():
+  for name, value in {**scalars, 'sparsity': sparsity}.items():
     tf.summary.scalar(name, value, step=step)
-  for layer, value in sparsity.items():
+  for layer, value in layer_sparsity.items():
     tf.summary.scalar(f'sparsity/{layer}', value, step=step)
-  tf.summary.scalar('sparsity', np.mean(list(sparsity.values())), step=step)
 
 
 def _check_sparsity(
@@ -636,6 +658,7 @@ def run(
   tpu: tuple[str, str, str],
   eval_timeout_seconds: int,
   verify_data: bool = False,
+  keep_data_in_memory: bool = False,
 ) -> None:
   """Trains and evaluates a population.
 
@@ -654,6 +677,7 @@ def run(
     tpu: name, project and zone of a TPU, or empty.
     eval_timeout_seconds: how long mode eval waits for a new checkpoint.
     verify_data: whether the digests of the training data are compared.
+    keep_data_in_memory: whether the training data are read once only.
   """
   if not output_dir:
     raise ValueError('--output_dir is empty, wanted a folder')
@@ -738,10 +762,12 @@ def run(
   )
   reader = data_input.TrainingReader(
     shards,
+    num_images,
     records,
     tfrecords.detect(shards),
     settings.preprocessing,
     settings.train_batch_size,
+    keep_data_in_memory,
   )
   with tqdm.tqdm(
     desc='training',
@@ -894,18 +920,24 @@ class Evaluator:
     """
     seen, waited_since = set(), time.monotonic()
     while True:
-      names = [n for n in _checkpoint_names(folder) if n not in seen]
-      for name in sorted(names, key=lambda name: int(name.split('-')[-1])):
-        scalars = self.evaluate(str(epath.Path(folder) / name))
+      for step, prefix in _bundles(folder, _CHECKPOINT):
+        if step in seen:
+          continue
+        seen.add(step)
+        try:
+          scalars = self.evaluate(prefix)
+        except (OSError, ValueError):
+          if paths.exists(f'{prefix}.index'):
+            raise
+          logging.warning('%s was removed before it was evaluated', prefix)
+          continue
         logging.info(
-          '%s/%s: %s',
-          folder,
-          name,
+          '%s: %s',
+          prefix,
           ', '.join(f'{k} {v:.4f}' for k, v in scalars.items()),
         )
-        seen.add(name)
         waited_since = time.monotonic()
-      if paths.name(paths.checkpoint_prefix(folder, train_steps)) in seen:
+      if train_steps in seen:
         return
       if time.monotonic() - waited_since >= timeout_seconds:
         break
@@ -980,6 +1012,7 @@ def main(argv: list[str]) -> None:
     (FLAGS.tpu, FLAGS.gcp_project, FLAGS.tpu_zone),
     FLAGS.eval_timeout_seconds,
     FLAGS.verify_data,
+    FLAGS.keep_data_in_memory,
   )
 
 

@@ -163,13 +163,18 @@ class Trainer:
       self._architecture, {name: values[name] for name in wanted}, self.step
     )
 
-  def layer_sparsity(self) -> dict[str, float]:
-    """Share of masked weights of each convolution."""
-    return {
-      conv.name: 1
-      - float(np.mean(self._variables[f'{_SCOPE}{conv.name}/mask'].numpy()))
+  def sparsity(self) -> tuple[float, dict[str, float]]:
+    """Share of masked weights of all convolutions together, and of each."""
+    zeros = {
+      conv.name: conv.size
+      - np.count_nonzero(self._variables[f'{_SCOPE}{conv.name}/mask'].numpy())
       for conv in self._layers
     }
+    sizes = {conv.name: conv.size for conv in self._layers}
+    return (
+      sum(zeros.values()) / sum(sizes.values()),
+      {name: zeros[name] / size for name, size in sizes.items()},
+    )
 
   def update_masks(self, sparsity: float, seed: int) -> None:
     """Makes the masks anew from the weights as they are.
@@ -208,7 +213,7 @@ class Trainer:
 
     return update_masks
 
-  def train(self, batches, num_steps: int) -> tuple[float, float]:
+  def train(self, batches, num_steps: int) -> tuple[float, float, int]:
     """Takes optimiser steps.
 
     Args:
@@ -218,16 +223,19 @@ class Trainer:
 
     Returns:
       Mean over the steps of the loss (cross entropy with label smoothing plus
-      weight decay, in nats) and of the accuracy on the batches.
+      weight decay, in nats) and of the accuracy on the batches, and the number
+      of steps whose loss is finite.
     """
-    loss, accuracy = self._train(batches, tf.constant(num_steps, tf.int64))
-    return float(loss), float(accuracy)
+    loss, accuracy, finite = self._train(
+      batches, tf.constant(num_steps, tf.int64)
+    )
+    return float(loss), float(accuracy), int(finite)
 
   @functools.cached_property
   def _train(self):
     @tf.function
     def train(batches, num_steps):
-      loss, accuracy = tf.constant(0.0), tf.constant(0.0)
+      loss, accuracy, finite = tf.constant(0.0), tf.constant(0.0), 0
       for _ in tf.range(num_steps):
         step_loss, step_accuracy = self._strategy.run(
           self._train_step, args=(next(batches),)
@@ -235,11 +243,13 @@ class Trainer:
         add_up = functools.partial(
           self._strategy.reduce, tf.distribute.ReduceOp.SUM, axis=None
         )
-        loss += add_up(step_loss)
+        step_loss = add_up(step_loss)
+        loss += step_loss
         accuracy += add_up(step_accuracy)
+        finite += tf.cast(tf.math.is_finite(step_loss), tf.int32)
         self._step.assign_add(1)
       steps = tf.cast(num_steps, tf.float32)
-      return loss / steps, accuracy / steps
+      return loss / steps, accuracy / steps, finite
 
     return train
 

@@ -91,7 +91,7 @@ def read_ordered(path, records):
 
 def read_for_training(path, records):
   reader = data_input.TrainingReader(
-    [path], records, tfrecords.ORIGINAL, 'legacy', 4
+    [path], 6, records, tfrecords.ORIGINAL, 'legacy', 4
   )
   try:
     return list(reader.read(0).take(2))

@@ -1,6 +1,7 @@
 """Pipelines: every record once, in an order that only seed and epoch decide."""
 
 import collections
+import pathlib
 
 import numpy as np
 import pytest
@@ -91,10 +92,20 @@ def test_a_shard_cut_between_records_is_noticed(tmp_path):
     ordered(shards, records, 4)
 
 
-def stream(shards, records, seed, batches, skipped=0, batch_size=5):
-  reader = data_input.TrainingReader(
-    shards, records, tfrecords.detect(shards), 'legacy', batch_size
+def training_reader(shards, records, batch_size=5, keep_in_memory=False):
+  return data_input.TrainingReader(
+    shards,
+    NUM_IMAGES,
+    records,
+    tfrecords.detect(shards),
+    'legacy',
+    batch_size,
+    keep_in_memory,
   )
+
+
+def stream(shards, records, seed, batches, skipped=0):
+  reader = training_reader(shards, records)
   return [
     (images.numpy(), labels.numpy())
     for images, labels in reader.read(seed, skipped).take(batches)
@@ -140,6 +151,30 @@ def test_the_stream_goes_on_where_it_stopped(tmp_path, skipped):
   ):
     np.testing.assert_array_equal(images, images_after)
     np.testing.assert_array_equal(labels, labels_after)
+
+
+def test_epochs_that_are_skipped_are_not_read(tmp_path, monkeypatch):
+  shards, records = data_set(tmp_path)
+  opened = []
+  monkeypatch.setattr(tfrecords, 'check_lengths', opened.append)
+  stream(shards, records, seed=3, batches=1, skipped=100 * NUM_IMAGES)
+  # The epoch that it starts in; its end may reach into the next.
+  assert len(shards) <= len(opened) <= 2 * len(shards)
+
+
+@pytest.mark.parametrize('skipped', [0, 7])
+def test_data_kept_in_memory_are_the_same_and_read_once(tmp_path, skipped):
+  shards, records = data_set(tmp_path)
+  wanted = stream(shards, records, seed=3, batches=12, skipped=skipped)
+  reader = training_reader(shards, records, keep_in_memory=True)
+  assert list(reader.read(0).take(2))  # Leaves off within an epoch.
+  assert list(reader.read(1).take(NUM_IMAGES))
+  for path in shards:
+    pathlib.Path(path).unlink()
+  found = reader.read(3, skipped).take(12).as_numpy_iterator()
+  for batch, wanted_batch in zip(found, wanted, strict=True):
+    for part, wanted_part in zip(batch, wanted_batch, strict=True):
+      np.testing.assert_array_equal(part, wanted_part)
 
 
 def test_the_synthetic_data_set_reads_like_any_other(tmp_path):

@@ -138,7 +138,7 @@ def test_steps_follow_the_closed_form(trainer):
     with tf.GradientTape() as tape:
       loss = loss_of(values, images[step], labels[step])
     gradients = tape.gradient(loss, [values[name] for name in trained])
-    loss_seen, _ = trainer.train(iterator, 1)
+    loss_seen, *_ = trainer.train(iterator, 1)
     assert loss_seen == pytest.approx(float(loss), rel=1e-4)
     for name, gradient in zip(trained, gradients, strict=True):
       momentum[name] = 0.9 * momentum[name] + gradient.numpy()
@@ -418,6 +418,26 @@ def test_train_and_eval_measures_and_writes_where_it_came_from(data, tmp_path):
     train(tmp_path, data, end_sparsity=(0.0,), mode='eval')
 
 
+def test_a_checkpoint_removed_under_evaluation_is_passed_over(
+  data, tmp_path, monkeypatch
+):
+  output = imagenet_train_eval.Output(steps_per_checkpoint=5)
+  train(tmp_path, data, end_sparsity=(0.0,), output=output)
+  evaluate, seen = imagenet_train_eval.Evaluator.evaluate, []
+
+  def removed_before(self, prefix):
+    if prefix.endswith('-5'):
+      for path in tmp_path.rglob('model.ckpt-5.*'):
+        path.unlink()
+    seen.append(paths.name(prefix))
+    return evaluate(self, prefix)
+
+  monkeypatch.setattr(imagenet_train_eval.Evaluator, 'evaluate', removed_before)
+  train(tmp_path, data, end_sparsity=(0.0,), mode='eval')
+  assert seen == ['model.ckpt-5', 'model.ckpt-10', 'model.ckpt-12']
+  assert sorted(summaries(tmp_path)['eval_accuracy']) == [10, 12]
+
+
 def summaries(folder):
   """Scalars by tag and step, of all the event files at or below a folder."""
   found = {}
@@ -433,12 +453,18 @@ def summaries(folder):
 
 def test_the_summaries_hold_loss_rate_accuracy_and_sparsity(data, tmp_path):
   output = imagenet_train_eval.Output(steps_per_summary=6)
-  train(tmp_path, data, end_sparsity=(0.9,), output=output)
+  ((_, network),) = train(
+    tmp_path, data, end_sparsity=(0.9,), output=output
+  ).items()
   found = summaries(tmp_path)
   for tag in ('loss', 'accuracy', 'learning_rate', 'images_per_second'):
     assert sorted(found[tag]) == [6, 12]
   assert found['sparsity/initial_conv'][12] == pytest.approx(0.9, abs=1e-3)
-  assert found['sparsity'][12] == pytest.approx(0.9, abs=1e-3)
+  masks = [v for n, v in network.values.items() if n.endswith('/mask')]
+  zeros = sum(np.sum(mask == 0) for mask in masks)
+  assert found['sparsity'][12] == pytest.approx(
+    zeros / sum(mask.size for mask in masks), abs=1e-6
+  )
 
 
 def test_digits_are_learnt_in_bfloat16_as_in_float32(tmp_path):
@@ -531,20 +557,54 @@ def test_a_damaged_record_stops_training_and_is_named(tmp_path):
     train(tmp_path, str(folder))
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint(
-  population, data, tmp_path, monkeypatch
-):
-  """The fifth step leaps away; what was written before is good, and named."""
+def leap_after(steps, monkeypatch, rate=1e30):
+  """Gives a step a learning rate that no network survives."""
   rates = learning_rate.learning_rates
 
   def leaping(*args):
     found = rates(*args)
-    found[4] = 1e30
+    found[steps] = rate
     return found
 
   monkeypatch.setattr(learning_rate, 'learning_rates', leaping)
+
+
+@pytest.mark.parametrize(
+  ('steps', 'per_checkpoint', 'message'),
+  [
+    # What the leap itself led to was written, and is not good.
+    (3, 2, 'the loss is not finite at step 5; the last good .*model.ckpt-2$'),
+    (3, 5, 'the loss is not finite at step 5; no checkpoint was written'),
+  ],
+)
+def test_only_a_checkpoint_with_a_finite_loss_is_called_good(
+  data, tmp_path, monkeypatch, steps, per_checkpoint, message
+):
+  leap_after(steps, monkeypatch)
+  output = imagenet_train_eval.Output(steps_per_checkpoint=per_checkpoint)
+  with pytest.raises(ValueError, match=message):
+    train(tmp_path, data, end_sparsity=(0.0,), output=output)
+
+
+def test_weights_that_are_not_finite_are_not_exported(
+  data, tmp_path, monkeypatch
+):
+  """After the last step there is no loss that would tell."""
+  leap_after(11, monkeypatch, rate=np.inf)
+  output = imagenet_train_eval.Output(steps_per_checkpoint=10)
+  message = 'is not finite after step 12; the last good .*model.ckpt-10$'
+  with pytest.raises(ValueError, match=message):
+    train(tmp_path, data, end_sparsity=(0.0,), output=output)
+  assert not list(tmp_path.rglob('model.ckpt-12*'))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint(
+  population, data, tmp_path, monkeypatch
+):
+  """A step leaps away; what was written before is good, and named."""
+  leap_after(4, monkeypatch)
   output = imagenet_train_eval.Output(steps_per_checkpoint=2)
-  named = r"not finite by step 6; the last .*\['model.ckpt-2', 'model.ckpt-4'\]"
+  named = 'is not finite at step 6; the last good checkpoint .*model.ckpt-4$'
   with pytest.raises(ValueError, match=named):
     train(tmp_path, data, end_sparsity=(0.0,), output=output)
   monkeypatch.undo()

@@ -170,21 +170,26 @@ class TrainingReader:
   def __init__(
     self,
     shards: Sequence[str],
+    num_images: int,
     records: image_records.ImageRecords,
     dialect: tfrecords.Dialect,
     preprocessing_name: str,
     batch_size: int,
+    keep_in_memory: bool = False,
   ):
     """Keeps what all members share; the graph is traced once, for all.
 
     Args:
       shards: paths of the TFRecords.
+      num_images: number of their records, an epoch.
       records: the description of the data set.
       dialect: how the records are spelled.
       preprocessing_name: 'legacy' or 'modern'.
       batch_size: images a batch; batches run across the ends of epochs.
+      keep_in_memory: whether records, still encoded, are read once only.
     """
     self._shards = list(shards)
+    self._num_images = num_images
     self._records = records
     self._dialect = dialect
     # A TPU on another machine runs no Python, and reads buckets only: there a
@@ -199,6 +204,22 @@ class TrainingReader:
       if is_local:
         path = tf.numpy_function(checked, [path], tf.string, stateful=False)
       return tf.data.TFRecordDataset(path)
+
+    spec = tf.TensorSpec((), tf.string)
+
+    @tf.function(input_signature=[spec])
+    def keep_shard(path):
+      dataset = tf.data.Dataset.from_tensors(path).flat_map(open_shard).cache()
+      return tf.data.experimental.to_variant(dataset)
+
+    if keep_in_memory:
+      # Made once, for what a data set has cached goes with it.
+      kept = tf.stack([keep_shard(path) for path in self._shards])
+
+    def read_shard(number):
+      if keep_in_memory:
+        return tf.data.experimental.from_variant(kept[number], spec)
+      return open_shard(tf.constant(self._shards)[number])
 
     def image_and_label(index, serialized, seed):
       example = tfrecords.parse(serialized, dialect, records, '', index)
@@ -217,10 +238,10 @@ class TrainingReader:
       # fold_in gives a number that the seed decides, and the epoch's.
       epoch_seed = tf.random.fold_in(seed, number)
       order = tf.random.experimental.stateless_shuffle(
-        tf.constant(self._shards), seed=epoch_seed
+        tf.range(len(self._shards)), seed=epoch_seed
       )
       serialized = tf.data.Dataset.from_tensor_slices(order).interleave(
-        open_shard,
+        read_shard,
         cycle_length=_CYCLE_LENGTH,
         block_length=1,
         num_parallel_calls=min(_CYCLE_LENGTH, len(self._shards)),
@@ -242,13 +263,13 @@ class TrainingReader:
       )
 
     @tf.function
-    def dataset(seed, skipped_batches, workers, worker, replica_batch_size):
+    def dataset(seed, epochs, images, workers, worker, replica_batch_size):
       seed = tf.stack([seed, 0])
       return (
-        tf.data.Dataset.range(tf.int64.max)
+        tf.data.Dataset.range(epochs, tf.int64.max)
         .flat_map(lambda number: epoch(number, seed))
         # Skipped, and left to other workers, before they are decoded.
-        .skip(skipped_batches * batch_size)
+        .skip(images)
         .shard(workers, worker)
         .map(
           image_and_label,
@@ -283,9 +304,14 @@ class TrainingReader:
       batch_size.
     """
     context = context or tf.distribute.InputContext()
+    # Of whole epochs that are skipped, nothing is read.
+    epochs, images = divmod(
+      skipped_batches * self._batch_size, self._num_images
+    )
     return self._dataset(
       tf.constant(seed, tf.int64),
-      tf.constant(skipped_batches, tf.int64),
+      tf.constant(epochs, tf.int64),
+      tf.constant(images, tf.int64),
       context.num_input_pipelines,
       context.input_pipeline_id,
       context.get_per_replica_batch_size(self._batch_size),

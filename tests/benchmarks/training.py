@@ -171,6 +171,7 @@ def pipeline_rates(images: int) -> tuple[float, float]:
     )
     reader = data_input.TrainingReader(
       [path],
+      2048,
       image_records.imagenet(),
       tfrecords.detect([path]),
       'legacy',
