@@ -145,6 +145,27 @@ def test_one_trace_serves_dense_and_pruned_members(population):
   assert classifier._traced.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize('precision', inference.PRECISIONS)
+def test_what_devices_compute_compiles_for_accelerators(population, precision):
+  """By XLA, as for TPUs: no operation is missing, and labels agree."""
+  members, shards, records = population
+  predictor = inference.Predictor(**OPTIONS | {'precision': precision})
+  data_set = inference.DataSet(records, shards)
+
+  def predict():
+    found = predictor.predict(members, [data_set], show_progress=False)
+    return [frame for *_, frame in found]
+
+  plain = predict()
+  (classifier,) = predictor._classifiers.values()
+  classifier._traced = tf.function(classifier._predict, jit_compile=True)
+  for one, other in zip(plain, predict(), strict=True):
+    assert (one['predictions'] == other['predictions']).mean() > 0.98
+    np.testing.assert_allclose(
+      one['cross_entropy'], other['cross_entropy'], rtol=0.1
+    )
+
+
 @pytest.mark.parametrize('subset', [(1, 4, 6, 9), (0, 2, 3, 5, 7, 8), (2,)])
 def test_a_restricted_prediction_is_the_likeliest_of_the_subset(
   population, subset

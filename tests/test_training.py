@@ -647,6 +647,53 @@ def test_a_batch_that_devices_cannot_share_is_refused(
   assert not list(tmp_path.iterdir())
 
 
+def test_a_tpu_that_does_not_answer_is_one_line(data, tmp_path):
+  process = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'save_checkpoint.imagenet_train_eval',
+      '--tpu=local',
+      f'--data_directory={data}',
+      f'--output_dir={tmp_path}/exp',
+    ],
+    check=False,
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == 1
+  last = process.stderr.splitlines()[-1]
+  assert last.startswith("error: TPU 'local' does not answer, wanted the name")
+  assert not list(tmp_path.iterdir())
+
+
+class CompilingStrategy(tf.distribute.OneDeviceStrategy):
+  """What replicas run is compiled by XLA, as it is for TPUs."""
+
+  def run(self, fn, args=(), kwargs=None, options=None):
+    compiled = tf.function(fn, jit_compile=True)
+    return super().run(compiled, args, kwargs, options)
+
+
+def test_all_that_replicas_run_compiles_for_accelerators(monkeypatch):
+  options = {'precision': 'bfloat16', 'pruning_method': 'random_cumulative'}
+  plain = make_trainer(**options)
+  compiling = CompilingStrategy('/CPU:0')
+  monkeypatch.setattr(devices, 'strategy', lambda *_, **__: compiling)
+  compiled = make_trainer(**options)
+  losses = []
+  for trainer in (plain, compiled):
+    trainer.reset(seed=5)
+    trainer.update_masks(0.9, seed=1)
+    *_, iterator = batches()
+    losses.append(trainer.train(iterator, 2)[0])
+  assert losses[0] == pytest.approx(losses[1], rel=0.05)
+  _, layers = compiled.sparsity()
+  for conv in resnet_model.conv_layers(ARCHITECTURE):
+    sparsity = 1 - round(0.1 * conv.size) / conv.size
+    assert layers[conv.name] == pytest.approx(sparsity)
+
+
 def test_the_number_of_devices_changes_neither_losses_nor_masks():
   results = []
   for number in (1, 2, 4):

@@ -26,14 +26,24 @@ def strategy(
     TPUStrategy for a TPU; else MultiWorkerMirroredStrategy for several workers;
     else MirroredStrategy over several GPUs; else OneDeviceStrategy on the GPU,
     or on the processor where there is none.
+
+  Raises:
+    ValueError: the TPU does not answer.
   """
   if tpu:
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
-      tpu=tpu, project=gcp_project or None, zone=tpu_zone or None
-    )
-    if tpu != 'local':
-      tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
+    try:
+      resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+        tpu=tpu, project=gcp_project or None, zone=tpu_zone or None
+      )
+      if tpu != 'local':
+        tf.config.experimental_connect_to_cluster(resolver)
+      tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
+      raise ValueError(
+        f'TPU {tpu!r} does not answer, wanted the name of a TPU in this '
+        "project and zone, or 'local' on a TPU VM with tensorflow-tpu: "
+        f'{" ".join(str(error).split())[:300]}'
+      ) from None
     return tf.distribute.TPUStrategy(resolver)
   if with_workers and num_workers() > 1:
     return tf.distribute.MultiWorkerMirroredStrategy()
