@@ -83,8 +83,8 @@ def define_flags() -> None:
     'train',
     ['train', 'eval', 'train_and_eval'],
     'train: make the missing members. eval: evaluate the checkpoints of '
-    'finished and unfinished members. train_and_eval: evaluate each member '
-    'when it is made.',
+    'finished and unfinished members. train_and_eval: train, and evaluate '
+    'each checkpoint when it is written.',
   )
   flags.DEFINE_string(
     'data_directory', '', 'TFRecord shards: folder, glob, or a list of files.'
@@ -519,6 +519,7 @@ def train_member(
   rates: np.ndarray,
   steps_per_epoch: float,
   strategy: tf.distribute.Strategy,
+  evaluator: 'Evaluator | None',
   progress: tqdm.tqdm,
 ) -> dict[str, float]:
   """Trains one member to its end.
@@ -532,10 +533,11 @@ def train_member(
     rates: [train_steps] learning rate.
     steps_per_epoch: optimiser steps an epoch.
     strategy: where it runs.
+    evaluator: evaluates each checkpoint, unless it is None.
     progress: bar that counts steps.
 
   Returns:
-    The last summaries, by name.
+    The last summaries, by name, and the last evaluation's.
 
   Raises:
     ValueError: the loss is not finite, or a layer has missed its sparsity.
@@ -566,12 +568,13 @@ def train_member(
     if devices.is_chief()
     else tf.summary.create_noop_writer()
   )
-  done, summaries, sums, since = start, {}, np.zeros(2), time.monotonic()
-  counted = 0
+  done, summaries, sums, counted, seconds = start, {}, np.zeros(2), 0, 0.0
   with writer.as_default():
     for boundary in _boundaries(start, settings, output, sorted(updates)):
       steps = boundary - done
+      since = time.monotonic()
       loss, accuracy, finite = trainer.train(batches, steps)
+      seconds += time.monotonic() - since
       if finite < steps:
         raise ValueError(
           f'{run_files.folder}: the loss is not finite at step '
@@ -586,7 +589,6 @@ def train_member(
       is_last = done == settings.train_steps
       if done % output.steps_per_summary == 0 or is_last:
         loss, accuracy = sums / counted
-        seconds = time.monotonic() - since
         summaries = {
           'loss': loss,
           'accuracy': accuracy,
@@ -594,30 +596,30 @@ def train_member(
           'current_epoch': done / steps_per_epoch,
           'images_per_second': counted * settings.train_batch_size / seconds,
         }
-        _write_summaries(summaries, *trainer.sparsity(), done)
+        sparsity, layers = trainer.sparsity()
+        _write_scalars({**summaries, 'sparsity': sparsity}, done)
+        _write_scalars({f'sparsity/{n}': v for n, v in layers.items()}, done)
         progress.set_postfix(
           loss=f'{loss:.3f}', accuracy=f'{accuracy:.3f}', refresh=False
         )
-        sums, counted, since = np.zeros(2), 0, time.monotonic()
+        sums, counted, seconds = np.zeros(2), 0, 0.0
       if is_last:
         _check_sparsity(trainer, member, settings, run_files.folder)
       if done % output.steps_per_checkpoint == 0 or is_last:
         writer.flush()  # A later run goes on from here.
         run_files.save(trainer, output.keep_checkpoints, is_last)
+        if evaluator and devices.is_chief():
+          prefix = paths.checkpoint_prefix(run_files.folder, done)
+          evaluated = evaluator.evaluate(prefix)
+          _write_scalars(evaluated, done)
+          summaries.update(evaluated)
   writer.close()
   return {name: float(value) for name, value in summaries.items()}
 
 
-def _write_summaries(
-  scalars: dict[str, float],
-  sparsity: float,
-  layer_sparsity: dict[str, float],
-  step: int,
-) -> None:
-  for name, value in {**scalars, 'sparsity': sparsity}.items():
+def _write_scalars(scalars: dict[str, float], step: int) -> None:
+  for name, value in scalars.items():
     tf.summary.scalar(name, value, step=step)
-  for layer, value in layer_sparsity.items():
-    tf.summary.scalar(f'sparsity/{layer}', value, step=step)
 
 
 def _check_sparsity(
@@ -789,6 +791,7 @@ def run(
           rates,
           num_images / settings.train_batch_size,
           strategy,
+          evaluator,
           progress,
         )
       except tf.errors.ResourceExhaustedError as error:
@@ -804,9 +807,6 @@ def run(
       if not devices.is_chief():
         devices.wait_for_workers(strategy)
         continue
-      if evaluator:
-        prefix = paths.checkpoint_prefix(run_files.folder, settings.train_steps)
-        final.update(evaluator.evaluate(prefix))
       command_line.write_provenance(
         run_files.folder,
         _SCRIPT,
@@ -881,7 +881,7 @@ class Evaluator:
     )
 
   def evaluate(self, prefix: str) -> dict[str, float]:
-    """Evaluates a checkpoint and writes its summaries beside it.
+    """Evaluates a checkpoint.
 
     Returns:
       eval_accuracy, top_5_eval_accuracy and eval_loss (cross entropy with
@@ -897,28 +897,23 @@ class Evaluator:
     metrics = class_level_metrics.member_metrics(
       pd.concat(frames), self._data_set.records.class_names
     ).iloc[0]
-    scalars = {
+    return {
       'eval_accuracy': float(metrics['eval_accuracy']),
       'top_5_eval_accuracy': float(metrics['top_5_eval_accuracy']),
       'eval_loss': float(metrics['loss']),
     }
-    folder = str(epath.Path(prefix).parent)
-    writer = tf.summary.create_file_writer(paths.summaries(folder))
-    with writer.as_default():
-      for name, value in scalars.items():
-        tf.summary.scalar(name, value, step=checkpoint.step)
-    writer.close()
-    return scalars
 
   def follow(
     self, folder: str, train_steps: int, timeout_seconds: float
   ) -> None:
     """Evaluates each checkpoint of a member, waiting for new ones.
 
+    Summaries go to the member's folder.
+
     Raises:
       FileNotFoundError: the member has none in time.
     """
-    seen, waited_since = set(), time.monotonic()
+    seen, waited_since, writer = set(), time.monotonic(), None
     while True:
       for step, prefix in _bundles(folder, _CHECKPOINT):
         if step in seen:
@@ -936,6 +931,12 @@ class Evaluator:
           prefix,
           ', '.join(f'{k} {v:.4f}' for k, v in scalars.items()),
         )
+        writer = writer or tf.summary.create_file_writer(
+          paths.summaries(folder)
+        )
+        with writer.as_default():
+          _write_scalars(scalars, step)
+        writer.flush()
         waited_since = time.monotonic()
       if train_steps in seen:
         return
