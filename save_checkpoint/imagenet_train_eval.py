@@ -40,6 +40,7 @@ images, rate 1.6, cubic pruning from step 5,000 to 8,000 every 500.
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 
@@ -267,6 +268,14 @@ class Settings:
   block_height: int = 1
   block_width: int = 1
   seed: int = 0
+
+  def __post_init__(self):
+    if not 0 <= self.label_smoothing < 1:
+      raise ValueError(
+        f'label_smoothing is {self.label_smoothing}, wanted a number in [0, 1)'
+      )
+    if not 0 <= self.weight_decay < math.inf:
+      raise ValueError(f'weight_decay is {self.weight_decay}, wanted 0 or more')
 
 
 @dataclasses.dataclass(frozen=True)

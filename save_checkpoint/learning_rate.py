@@ -1,5 +1,6 @@
 """The learning rate of every step: linear warm-up, then steps down."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,20 +39,22 @@ def learning_rates(
     [train_steps] float32.
 
   Raises:
-    ValueError: decay_epochs do not rise, or lie in the warm-up.
+    ValueError: decay_epochs do not rise, or lie in the warm-up, or a number
+      is not finite.
   """
+  if not (0 <= warmup_epochs < math.inf and 0 < base_learning_rate < math.inf):
+    raise ValueError(
+      f'warmup_epochs is {warmup_epochs} and base_learning_rate '
+      f'{base_learning_rate}, wanted 0 or more and more than 0'
+    )
   boundaries = list(decay_epochs)
-  if boundaries != sorted(set(boundaries)) or (
-    boundaries and boundaries[0] < warmup_epochs
+  # Comparisons with what is not a number are false.
+  if not all(warmup_epochs <= one < math.inf for one in boundaries) or (
+    boundaries != sorted(set(boundaries))
   ):
     raise ValueError(
       f'decay_epochs are {boundaries}, wanted rising numbers from '
       f'warmup_epochs={warmup_epochs} on'
-    )
-  if warmup_epochs < 0 or base_learning_rate <= 0:
-    raise ValueError(
-      f'warmup_epochs is {warmup_epochs} and base_learning_rate '
-      f'{base_learning_rate}, wanted 0 or more and more than 0'
     )
   scaled = base_learning_rate * batch_size / _BASE_BATCH_SIZE
   epoch = np.arange(train_steps) * batch_size / num_images

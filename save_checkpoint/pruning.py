@@ -1,10 +1,13 @@
 """Which weights are zero: schedule and masks.
 
-The schedule and the block masks are tensorflow-model-optimization's; this is
-the only file that imports it. Two things are ours. The number of survivors is
-exact: k = round(size * (1 - sparsity)) for every layer, where the toolkit (as
-the original) keeps every weight that ties with the k-th. And there is always an
-update at `end_step`, so the target is reached whatever the frequency.
+The schedule is tensorflow-model-optimization's; this is the only file that
+imports it. There is always an update at `end_step`, so the target is reached
+whatever the frequency. The masks are ours, for three reasons. The number of
+survivors is exact: k = round(size * (1 - sparsity)) for every layer, where the
+toolkit (as the original) keeps every weight that ties with the k-th. The
+toolkit sorts, which takes several times as long. And its masks of blocks fail
+where a block is as high or as wide as the kernel, and are moved against the
+blocks that they were made from where blocks do not divide the kernel.
 
 Methods, per layer (there is no ranking across layers):
 
@@ -15,14 +18,12 @@ Methods, per layer (there is no ranking across layers):
                       pruned stays pruned
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
-from tensorflow_model_optimization.python.core.sparsity.keras import (
-  pruning_impl,
-)
 
 # Cubic, as in Zhu & Gupta (arXiv 1710.01878) and the original.
 _EXPONENT = 3
@@ -85,40 +86,24 @@ def survivors(size: int, sparsity: float) -> int:
   return max(1, round(size * (1 - sparsity)))
 
 
-class _KeepExactly(pruning_impl.Pruning):
-  """The toolkit's masks, with exactly k survivors."""
-
-  def __init__(self, k: tf.Tensor, block_size: Sequence[int]):
-    super().__init__(
-      training_step_fn=None,
-      pruning_vars=[],
-      pruning_schedule=None,
-      block_size=block_size,
-      block_pooling_type='AVG',
-    )
-    self._k = k
-
-  def _update_mask(self, weights):
-    scores = tf.reshape(tf.abs(weights), [-1])
-    # The bits of numbers that are not negative are ordered as the numbers are:
-    # 31 counts find the k-th largest, many times faster than sorting them all.
-    bits = tf.bitcast(scores, tf.int32)
-    kth = tf.constant(0)
-    for position in tf.range(30, -1, -1):
-      candidate = kth | tf.bitwise.left_shift(1, position)
-      reach = tf.math.count_nonzero(bits >= candidate, dtype=tf.int32)
-      kth = tf.where(reach >= self._k, candidate, kth)
-    above, tied = bits > kth, bits == kth
-    # Of equal scores, those with the lower indices survive.
-    room = self._k - tf.math.count_nonzero(above, dtype=tf.int32)
-    among_tied = tf.cumsum(tf.cast(tied, tf.int32))
-    mask = tf.cast(above | (tied & (among_tied <= room)), weights.dtype)
-    return tf.bitcast(kth, tf.float32), tf.reshape(mask, weights.shape)
-
-  def mask(self, scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Threshold and mask for scores [height, width, in, out]."""
-    threshold, mask = self._maybe_update_block_mask(scores)
-    return threshold, tf.reshape(mask, scores.shape)
+def _keep_largest(
+  scores: tf.Tensor, k: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """The k-th largest of scores that are not negative, and the 0/1 mask."""
+  # The bits of numbers that are not negative are ordered as the numbers are:
+  # 31 counts find the k-th largest, many times faster than sorting them all.
+  bits = tf.bitcast(tf.reshape(scores, [-1]), tf.int32)
+  kth = tf.constant(0)
+  for position in tf.range(30, -1, -1):
+    candidate = kth | tf.bitwise.left_shift(1, position)
+    reach = tf.math.count_nonzero(bits >= candidate, dtype=tf.int32)
+    kth = tf.where(reach >= k, candidate, kth)
+  above, tied = bits > kth, bits == kth
+  # Of equal scores, those with the lower indices survive.
+  room = k - tf.math.count_nonzero(above, dtype=tf.int32)
+  among_tied = tf.cumsum(tf.cast(tied, tf.int32))
+  mask = tf.cast(above | (tied & (among_tied <= room)), scores.dtype)
+  return tf.bitcast(kth, tf.float32), tf.reshape(mask, scores.shape)
 
 
 class MaskMaker:
@@ -144,15 +129,17 @@ class MaskMaker:
     self._layer = layer
     self._shape = tuple(shape)
     is_matrix = self._shape[:2] == (1, 1)
-    self._block_size = tuple(block_size) if is_matrix else (1, 1)
+    # A block is no larger than the kernel.
+    self._block_size = (
+      tuple(map(min, block_size, self._shape[2:])) if is_matrix else (1, 1)
+    )
 
   @property
   def units(self) -> int:
     """Number of blocks, or weights, that are pruned together."""
     height, width = self._block_size
-    if (height, width) == (1, 1):
-      return int(np.prod(self._shape))
-    return -(-self._shape[2] // height) * -(-self._shape[3] // width)
+    *window, rows, columns = self._shape
+    return math.prod(window) * -(-rows // height) * -(-columns // width)
 
   def make(
     self, weights: tf.Tensor, k: tf.Tensor, seed: tf.Tensor, step: tf.Tensor
@@ -177,4 +164,22 @@ class MaskMaker:
       scores = tf.random.stateless_uniform(
         self._shape, seed=tf.stack([seed + draw, self._layer])
       )
-    return _KeepExactly(k, self._block_size).mask(scores)
+    scores = tf.abs(scores)
+    if self._block_size == (1, 1):
+      return _keep_largest(scores, k)
+    height, width = self._block_size
+    _, _, rows, columns = self._shape
+    down, across = -(-rows // height), -(-columns // width)
+    filled = tf.pad(
+      tf.reshape(scores, (rows, columns)),
+      ((0, down * height - rows), (0, across * width - columns)),
+    )
+    sums = tf.reduce_sum(
+      tf.reshape(filled, (down, height, across, width)), (1, 3)
+    )
+    # Blocks at the edge hold fewer weights.
+    heights = np.minimum(height, rows - height * np.arange(down))
+    widths = np.minimum(width, columns - width * np.arange(across))
+    threshold, mask = _keep_largest(sums / np.outer(heights, widths), k)
+    mask = tf.repeat(tf.repeat(mask, height, 0), width, 1)[:rows, :columns]
+    return threshold, tf.reshape(mask, self._shape)

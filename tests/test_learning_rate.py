@@ -43,6 +43,10 @@ def test_without_warm_up_the_first_rate_is_the_full_one():
     (0, (3, 2), 0.1),
     (-1, (), 0.1),
     (0, (), 0),
+    (np.nan, (), 0.1),
+    (0, (), np.nan),
+    (0, (np.nan,), 0.1),
+    (0, (2, np.inf), 0.1),
   ],
 )
 def test_impossible_schedules_are_refused(warmup, decay, base):

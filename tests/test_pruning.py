@@ -91,14 +91,30 @@ def test_random_masks_depend_on_seed_layer_and_step_but_not_on_weights():
   assert (other.numpy() != mask('random_cumulative')).any()
 
 
-def test_blocks_of_1x1_kernels_are_pruned_together():
+@pytest.mark.parametrize(
+  'block_size', [(4, 3), (1, 6), (8, 1), (8, 6), (3, 4), (5, 5), (100, 2)]
+)
+@pytest.mark.parametrize('sparsity', [0.3, 0.5, 0.9])
+def test_blocks_of_1x1_kernels_are_pruned_together(block_size, sparsity):
+  """Against a plain loop, blocks at the edge and as large as all included."""
   values = weights(shape=(1, 1, 8, 6))
-  _, mask = make('threshold', values, 0.5, block_size=(4, 3))
-  blocks = mask.reshape(2, 4, 2, 3).transpose(0, 2, 1, 3).reshape(4, 12)
-  assert set(blocks.sum(1)) == {0, 12}
-  assert (blocks.sum(1) == 12).sum() == 2
-  means = np.abs(values).reshape(2, 4, 2, 3).mean((1, 3)).ravel()
-  assert means[blocks.all(1)].min() > means[~blocks.any(1)].max()
+  threshold, mask = make('threshold', values, sparsity, block_size=block_size)
+  height, width = block_size
+  blocks = [
+    (slice(i, i + height), slice(j, j + width))
+    for i in range(0, 8, height)
+    for j in range(0, 6, width)
+  ]
+  means = [np.abs(values[0, 0][block]).mean() for block in blocks]
+  kept = max(1, round(len(blocks) * (1 - sparsity)))
+  wanted = np.zeros((8, 6))
+  for index in np.argsort(means)[-kept:]:
+    wanted[blocks[index]] = 1
+  np.testing.assert_array_equal(mask[0, 0], wanted)
+  assert threshold == pytest.approx(sorted(means)[-kept])
+
+
+def test_blocks_are_of_1x1_kernels_only():
   # Other kernels are pruned one weight at a time.
   _, single = make('threshold', weights(), 0.5, block_size=(4, 3))
   np.testing.assert_array_equal(single, make('threshold', weights(), 0.5)[1])

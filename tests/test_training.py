@@ -545,6 +545,21 @@ def test_wrong_flags_are_refused_before_anything_is_written(
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'label_smoothing': 1.0},
+    {'label_smoothing': np.nan},
+    {'weight_decay': -1e-4},
+    {'weight_decay': np.nan},
+  ],
+)
+def test_impossible_settings_are_refused(options):
+  ((name, value),) = options.items()
+  with pytest.raises(ValueError, match=f'{name} is {value}, wanted'):
+    imagenet_train_eval.Settings(**options)
+
+
 def test_missing_data_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='nothing-\\*'):
     train(tmp_path, str(tmp_path / 'nothing-*'))

@@ -66,7 +66,7 @@ class Architecture:
   def __post_init__(self):
     if self.depth not in _BLOCKS:
       raise ValueError(f'resnet depth is {self.depth}, wanted one of {DEPTHS}')
-    if self.filters(0) < 1:
+    if not math.isfinite(self.width) or self.filters(0) < 1:
       raise ValueError(f'width is {self.width}, wanted 1/64 or more')
     if self.num_classes < 2:
       raise ValueError(f'num_classes is {self.num_classes}, wanted 2 or more')
