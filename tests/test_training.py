@@ -826,7 +826,8 @@ def free_ports(number):
     return [each.getsockname()[1] for each in sockets]
 
 
-def start_workers(folder, data, options):
+def start_workers(folder, data, options, number=2):
+  """Of two workers, the last ones."""
   workers = [f'127.0.0.1:{port}' for port in free_ports(2)]
   tasks = [{'type': 'worker', 'index': index} for index in range(2)]
   return [
@@ -836,8 +837,25 @@ def start_workers(folder, data, options):
       options,
       json.dumps({'cluster': {'worker': workers}, 'task': task}),
     )
-    for task in tasks
+    for task in tasks[-number:]
   ]
+
+
+def test_workers_that_wait_say_so_and_can_be_interrupted(data, tmp_path):
+  (process,) = start_workers(tmp_path, data, [], number=1)
+  with process:
+    for line in process.stderr:
+      if 'waiting for the 2 workers' in line:
+        break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == -signal.SIGINT
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '3'])
+def test_a_cluster_that_makes_no_sense_is_named(monkeypatch, text):
+  monkeypatch.setenv('TF_CONFIG', text)
+  with pytest.raises(ValueError, match='TF_CONFIG is .*wanted JSON such as'):
+    devices.strategy(with_workers=True)
 
 
 def test_two_workers_train_what_one_process_trains(data, tmp_path):
@@ -861,8 +879,8 @@ def test_two_workers_train_what_one_process_trains(data, tmp_path):
     assert time.monotonic() < deadline
     time.sleep(0.01)
   for process in two:
-    process.kill()
-    process.communicate()
+    process.terminate()  # As schedulers do, and as TensorFlow would ignore.
+    process.communicate(timeout=30)
   two = start_workers(tmp_path / 'two', data, of_two)
   logs = [finish(process) for process in two]
   assert all('goes on from step' in log for log in logs)

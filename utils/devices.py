@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 
 import tensorflow as tf
+from absl import logging
 
 
 def strategy(
@@ -28,7 +30,7 @@ def strategy(
     or on the processor where there is none.
 
   Raises:
-    ValueError: the TPU does not answer.
+    ValueError: the TPU does not answer, or TF_CONFIG makes no sense.
   """
   if tpu:
     try:
@@ -46,7 +48,15 @@ def strategy(
       ) from None
     return tf.distribute.TPUStrategy(resolver)
   if with_workers and num_workers() > 1:
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    # TensorFlow waits where Python's Ctrl-C does not reach it, for an hour.
+    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    logging.info('waiting for the %d workers of TF_CONFIG', num_workers())
+    try:
+      return tf.distribute.MultiWorkerMirroredStrategy()
+    finally:
+      signal.signal(signal.SIGINT, former)
+      # Which TensorFlow has taken, so that kill would do nothing.
+      signal.signal(signal.SIGTERM, signal.SIG_DFL)
   gpus = tf.config.list_logical_devices('GPU')
   if len(gpus) > 1:
     return tf.distribute.MirroredStrategy()
@@ -55,15 +65,29 @@ def strategy(
 
 def num_workers() -> int:
   """Processes that train together, as TF_CONFIG names them; 1 without it."""
-  cluster = json.loads(os.environ.get('TF_CONFIG') or '{}').get('cluster', {})
+  cluster = _tf_config().get('cluster', {})
   return max(1, sum(len(cluster.get(job, ())) for job in ('chief', 'worker')))
+
+
+def _tf_config() -> dict[str, dict]:
+  text = os.environ.get('TF_CONFIG') or '{}'
+  try:
+    config = json.loads(text)
+  except ValueError:
+    config = None
+  if not isinstance(config, dict):
+    raise ValueError(
+      f'TF_CONFIG is {text!r}, wanted JSON such as {{"cluster": {{"worker": '
+      '["h0:2222", "h1:2222"]}, "task": {"type": "worker", "index": 0}}'
+    )
+  return config
 
 
 def is_chief() -> bool:
   """Whether this process writes files; of several workers, one does."""
   if num_workers() == 1:
     return True
-  config = json.loads(os.environ['TF_CONFIG'])
+  config = _tf_config()
   task = config['task']
   first = 'chief' if config['cluster'].get('chief') else 'worker'
   return (task['type'], int(task['index'])) == (first, 0)
