@@ -412,20 +412,7 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
       *tables.MEMBER_KEY,
     ],
   )
-  for name, wanted in (
-    ('split', mode),
-    ('exp', None),
-    ('preprocessing', None),
-    ('compute_precision', None),
-  ):
-    found = sorted(
-      set(rows[name].unique()) - ({'', wanted} if wanted else set())
-    )
-    if len(found) > (0 if wanted else 1):
-      raise ValueError(
-        f'{files[0]} and the like hold the {name} {found}, wanted '
-        f'{wanted or "one study"}: name a folder that holds no other'
-      )
+  tables.check_one_study(rows, mode, files[0])
   key = list(tables.MEMBER_KEY)
   # Any order of files and rows gives one order of models and classes.
   rows['model'] = rows.groupby(key, sort=True).ngroup()

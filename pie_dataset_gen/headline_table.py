@@ -117,22 +117,15 @@ def accuracy_rows(files: list[str], mode: str) -> list[Row]:
     ValueError: the rows of a member disagree about its accuracy, or members
       were measured on another split, or in different ways.
   """
-  alike = ('exp', 'split', 'preprocessing', 'compute_precision')
   columns = (
     *tables.MEMBER_KEY,
-    *alike[1:],
+    *('split', 'preprocessing', 'compute_precision'),
     'class_id',
     'eval_accuracy',
     'top_5_eval_accuracy',
   )
   frame = tables.read_all(tables.CLASS_METRICS, files, columns)
-  for name in alike:
-    found = set(frame[name]) | ({mode} if name == 'split' else set())
-    if len(found - {''} if name == 'split' else found) > 1:
-      raise ValueError(
-        f'{files[0]} and the like hold the {name} {sorted(set(frame[name]))}, '
-        f'wanted {mode if name == "split" else "one"}'
-      )
+  tables.check_one_study(frame, mode, files[0])
   key = list(tables.MEMBER_KEY)
   # NaN counts as a value: top-5 is absent in all of a member's rows, or none.
   members = frame[[*key, 'eval_accuracy', 'top_5_eval_accuracy']]

@@ -68,7 +68,6 @@ from utils import (
 
 FLAGS = flags.FLAGS
 _SCRIPT = 'save_checkpoint.imagenet_train_eval'
-_CHECKPOINT = 'model.ckpt-'
 # Where a run goes on: the latest state, and the one before, should the latest
 # have been damaged.
 _STATES_KEPT = 2
@@ -270,10 +269,7 @@ class Settings:
   seed: int = 0
 
   def __post_init__(self):
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(
-        f'label_smoothing is {self.label_smoothing}, wanted a number in [0, 1)'
-      )
+    inference.check_label_smoothing(self.label_smoothing)
     if not 0 <= self.weight_decay < math.inf:
       raise ValueError(f'weight_decay is {self.weight_decay}, wanted 0 or more')
 
@@ -411,7 +407,9 @@ class MemberRun:
 
   def last_good(self, step: int) -> str:
     """Says which checkpoint is the last one before a step."""
-    before = [p for s, p in _bundles(self.folder, _CHECKPOINT) if s < step]
+    before = [
+      p for s, p in _bundles(self.folder, paths.CHECKPOINT_NAME) if s < step
+    ]
     if not before:
       return 'no checkpoint was written before'
     return f'the last good checkpoint is {before[-1]}'
@@ -441,7 +439,9 @@ class MemberRun:
       checkpoints.write_bundle(str(folder / f'state-{step}'), state)
     for _, prefix in self._states()[:-_STATES_KEPT]:
       _remove_bundle(prefix)
-    for _, prefix in _bundles(self.folder, _CHECKPOINT)[:-keep_checkpoints]:
+    for _, prefix in _bundles(self.folder, paths.CHECKPOINT_NAME)[
+      :-keep_checkpoints
+    ]:
       _remove_bundle(prefix)
 
   def restore(self, trainer: training.Trainer) -> bool:
@@ -924,7 +924,7 @@ class Evaluator:
     """
     seen, waited_since, writer = set(), time.monotonic(), None
     while True:
-      for step, prefix in _bundles(folder, _CHECKPOINT):
+      for step, prefix in _bundles(folder, paths.CHECKPOINT_NAME):
         if step in seen:
           continue
         seen.add(step)

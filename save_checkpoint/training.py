@@ -165,16 +165,12 @@ class Trainer:
 
   def sparsity(self) -> tuple[float, dict[str, float]]:
     """Share of masked weights of all convolutions together, and of each."""
-    zeros = {
-      conv.name: conv.size
-      - np.count_nonzero(self._variables[f'{_SCOPE}{conv.name}/mask'].numpy())
+    layers = {
+      conv.name: 1
+      - float(np.mean(self._variables[f'{_SCOPE}{conv.name}/mask'].numpy()))
       for conv in self._layers
     }
-    sizes = {conv.name: conv.size for conv in self._layers}
-    return (
-      sum(zeros.values()) / sum(sizes.values()),
-      {name: zeros[name] / size for name, size in sizes.items()},
-    )
+    return resnet_model.total_sparsity(layers, self._architecture), layers
 
   def update_masks(self, sparsity: float, seed: int) -> None:
     """Makes the masks anew from the weights as they are.

@@ -92,14 +92,14 @@ def test_a_shard_cut_between_records_is_noticed(tmp_path):
     ordered(shards, records, 4)
 
 
-def training_reader(shards, records, batch_size=5, keep_in_memory=False):
+def training_reader(shards, records, keep_in_memory=False):
   return data_input.TrainingReader(
     shards,
     NUM_IMAGES,
     records,
     tfrecords.detect(shards),
     'legacy',
-    batch_size,
+    5,
     keep_in_memory,
   )
 

@@ -667,21 +667,10 @@ def test_a_batch_that_devices_cannot_share_is_refused(
 
 
 def test_a_tpu_that_does_not_answer_is_one_line(data, tmp_path):
-  process = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'save_checkpoint.imagenet_train_eval',
-      '--tpu=local',
-      f'--data_directory={data}',
-      f'--output_dir={tmp_path}/exp',
-    ],
-    check=False,
-    capture_output=True,
-    text=True,
-  )
+  process = as_process(tmp_path, data, ['--tpu=local'])
+  _, log = process.communicate()
   assert process.returncode == 1
-  last = process.stderr.splitlines()[-1]
+  last = log.splitlines()[-1]
   assert last.startswith("error: TPU 'local' does not answer, wanted the name")
   assert not list(tmp_path.iterdir())
 

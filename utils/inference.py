@@ -73,10 +73,7 @@ class Classifier:
       raise ValueError(
         f'precision is {self.precision!r}, wanted one of {PRECISIONS}'
       )
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(
-        f'label_smoothing is {self.label_smoothing}, wanted a number in [0, 1)'
-      )
+    check_label_smoothing(self.label_smoothing)
     if self._is_spread:
 
       @tf.function
@@ -188,6 +185,14 @@ class Classifier:
       subset, tf.argmax(tf.gather(logits, subset, axis=1), axis=1)
     )
     return top, probability, loss, restricted
+
+
+def check_label_smoothing(label_smoothing: float) -> None:
+  """Raises ValueError where `smooth_labels` would make no targets."""
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(
+      f'label_smoothing is {label_smoothing}, wanted a number in [0, 1)'
+    )
 
 
 def smooth_labels(
@@ -406,13 +411,9 @@ def _read_network(
       f'{member.prefix} is named after step {member.step}, but its '
       f'global_step is {network.global_step}'
     )
-  sparsity = network.layer_sparsity()
-  sizes = {
-    conv.name: conv.size
-    for conv in resnet_model.conv_layers(network.architecture)
-  }
-  total = sum(sparsity[name] * sizes[name] for name in sizes)
-  measured = total / sum(sizes.values())
+  measured = resnet_model.total_sparsity(
+    network.layer_sparsity(), network.architecture
+  )
   if abs(measured - member.member.fraction_pruned) > 0.005:
     # Not an error: with the original's ties a layer can keep more.
     logging.warning(

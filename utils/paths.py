@@ -24,7 +24,9 @@ from etils import epath
 BASELINE = 'baseline'
 PRUNING_METHODS = ('threshold', 'random_independent', 'random_cumulative')
 
-_CHECKPOINT = re.compile(r'^model\.ckpt-(\d+)$')
+# The name of an exported checkpoint, before its step.
+CHECKPOINT_NAME = 'model.ckpt-'
+_CHECKPOINT = re.compile(rf'^{re.escape(CHECKPOINT_NAME)}(\d+)$')
 _SHARD = re.compile(
   r'^(?:.*[-_.])?(train|training|validation|val|eval|test)'
   r'(?:\.tfrecord)?-(\d+)-of-(\d+)$'
@@ -479,7 +481,7 @@ def member_folder(output_dir: str, member: Member) -> str:
 
 def checkpoint_prefix(folder: str, step: int) -> str:
   """An exported checkpoint in a member's folder."""
-  return str(epath.Path(folder) / f'model.ckpt-{step}')
+  return str(epath.Path(folder) / f'{CHECKPOINT_NAME}{step}')
 
 
 def summaries(folder: str) -> str:

@@ -197,6 +197,15 @@ def conv_layers(architecture: Architecture) -> tuple[ConvLayer, ...]:
   return tuple(found)
 
 
+def total_sparsity(
+  layer_sparsity: Mapping[str, float], architecture: Architecture
+) -> float:
+  """Share of zeros of all convolutions together, from that of each by name."""
+  sizes = {conv.name: conv.size for conv in conv_layers(architecture)}
+  zeros = sum(layer_sparsity[name] * size for name, size in sizes.items())
+  return zeros / sum(sizes.values())
+
+
 def variable_shapes(
   architecture: Architecture, masked: bool
 ) -> dict[str, tuple[int, ...]]:

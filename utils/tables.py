@@ -967,3 +967,28 @@ def read_all(
       f'example {first.to_dict()} in {sorted(set(source[same]))}'
     )
   return together
+
+
+def check_one_study(rows: pd.DataFrame, mode: str, source: str) -> None:
+  """Refuses class metrics that cannot be compared with one another.
+
+  Args:
+    rows: of `CLASS_METRICS`, with `exp`, `split`, `preprocessing` and
+      `compute_precision`.
+    mode: the split that is wanted; rows that name none are taken to be of it.
+    source: file name, for the message.
+
+  Raises:
+    ValueError: rows are of another split, of several experiments, or were
+      measured in different ways.
+  """
+  for name in ('split', 'exp', 'preprocessing', 'compute_precision'):
+    wanted = mode if name == 'split' else None
+    found = set(rows[name].unique())
+    if wanted:
+      found -= {'', wanted}
+    if len(found) > (0 if wanted else 1):
+      raise ValueError(
+        f'{source} and the like hold the {name} {sorted(found)}, wanted '
+        f'{wanted or "one study"}: name a folder that holds no other'
+      )
