@@ -574,6 +574,8 @@ def test_hostile_names_are_shown_as_text(open_page):
   page = open_page()
   page.select_option('#kind', '')
   assert HTML in page.inner_text('#class')
+  # Cards have no text before the browser has found them in sight.
+  page.wait_for_function("document.getElementById('grid').innerText")
   assert HTML in page.inner_text('#grid')
   assert HOSTILE_KEY in page.inner_text('#grid')
   assert page.title().startswith('What pruning forgets')
