@@ -34,8 +34,13 @@ from etils import epath
 from utils import (
   class_level_metrics,
   command_line,
+  csvs,
+  digests,
   image_records,
+  member_paths,
   paths,
+  provenance,
+  storage,
   tables,
 )
 
@@ -167,13 +172,13 @@ def run(
 
     if num_classes is not None:
       raise ValueError('--num_classes goes with --predictions_directory')
-    checkpoints = paths.find_checkpoints(ckpt_dir)
-    inputs = paths.find_shards(data_directory, mode)
+    checkpoints = member_paths.find(ckpt_dir)
+    inputs = image_records.find_shards(data_directory, mode)
     records = tfrecords.describe(inputs)
     class_names = records.class_names
   else:
     records = image_records.read(data_directory) if data_directory else None
-    inputs = paths.find_csvs(predictions_directory, 'predictions')
+    inputs = csvs.find(tables.PREDICTIONS, predictions_directory)
     files = _files_by_member(inputs)
     checkpoints = sorted(files)
     class_names = _class_names(records, num_classes, inputs)
@@ -191,28 +196,28 @@ def run(
   }
   settings = {'class_names': list(class_names)}
   if groups_file:
-    settings['groups'] = command_line.digest([groups_file])
+    settings['groups'] = digests.of_files([groups_file])
   if ckpt_dir:
     settings |= {
       'preprocessing': preprocessing,
       'precision': precision,
       'label_smoothing': label_smoothing,
       'data set': records.reading,
-      'shards': command_line.digests({paths.name(s): s for s in inputs}),
-      'checkpoints': command_line.digests(
+      'shards': digests.of_each({storage.name(s): s for s in inputs}),
+      'checkpoints': digests.of_each(
         {c.file_stem: f'{c.prefix}.index' for c in checkpoints}
       ),
     }
   else:
     settings['predictions'] = {
-      c.file_stem: command_line.digest(files[c]) for c in checkpoints
+      c.file_stem: digests.of_files(files[c]) for c in checkpoints
     }
-  provenance = command_line.Provenance(
+  record = provenance.Provenance(
     str(epath.Path(outputs[checkpoints[0]]).parent),
     'per_class_accuracy.aggregate_ckpt_metrics',
     settings,
   )
-  todo = [c for c in checkpoints if not paths.exists(outputs[c])]
+  todo = [c for c in checkpoints if not storage.exists(outputs[c])]
   if len(todo) < len(checkpoints):
     logging.info(
       '%d of %d networks are measured already',
@@ -245,26 +250,26 @@ def run(
       predictions, class_names, groups
     )
     # The same words on both ways, and on every machine.
-    metrics['ckpt'] = paths.checkpoint_prefix(
+    metrics['ckpt'] = member_paths.prefix_in(
       checkpoint.member.folder, checkpoint.step
     )
     metrics['split'] = mode
     metrics['preprocessing'] = _only(predictions, 'preprocessing', checkpoint)
     metrics['compute_precision'] = _only(predictions, 'precision', checkpoint)
-    provenance.start()
-    tables.write(tables.CLASS_METRICS, metrics, outputs[checkpoint])
+    record.start()
+    csvs.write(tables.CLASS_METRICS, metrics, outputs[checkpoint])
     logging.info(
       '%s: top-1 %.4f over %d images',
       outputs[checkpoint],
       metrics['eval_accuracy'].iloc[0],
       len(predictions),
     )
-  provenance.finish([*inputs, *([groups_file] if groups_file else [])])
+  record.finish([*inputs, *([groups_file] if groups_file else [])])
   return list(outputs.values())
 
 
 def _only(
-  predictions: pd.DataFrame, name: str, checkpoint: paths.Checkpoint
+  predictions: pd.DataFrame, name: str, checkpoint: member_paths.Checkpoint
 ) -> str:
   """The one value of a column, in all shards of a network."""
   values = sorted(predictions[name].unique())
@@ -278,7 +283,7 @@ def _only(
 
 def _files_by_member(
   files: Sequence[str],
-) -> dict[paths.Checkpoint, list[str]]:
+) -> dict[member_paths.Checkpoint, list[str]]:
   """Sorts files by the network that their first row is about."""
   found = {}
   for path in files:
@@ -299,9 +304,9 @@ def _files_by_member(
       row[column.name] = [column.default]
       if column.name in head:
         row[column.name] = head[column.name]
-    row = tables.check(tables.PREDICTIONS, pd.DataFrame(row), path).iloc[0]
+    row = csvs.check(tables.PREDICTIONS, pd.DataFrame(row), path).iloc[0]
     try:
-      member = paths.Member(
+      member = member_paths.Member(
         row['exp'],
         row['pruning_method'],
         float(row['fraction_pruned']),
@@ -312,7 +317,7 @@ def _files_by_member(
       )
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
-    checkpoint = paths.Checkpoint(member, int(row['global_step']), '')
+    checkpoint = member_paths.Checkpoint(member, int(row['global_step']), '')
     found.setdefault(checkpoint, []).append(path)
   return found
 
@@ -332,7 +337,7 @@ def _class_names(
   if num_classes is None:
     ids = ['predictions', 'true_class']
     num_classes = 1 + max(
-      int(tables.read(tables.PREDICTIONS, path, ids).max().max())
+      int(csvs.read(tables.PREDICTIONS, path, ids).max().max())
       for path in files
     )
     logging.info('the largest class id gives %d classes', num_classes)
@@ -340,7 +345,7 @@ def _class_names(
 
 
 def _read_predictions(files: Sequence[str], mode: str) -> pd.DataFrame:
-  predictions = tables.read_all(tables.PREDICTIONS, files, [*_COLUMNS, 'split'])
+  predictions = csvs.read_all(tables.PREDICTIONS, files, [*_COLUMNS, 'split'])
   other = sorted(set(predictions['split']) - {mode, ''})
   if other:
     raise ValueError(
@@ -351,13 +356,13 @@ def _read_predictions(files: Sequence[str], mode: str) -> pd.DataFrame:
 
 
 def _complete_members(
-  predicted: Iterator[tuple[paths.Checkpoint, str, pd.DataFrame]],
+  predicted: Iterator[tuple[member_paths.Checkpoint, str, pd.DataFrame]],
   num_shards: int,
-) -> Iterator[tuple[paths.Checkpoint, pd.DataFrame]]:
+) -> Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]]:
   """Joins the shards of each network, and lets go of those that are done."""
   parts = {}
   for checkpoint, shard, frame in predicted:
-    checked = tables.check(tables.PREDICTIONS, frame, shard)
+    checked = csvs.check(tables.PREDICTIONS, frame, shard)
     parts.setdefault(checkpoint, []).append(checked[list(_COLUMNS)])
     if len(parts[checkpoint]) == num_shards:
       yield checkpoint, pd.concat(parts.pop(checkpoint), ignore_index=True)
@@ -366,7 +371,7 @@ def _complete_members(
 def _check_complete(
   predictions: pd.DataFrame,
   records: image_records.ImageRecords | None,
-  checkpoint: paths.Checkpoint,
+  checkpoint: member_paths.Checkpoint,
 ) -> None:
   """Compares the images of each shard with the data set's description."""
   counts = predictions.groupby('filename').size()
@@ -397,7 +402,7 @@ def _check_complete(
 def _check_same_images(
   predictions: pd.DataFrame,
   images: pd.Series | None,
-  checkpoint: paths.Checkpoint,
+  checkpoint: member_paths.Checkpoint,
 ) -> pd.Series:
   """Returns the class ids by image key, which all networks must share."""
   own = pd.Series(
@@ -422,7 +427,7 @@ def _check_same_images(
 
 def _read_groups(path: str, class_names: Sequence[str]) -> pd.DataFrame:
   """Reads who belongs to which group: group, and class_id or image_key."""
-  groups = tables.read(tables.GROUPS, path)
+  groups = csvs.read(tables.GROUPS, path)
   used = [
     name
     for name in ('class_id', 'class', 'image_key')

@@ -40,7 +40,7 @@ from absl import flags, logging
 from etils import epath
 from scipy import special, stats
 
-from utils import command_line, paths, tables
+from utils import command_line, csvs, paths, populations, provenance, tables
 
 _WIDE_RECALL = re.compile(r'recall/(.*)_(\d+)', re.DOTALL)
 # Recall is a ratio of counts and accuracy a mean of such: values that truly
@@ -379,7 +379,7 @@ def read_models(data_directory: str, mode: str) -> tuple[Models, list[str]]:
   """
   files = [
     path
-    for path in paths.find_csvs(data_directory, 'class metrics')
+    for path in csvs.find(tables.CLASS_METRICS, data_directory)
     # What an earlier run has written below the same folder.
     if epath.Path(path).name
     not in {
@@ -403,7 +403,7 @@ def read_models(data_directory: str, mode: str) -> tuple[Models, list[str]]:
 
 
 def _read_long(files: Sequence[str], mode: str) -> Models:
-  rows = tables.read_all(
+  rows = csvs.read_all(
     tables.CLASS_METRICS,
     files,
     [
@@ -412,7 +412,7 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
       *tables.MEMBER_KEY,
     ],
   )
-  tables.check_one_study(rows, mode, files[0])
+  populations.check_one_study(rows, mode, files[0])
   key = list(tables.MEMBER_KEY)
   # Any order of files and rows gives one order of models and classes.
   rows['model'] = rows.groupby(key, sort=True).ngroup()
@@ -646,16 +646,16 @@ def run(
       row |= spread(nulls[size], 'null') | spread(halves, 'half')
     summaries.append(row)
   path = paths.t_statistic(output_file, dataset_name, mode)
-  tables.write(tables.T_STATISTIC, pd.concat(tests, ignore_index=True), path)
+  csvs.write(tables.T_STATISTIC, pd.concat(tests, ignore_index=True), path)
   summary = pd.DataFrame(
     summaries, columns=[c.name for c in tables.CLASS_IMPACT_SUMMARY.columns]
   )
-  tables.write(
+  csvs.write(
     tables.CLASS_IMPACT_SUMMARY,
     summary,
     paths.class_impact_summary(output_file, dataset_name, mode),
   )
-  command_line.write_provenance(
+  provenance.write(
     str(epath.Path(path).parent), 'per_class_accuracy.gen_tstatistic', files
   )
   for row in summaries:

@@ -27,7 +27,7 @@ from absl import flags, logging
 from etils import epath
 from matplotlib import axes, figure, lines, patches
 
-from utils import command_line, paths, tables
+from utils import command_line, csvs, paths, provenance, storage, tables
 
 # Of the palette of Okabe and Ito, told apart by colour-blind readers and, by
 # their lightness, in grey.
@@ -281,7 +281,7 @@ def _save(fig: figure.Figure, path_of) -> list[str]:
     data = io.BytesIO()
     fig.savefig(data, format=suffix, dpi=150, metadata=metadata)
     written.append(path_of(suffix))
-    paths.write_complete(written[-1], data.getvalue())
+    storage.write_complete(written[-1], data.getvalue())
   return written
 
 
@@ -300,10 +300,10 @@ def run(*, output_file: str, dataset_name: str, mode: str) -> Sequence[str]:
     for of in (paths.t_statistic, paths.class_impact_summary)
   ]
   for path in inputs:
-    if not paths.exists(path):
+    if not storage.exists(path):
       raise FileNotFoundError(f'no {path}: gen_tstatistic writes it')
-  rows = tables.read(tables.T_STATISTIC, inputs[0])
-  summary = tables.read(tables.CLASS_IMPACT_SUMMARY, inputs[1])
+  rows = csvs.read(tables.T_STATISTIC, inputs[0])
+  summary = csvs.read(tables.CLASS_IMPACT_SUMMARY, inputs[1])
   level = ['pruning_method', 'pruning_fraction']
   by_level = dict(list(rows.groupby(level)))
   if set(by_level) != set(summary[level].itertuples(index=False, name=None)):
@@ -329,7 +329,7 @@ def run(*, output_file: str, dataset_name: str, mode: str) -> Sequence[str]:
       ),
     )
   logging.info('%d figures: %s and the like', len(written), written[0])
-  command_line.write_provenance(
+  provenance.write(
     str(epath.Path(inputs[0]).parent),
     'per_class_accuracy.plot_class_impact',
     inputs,

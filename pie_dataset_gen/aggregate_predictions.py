@@ -46,7 +46,16 @@ import threadpoolctl
 from absl import flags, logging
 from etils import epath
 
-from utils import command_line, paths, tables
+from utils import (
+  command_line,
+  csvs,
+  paths,
+  populations,
+  provenance,
+  storage,
+  tables,
+  workers,
+)
 
 _SCRIPT = 'aggregate_predictions'
 TIE_RULES = ('largest', 'smallest', 'probability')
@@ -70,8 +79,8 @@ COLUMNS = (
 _BATCH_BYTES = 32 * 2**20
 _BLOCK_IMAGES = 1024
 
-Level = tuple[str, float]
-BASELINE: Level = (paths.BASELINE, 0.0)
+Level = populations.Level
+BASELINE = populations.DENSE
 
 
 def define_flags() -> None:
@@ -233,7 +242,7 @@ class ShardCounts(NamedTuple):
 
 def level_of(member: tuple) -> Level:
   """The (pruning_method, fraction_pruned) of a member."""
-  return member[1], member[2]
+  return Level(member[1], member[2])
 
 
 def find_shards(
@@ -246,11 +255,11 @@ def find_shards(
     ValueError: two folders are named after one shard.
   """
   folder = paths.predictions_folder(data_directory, dataset_name, mode)
-  if paths.exists(folder):
+  if storage.exists(folder):
     data_directory = folder
   shards = collections.defaultdict(list)
   folders = collections.defaultdict(set)
-  for path in paths.find_csvs(data_directory, 'predictions'):
+  for path in csvs.find(tables.PREDICTIONS, data_directory):
     folder = epath.Path(path).parent
     shards[folder.name].append(path)
     folders[folder.name].add(str(folder))
@@ -327,7 +336,7 @@ def _read_in_batches(files):
     batch.append(path)
     size += epath.Path(path).stat().length
     if size > _BATCH_BYTES or path == files[-1]:
-      frame, ends = tables.read_stacked(tables.PREDICTIONS, batch, COLUMNS)
+      frame, ends = csvs.read_stacked(tables.PREDICTIONS, batch, COLUMNS)
       columns = {name: frame[name].to_numpy() for name in COLUMNS}
       for name, start, end in zip(batch, [0, *ends[:-1]], ends, strict=True):
         yield name, {c: values[start:end] for c, values in columns.items()}
@@ -350,7 +359,9 @@ def _the_member(path: str, rows: dict, mode: str) -> tuple:
     raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')
   member = tuple(rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY)
   method, fraction = level_of(member)
-  if (method == paths.BASELINE and fraction) or not method or '/' in method:
+  if (
+    (method == populations.BASELINE and fraction) or not method or '/' in method
+  ):
     raise ValueError(
       f'{path}: pruning_method {method!r} at fraction_pruned {fraction}, '
       "wanted 'baseline' at 0 or one word that names a method"
@@ -399,54 +410,6 @@ def _align(path: str, rows: dict, first: dict) -> np.ndarray:
         f'conditions: {name} is {rows[name][0]!r} and {first[name][0]!r}'
       )
   return order
-
-
-def choose_levels(
-  members: Sequence[tuple], fractions: Sequence[float], method: str
-) -> list[Level]:
-  """The levels to hold against the baseline, sorted.
-
-  Args:
-    members: [members] values of `tables.MEMBER_KEY`.
-    fractions: levels that are wanted, or empty for all.
-    method: pruning method that is wanted, or empty for all.
-
-  Raises:
-    ValueError: there is no baseline, or no member at a level that is wanted,
-      or the members of a level were not trained alike.
-  """
-  populations = collections.defaultdict(list)
-  for member in members:
-    populations[level_of(member)].append(member)
-  for level, population in populations.items():
-    for member in population[1:]:
-      for name, a, b in zip(
-        tables.MEMBER_KEY[:-1], population[0], member, strict=False
-      ):
-        if a != b:
-          raise ValueError(
-            f'members of the level {level} were not trained alike: {name} is '
-            f'{a!r} for replicate {population[0][-1]} and {b!r} for replicate '
-            f'{member[-1]}'
-          )
-  if BASELINE not in populations:
-    raise ValueError(
-      f'no member of the baseline (pruning_method {paths.BASELINE!r}, '
-      f'fraction_pruned 0) among the predictions, there are '
-      f'{sorted(populations)}'
-    )
-  found = sorted(
-    level
-    for level in populations
-    if level != BASELINE and method in ('', level[0])
-  )
-  missing = set(fractions) - {fraction for _, fraction in found}
-  if missing or not found:
-    raise ValueError(
-      f'no predictions of pruned members at {sorted(missing) or "any level"}'
-      f'{f" by {method}" if method else ""}, there are {sorted(populations)}'
-    )
-  return [level for level in found if not fractions or level[1] in fractions]
 
 
 def collect_ballots(label: np.ndarray, probability: np.ndarray) -> Ballots:
@@ -537,7 +500,7 @@ def draw_resamples(
 
 def _half(num_dense: int, num_pruned: int) -> int:
   """Members in each half of the null."""
-  return min(num_dense // 2, num_pruned)
+  return populations.half_size(num_dense, num_pruned)
 
 
 def count_shard(
@@ -752,7 +715,14 @@ def aggregate_shard(
 ) -> ShardCounts:
   """Writes the modal labels of one shard; returns what the null needs."""
   predictions = read_shard(files, mode, num_classes)
-  levels = choose_levels(predictions.members, sparsity_fraction, pruning_method)
+  identities = [
+    dict(zip(tables.MEMBER_KEY, member, strict=True))
+    for member in predictions.members
+  ]
+  populations.check_alike(identities)
+  levels = populations.compressed_levels(
+    map(level_of, predictions.members), sparsity_fraction, pruning_method
+  )
   size = collections.Counter(map(level_of, predictions.members))
   resamples = {
     level: draw_resamples(size[BASELINE], size[level], num_resamples, seed)
@@ -762,10 +732,10 @@ def aggregate_shard(
   with threadpoolctl.threadpool_limits(1):
     frames, counts = count_shard(predictions, levels, resamples, tie_rule)
   for level, frame in frames.items():
-    tables.write(
+    csvs.write(
       tables.MODAL_LABELS,
       frame.assign(filename=shard),
-      paths.modal_labels(output_path, dataset_name, mode, shard, *level),
+      paths.modal_labels(output_path, dataset_name, mode, shard, level),
     )
   return ShardCounts(shard, predictions.members, predictions.image_key, counts)
 
@@ -776,7 +746,7 @@ def _map(work, shards: dict[str, list[str]], num_cores: int):
   if number == 1:
     yield from map(work, shards, shards.values())
     return
-  with command_line.processes(number) as pool:
+  with workers.processes(number) as pool:
     yield from pool.map(work, shards, shards.values())
 
 
@@ -863,11 +833,11 @@ def run(
   digest = _digest([f for files in shards.values() for f in files], **settings)
   done = _finished(folder, digest, path)
   if done is not None and all(
-    paths.exists(
-      paths.modal_labels(output_path, dataset_name, mode, shard, *level)
+    storage.exists(
+      paths.modal_labels(output_path, dataset_name, mode, shard, level)
     )
     for shard in shards
-    for level in done[['pruning_method', 'pruning_fraction']].to_numpy()
+    for level in populations.by_level(done)
   ):
     logging.info('%s is there, made from the same predictions', path)
     return done
@@ -883,12 +853,12 @@ def run(
     ]
   )
   null = null.reindex(columns=[c.name for c in tables.PIE_NULL.columns])
-  tables.write(tables.PIE_NULL, null, path)
+  csvs.write(tables.PIE_NULL, null, path)
   for row in null.to_dict('records'):
     logging.info('%s', _sentence(row))
   logging.info('wrote %s', path)
   # Not the files one by one: there may be 23,040.
-  command_line.write_provenance(
+  provenance.write(
     str(folder),
     f'pie_dataset_gen.{_SCRIPT}',
     [],
@@ -902,12 +872,12 @@ def _finished(
 ) -> pd.DataFrame | None:
   """The null of a former run, if all it depends on is as it was."""
   record = paths.provenance(folder, _SCRIPT)
-  if not (paths.exists(record) and paths.exists(path)):
+  if not (storage.exists(record) and storage.exists(path)):
     return None
-  former = command_line.read_record(record).get('predictions')
+  former = provenance.read(record).get('predictions')
   if not isinstance(former, dict) or former.get('digest') != digest:
     return None
-  return tables.read(tables.PIE_NULL, path)
+  return csvs.read(tables.PIE_NULL, path)
 
 
 def _sentence(row: dict) -> str:

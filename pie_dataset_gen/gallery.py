@@ -53,7 +53,18 @@ from etils import epath
 from matplotlib import figure as mpl_figure
 
 from pie_dataset_gen import gallery_images
-from utils import command_line, image_records, paths, tables, tfrecords
+from utils import (
+  command_line,
+  csvs,
+  image_records,
+  member_paths,
+  paths,
+  populations,
+  provenance,
+  storage,
+  tables,
+  tfrecords,
+)
 
 _LEVEL = ['pruning_method', 'pruning_fraction']
 _LABEL_COLUMNS = (
@@ -191,7 +202,7 @@ def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
         'run of aggregate_predictions'
       )
   labels = labels.assign(
-    is_pie=tables.is_pie(labels),
+    is_pie=populations.is_pie(labels),
     taxicab_rank=labels.groupby(_LEVEL)['taxicab_distance']
     .rank(method='min', ascending=False)
     .astype(int),
@@ -234,15 +245,15 @@ def count_votes(
   """
   votes = {}
   for shard, rows in chosen.groupby('filename'):
-    files = paths.find_csvs(
-      str(epath.Path(predictions_directory) / shard), 'predictions'
+    files = csvs.find(
+      tables.PREDICTIONS, str(epath.Path(predictions_directory) / shard)
     )
     keys = set(rows['image_key'])
     found = pd.concat(
       [
         frame[frame['image_key'].isin(keys)]
         for frame in (
-          tables.read(tables.PREDICTIONS, path, _VOTE_COLUMNS) for path in files
+          csvs.read(tables.PREDICTIONS, path, _VOTE_COLUMNS) for path in files
         )
       ]
     )
@@ -254,7 +265,7 @@ def count_votes(
   for row in chosen.itertuples(index=False):
     level = row.pruning_method, row.pruning_fraction
     for who, population in (
-      ('baseline', (paths.BASELINE, 0.0)),
+      ('baseline', (populations.BASELINE, 0.0)),
       ('variant', level),
     ):
       cast = votes.get((row.image_key, population), {})
@@ -318,7 +329,7 @@ def page_data(
           'label': first.baseline_modal_label,
           'share': first.baseline_vote_share,
           'members': first.baseline_number_observ,
-          'votes': cast(key, (paths.BASELINE, 0.0)),
+          'votes': cast(key, (populations.BASELINE, 0.0)),
         },
         'pruned': [
           {
@@ -366,7 +377,7 @@ def draw_findings(headline: pd.DataFrame) -> mpl_figure.Figure:
   Args:
     headline: rows of `tables.HEADLINE`; a row of panels for each method.
   """
-  pruned = headline[headline['pruning_method'] != paths.BASELINE]
+  pruned = headline[headline['pruning_method'] != populations.BASELINE]
   methods = sorted(set(pruned['pruning_method']))
   figure = mpl_figure.Figure((10, 3.8 * len(methods)), layout='constrained')
   panels = figure.subplots(len(methods), 2, squeeze=False)
@@ -443,7 +454,7 @@ def write_figures(
 
   def add(name, data, shows):
     path = f'{_FIGURES}/{name}'
-    paths.write_complete(paths.within(folder, path), data)
+    storage.write_complete(storage.within(folder, path), data)
     figures.append({'path': path, 'shows': shows})
 
   if headline is not None and (headline['measure'] == 'PIEs').any():
@@ -472,7 +483,7 @@ def write_figures(
     ),
   ):
     for path in paths_of:
-      add(paths.name(path), epath.Path(path).read_bytes(), shows)
+      add(storage.name(path), epath.Path(path).read_bytes(), shows)
   return figures
 
 
@@ -514,7 +525,7 @@ def find_commands(folders: Sequence[str]) -> list[dict[str, object]]:
   commands = {}
   for folder in folders:
     for path in epath.Path(folder).glob('*.run.json'):
-      record = command_line.read_record(path)
+      record = provenance.read(path)
       if not record.get('finished') or 'command' not in record:
         continue  # settings of a member, or a command that has not finished
       command = shlex.join(
@@ -543,12 +554,12 @@ def write_page(folder: str, data: dict[str, object], **context) -> None:
   environment.filters['shown'] = shown
   for name in _STATIC:
     source = epath.Path(__file__).parent / name
-    paths.write_complete(paths.within(folder, name), source.read_bytes())
-  paths.write_complete(
-    paths.within(folder, 'data.js'), f'window.gallery = {_json(data)};\n'
+    storage.write_complete(storage.within(folder, name), source.read_bytes())
+  storage.write_complete(
+    storage.within(folder, 'data.js'), f'window.gallery = {_json(data)};\n'
   )
   page = environment.get_template('gallery.html').render(data=data, **context)
-  paths.write_complete(paths.within(folder, 'index.html'), page)
+  storage.write_complete(storage.within(folder, 'index.html'), page)
 
 
 def run(
@@ -573,16 +584,16 @@ def run(
     FileNotFoundError: something that was asked for is not there.
     ValueError: inputs are damaged or do not belong together.
   """
-  shards = paths.find_shards(data_directory, mode)
+  shards = image_records.find_shards(data_directory, mode)
   records = tfrecords.describe(shards)
   dataset_name = dataset_name or records.name
   folder = paths.gallery(output_path, dataset_name, mode)
   labels_folder = paths.modal_labels_folder(
     predictions_file, dataset_name, mode
   )
-  inputs = paths.find_csvs(labels_folder, 'modal labels')
-  labels = tables.read_all(tables.MODAL_LABELS, inputs, _LABEL_COLUMNS)
-  known = set(map(paths.name, shards))
+  inputs = csvs.find(tables.MODAL_LABELS, labels_folder)
+  labels = csvs.read_all(tables.MODAL_LABELS, inputs, _LABEL_COLUMNS)
+  known = set(map(storage.name, shards))
   strange = sorted(set(labels['filename']) - known)
   if strange:
     raise ValueError(
@@ -593,12 +604,12 @@ def run(
   if ckpt_dir:
     sources += [
       str(epath.Path(checkpoint.prefix).parent)
-      for checkpoint in paths.find_checkpoints(ckpt_dir)
+      for checkpoint in member_paths.find(ckpt_dir)
     ]
   headline = None
   if headline_directory:
     path = paths.headline_table(headline_directory)
-    headline = tables.read(tables.HEADLINE, path)
+    headline = csvs.read(tables.HEADLINE, path)
     inputs.append(path)
     sources.append(headline_directory)
   class_impact, robustness = [], []
@@ -606,10 +617,10 @@ def run(
     figure_of = paths.class_impact_figure(
       t_statistic_file, dataset_name, mode, '*', 'svg'
     )
-    class_impact = paths.find_files(figure_of, 'figure of class impact')
+    class_impact = storage.find_files(figure_of, 'figure of class impact')
     sources.append(str(epath.Path(figure_of).parent))
   if robustness_directory:
-    robustness = paths.find_files(
+    robustness = storage.find_files(
       paths.robustness_figure(robustness_directory, 'svg'),
       'figure of robustness',
     )
@@ -637,7 +648,7 @@ def run(
   )
   _check_classes(chosen, pictures)
   totals = {
-    level: (int(tables.is_pie(rows).sum()), len(rows))
+    level: (int(populations.is_pie(rows).sum()), len(rows))
     for level, rows in labels.groupby(_LEVEL)
   }
   data = page_data(chosen, totals, pictures, votes, records, dataset_name, mode)
@@ -650,8 +661,8 @@ def run(
     commands=find_commands(sources),
   )
   # Not the records one by one, nor the predictions: there may be thousands.
-  command_line.write_provenance(folder, 'pie_dataset_gen.gallery', inputs)
-  page = paths.within(folder, 'index.html')
+  provenance.write(folder, 'pie_dataset_gen.gallery', inputs)
+  page = storage.within(folder, 'index.html')
   logging.info('wrote %s', page)
   return page
 

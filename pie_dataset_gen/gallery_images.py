@@ -14,7 +14,7 @@ from typing import NamedTuple
 import PIL
 from PIL import Image
 
-from utils import image_records, paths, tfrecords
+from utils import image_records, storage, tfrecords
 
 # What every browser shows as it is.
 _SUFFIXES = {'JPEG': 'jpg', 'PNG': 'png', 'GIF': 'gif', 'WEBP': 'webp'}
@@ -83,7 +83,7 @@ def write_pictures(
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for shard in shards:
-      keys = wanted.get(paths.name(shard), set())
+      keys = wanted.get(storage.name(shard), set())
       if not keys:
         continue
       examples = _read(shard, records, keys)
@@ -128,16 +128,16 @@ def _write(key, encoded, label, folder, large_size, small_size) -> Picture:
   if as_stored:
     image.load()  # whole, or an error
     large = f'images/{stem}.{_SUFFIXES[image.format]}'
-    paths.write_complete(paths.within(folder, large), encoded)
+    storage.write_complete(storage.within(folder, large), encoded)
   else:
     large = f'images/{stem}.jpg'
     image = _scaled(image, large_size)
-    paths.write_complete(paths.within(folder, large), _jpeg(image, 90))
+    storage.write_complete(storage.within(folder, large), _jpeg(image, 90))
   small = large
   if max(image.size) > small_size:
     small = f'thumbnails/{stem}.jpg'
-    paths.write_complete(
-      paths.within(folder, small), _jpeg(_scaled(image, small_size), 80)
+    storage.write_complete(
+      storage.within(folder, small), _jpeg(_scaled(image, small_size), 80)
     )
   return Picture(label, large, small, width, height)
 

@@ -38,7 +38,18 @@ import pandas as pd
 from absl import flags, logging
 from etils import epath
 
-from utils import command_line, image_records, paths, tables, tfrecords
+from utils import (
+  command_line,
+  csvs,
+  digests,
+  image_records,
+  paths,
+  populations,
+  provenance,
+  storage,
+  tables,
+  tfrecords,
+)
 
 PIE, NON_PIE = 'pie', 'non_pie'
 _LEVEL = ('pruning_method', 'pruning_fraction')
@@ -134,7 +145,7 @@ def write_records(
   records: image_records.ImageRecords,
   levels: Sequence[Level],
   kinds: Sequence[Sequence[str]],
-  provenance: command_line.Provenance,
+  record: provenance.Provenance,
 ) -> None:
   """Writes a shard's records to the files of each level, in one pass.
 
@@ -143,7 +154,7 @@ def write_records(
     records: the data set's description.
     levels: what decides.
     kinds: for each level the kinds of records to write.
-    provenance: started before the first file appears.
+    record: started before the first file appears.
 
   Raises:
     ValueError: the shard is damaged or incomplete, or a key stands twice in
@@ -186,7 +197,7 @@ def write_records(
     tfrecords.check_count(shard, len(seen), records)
     for level in levels:
       check_labels(level, pd.Series(seen), shard)
-    provenance.start()
+    record.start()
 
 
 def check_labels(level: Level, stored: pd.Series, shard: str) -> None:
@@ -232,9 +243,9 @@ def find_levels(
     ValueError: a level that is wanted is not there.
   """
   found = {}
-  for path in paths.find_csvs(folder, 'modal labels'):
-    labels = tables.read(tables.MODAL_LABELS, path)
-    labels = labels.assign(is_pie=tables.is_pie(labels))
+  for path in csvs.find(tables.MODAL_LABELS, folder):
+    labels = csvs.read(tables.MODAL_LABELS, path)
+    labels = labels.assign(is_pie=populations.is_pie(labels))
     for level in labels[list(_LEVEL)].drop_duplicates().itertuples(index=False):
       found[tuple(level)] = path, labels
   chosen = {
@@ -265,29 +276,29 @@ def run(
   num_cores: int = 1,
 ) -> None:
   """Writes the records and statistics of all shards and levels."""
-  shards = paths.find_shards(data_directory, mode)
+  shards = image_records.find_shards(data_directory, mode)
   records = tfrecords.describe(shards)
   dataset_name = dataset_name or records.name
-  chosen = [s for s in shards if subdirectory in ('', paths.name(s))]
+  chosen = [s for s in shards if subdirectory in ('', storage.name(s))]
   if not chosen:
     raise FileNotFoundError(
       f'no shard {subdirectory} in {data_directory}, there are '
-      f'{[paths.name(shard) for shard in shards[:3]]}...'
+      f'{[storage.name(shard) for shard in shards[:3]]}...'
     )
   folder = paths.modal_labels_folder(predictions_file, dataset_name, mode)
-  provenance = command_line.Provenance(
-    paths.within(output_file, dataset_name),
+  record = provenance.Provenance(
+    storage.within(output_file, dataset_name),
     'pie_dataset_gen.generate_pie_dataset',
     {
       'data set': records.reading,
-      f'{mode} shards': command_line.digests(
-        {paths.name(shard): shard for shard in chosen}
+      f'{mode} shards': digests.of_each(
+        {storage.name(shard): shard for shard in chosen}
       ),
     },
   )
 
   def work(shard):
-    name = paths.name(shard)
+    name = storage.name(shard)
     found = find_levels(
       str(epath.Path(folder) / name), end_sparsity, pruning_method
     )
@@ -301,7 +312,7 @@ def run(
       for level, (csv, labels) in found.items()
     }
     return set(levels), write_shard(
-      shard, records, levels, _KINDS[is_pie], mode, provenance
+      shard, records, levels, _KINDS[is_pie], mode, record
     )
 
   # TensorFlow reads and writes outside of Python's lock.
@@ -312,7 +323,7 @@ def run(
   made = [path for inputs in made for path in inputs]
   if not made:
     logging.info('nothing to do: all records are there and up to date')
-  provenance.finish(made)
+  record.finish(made)
 
 
 def write_shard(
@@ -321,7 +332,7 @@ def write_shard(
   levels: dict[tuple[str, float], Level],
   kinds: Sequence[str],
   mode: str,
-  provenance: command_line.Provenance,
+  record: provenance.Provenance,
 ) -> list[str]:
   """Writes what is missing of a shard's records and statistics.
 
@@ -331,7 +342,7 @@ def write_shard(
     levels: what decides, by (pruning_method, fraction).
     kinds: which kinds of records are wanted.
     mode: for the statistics.
-    provenance: as of `write_records`.
+    record: as of `write_records`.
 
   Returns:
     The files that something was made from.
@@ -341,16 +352,16 @@ def write_shard(
   if not missing:
     return []
   unfinished = [levels[name] for name in missing]
-  write_records(shard, records, unfinished, list(missing.values()), provenance)
+  write_records(shard, records, unfinished, list(missing.values()), record)
   for name, level in zip(missing, unfinished, strict=True):
-    tables.write(
+    csvs.write(
       tables.PIE_STATISTICS,
-      _statistics(level, paths.name(shard), name, mode),
+      _statistics(level, storage.name(shard), name, mode),
       level.outputs['stats'],
     )
     logging.info(
       '%s, %s %s: %d PIEs of %d images',
-      paths.name(shard),
+      storage.name(shard),
       *name,
       level.labels['is_pie'].sum(),
       len(level.labels),
@@ -361,11 +372,11 @@ def write_shard(
 def _outputs(output_file, dataset_name, mode, level, shard):
   return {
     'stats': paths.pie_statistics(
-      output_file, dataset_name, mode, shard, *level
+      output_file, dataset_name, mode, shard, populations.Level(*level)
     ),
     **{
       kind: paths.pie_records(
-        output_file, dataset_name, mode, kind, *level, shard
+        output_file, dataset_name, mode, kind, populations.Level(*level), shard
       )
       for kind in (PIE, NON_PIE)
     },
@@ -379,10 +390,10 @@ def _missing(level: Level, kinds: Sequence[str]) -> list[str]:
   records beside statistics of these modal labels are up to date.
   """
   outputs = level.outputs
-  if paths.exists(outputs['stats']):
-    done = tables.read(tables.PIE_STATISTICS, outputs['stats'])
+  if storage.exists(outputs['stats']):
+    done = csvs.read(tables.PIE_STATISTICS, outputs['stats'])
     if (done['modal_labels_sha256'] == level.digest).all():
-      return [kind for kind in kinds if not paths.exists(outputs[kind])]
+      return [kind for kind in kinds if not storage.exists(outputs[kind])]
   for name in ('stats', PIE, NON_PIE):
     epath.Path(outputs[name]).unlink(missing_ok=True)
   return list(kinds)
@@ -414,11 +425,11 @@ def _describe(output_file, dataset_name, mode, level, shards, records):
   jobs with one shard each leaves a description of them all.
   """
   outputs = {}
-  for shard in map(paths.name, shards):
+  for shard in map(storage.name, shards):
     of = _outputs(output_file, dataset_name, mode, level, shard)
-    if paths.exists(of['stats']):
+    if storage.exists(of['stats']):
       outputs[shard] = of
-  stats = tables.read_all(
+  stats = csvs.read_all(
     tables.PIE_STATISTICS, [of['stats'] for of in outputs.values()]
   ).set_index('file')
   count = {
@@ -431,12 +442,12 @@ def _describe(output_file, dataset_name, mode, level, shards, records):
   for kind in (PIE, NON_PIE):
     splits = collections.defaultdict(dict)
     for shard, of in outputs.items():
-      if paths.exists(of[kind]):
+      if storage.exists(of[kind]):
         splits[split_of.get(shard, mode)][shard] = image_records.Shard(
           int(count[kind][shard]), epath.Path(of[kind]).stat().length
         )
     folder = paths.pie_records(
-      output_file, dataset_name, mode, kind, *level, ''
+      output_file, dataset_name, mode, kind, populations.Level(*level), ''
     )
     if not splits:
       epath.Path(paths.image_records(folder)).unlink(missing_ok=True)

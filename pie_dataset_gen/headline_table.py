@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from absl import flags, logging
 
-from utils import command_line, paths, tables
+from utils import command_line, csvs, paths, populations, provenance, tables
 
 _LEVEL = ['pruning_method', 'pruning_fraction']
 _LABEL_COLUMNS = (
@@ -45,7 +45,7 @@ _LABEL_COLUMNS = (
 _NO_PIES = 'the baseline is what the others are held against'
 
 Level = tuple[str, float]
-BASELINE: Level = (paths.BASELINE, 0.0)
+BASELINE: Level = (populations.BASELINE, 0.0)
 
 
 def define_flags() -> None:
@@ -124,8 +124,8 @@ def accuracy_rows(files: list[str], mode: str) -> list[Row]:
     'eval_accuracy',
     'top_5_eval_accuracy',
   )
-  frame = tables.read_all(tables.CLASS_METRICS, files, columns)
-  tables.check_one_study(frame, mode, files[0])
+  frame = csvs.read_all(tables.CLASS_METRICS, files, columns)
+  populations.check_one_study(frame, mode, files[0])
   key = list(tables.MEMBER_KEY)
   # NaN counts as a value: top-5 is absent in all of a member's rows, or none.
   members = frame[[*key, 'eval_accuracy', 'top_5_eval_accuracy']]
@@ -184,7 +184,7 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
   for level in null.to_dict('records'):
     name = (level['pruning_method'], level['pruning_fraction'])
     images = groups.pop(name, labels.iloc[:0])
-    pie = tables.is_pie(images)
+    pie = populations.is_pie(images)
     total = level['total_images_count']
     if (len(images), pie.sum()) != (total, level['pie_count']):
       raise ValueError(
@@ -302,7 +302,7 @@ def robustness_rows(summary: pd.DataFrame) -> list[Row]:
 
 def no_loss(level: dict) -> str:
   """Why a row of the summary has no relative loss, or no interval of it."""
-  if level['pruning_method'] == paths.BASELINE:
+  if level['pruning_method'] == populations.BASELINE:
     return _NO_PIES
   if np.isnan(level['clean_accuracy_loss']):
     return 'summarize had no --clean_directory'
@@ -325,7 +325,7 @@ def write_rows(rows: list[Row], levels: list[Level], path: str) -> None:
     for row in rows
     for level in levels
   ]
-  tables.write(tables.HEADLINE, pd.DataFrame(lines), path)
+  csvs.write(tables.HEADLINE, pd.DataFrame(lines), path)
 
 
 def render(rows: list[Row], levels: list[Level]) -> str:
@@ -387,33 +387,33 @@ def run(
   """
   rows, inputs = [], []
   if class_metrics_directory:
-    files = paths.find_csvs(class_metrics_directory, 'class metrics')
+    files = csvs.find(tables.CLASS_METRICS, class_metrics_directory)
     rows += accuracy_rows(files, mode)
     inputs += files
   else:
     rows += absent('members, top-1, top-5', 'class_metrics_directory')
   if predictions_file:
     null = paths.pie_null(predictions_file, dataset_name, mode)
-    files = paths.find_csvs(
+    files = csvs.find(
+      tables.MODAL_LABELS,
       paths.modal_labels_folder(predictions_file, dataset_name, mode),
-      'modal labels',
     )
     rows += pie_rows(
-      tables.read(tables.PIE_NULL, null),
-      tables.read_all(tables.MODAL_LABELS, files, _LABEL_COLUMNS),
+      csvs.read(tables.PIE_NULL, null),
+      csvs.read_all(tables.MODAL_LABELS, files, _LABEL_COLUMNS),
     )
     inputs += [null, *files]
   else:
     rows += absent('PIEs', 'predictions_file')
   if t_statistic_file:
     path = paths.class_impact_summary(t_statistic_file, dataset_name, mode)
-    rows += class_rows(tables.read(tables.CLASS_IMPACT_SUMMARY, path))
+    rows += class_rows(csvs.read(tables.CLASS_IMPACT_SUMMARY, path))
     inputs.append(path)
   else:
     rows += absent('classes that lost or gained', 't_statistic_file')
   if robustness_directory:
     path = paths.robustness_summary(robustness_directory)
-    rows += robustness_rows(tables.read(tables.ROBUSTNESS_SUMMARY, path))
+    rows += robustness_rows(csvs.read(tables.ROBUSTNESS_SUMMARY, path))
     inputs.append(path)
   else:
     rows += absent('top-1 on corrupted images', 'robustness_directory')
@@ -425,9 +425,7 @@ def run(
   levels = sorted({level for row in rows for level in row.cells})
   levels.sort(key=lambda level: level != BASELINE)
   write_rows(rows, levels, paths.headline_table(output_path))
-  command_line.write_provenance(
-    output_path, 'pie_dataset_gen.headline_table', inputs
-  )
+  provenance.write(output_path, 'pie_dataset_gen.headline_table', inputs)
   return render(rows, levels)
 
 

@@ -30,10 +30,16 @@ from absl import flags, logging
 from utils import (
   checkpoints,
   command_line,
+  csvs,
   devices,
+  digests,
+  image_records,
   inference,
+  member_paths,
   paths,
   preprocessing,
+  provenance,
+  storage,
   tables,
   tfrecords,
 )
@@ -111,20 +117,20 @@ def run(
   """Predicts; the arguments are the flags."""
   if not output_path:
     raise ValueError('--output_path is empty, wanted the folder of results')
-  members = paths.find_checkpoints(ckpt_dir)
-  shards = paths.find_shards(data_directory, mode)
+  members = member_paths.find(ckpt_dir)
+  shards = image_records.find_shards(data_directory, mode)
   architecture = checkpoints.read_architecture(members[0].prefix)
   records = tfrecords.describe(shards, architecture.num_classes)
   dataset = dataset_name or records.name
 
   def output(member, shard):
     return paths.predictions(
-      output_path, dataset, mode, paths.name(shard), member
+      output_path, dataset, mode, storage.name(shard), member
     )
 
   folder = paths.predictions_folder(output_path, dataset, mode)
   indices = [f'{member.prefix}.index' for member in members]
-  provenance = command_line.Provenance(
+  record = provenance.Provenance(
     folder,
     'pie_dataset_gen.imagenet_predictions',
     {
@@ -132,9 +138,9 @@ def run(
       'precision': precision,
       'label_smoothing': label_smoothing,
       'data set': records.reading,
-      'shards': command_line.digests({paths.name(s): s for s in shards}),
+      'shards': digests.of_each({storage.name(s): s for s in shards}),
       # An index holds the checksums of all tensors.
-      'checkpoints': command_line.digests(
+      'checkpoints': digests.of_each(
         {member.file_stem: f'{member.prefix}.index' for member in members}
       ),
     },
@@ -149,12 +155,12 @@ def run(
     precision=precision,
     label_smoothing=label_smoothing,
     strategy=devices.strategy(*tpu),
-    wanted=lambda member, shard: not paths.exists(output(member, shard)),
+    wanted=lambda member, shard: not storage.exists(output(member, shard)),
   ):
     if frame.empty:
       continue  # A shard that is declared to be empty, of PIEs, say.
-    provenance.start()
-    tables.write(
+    record.start()
+    csvs.write(
       tables.PREDICTIONS, frame.assign(split=mode), output(member, shard)
     )
     written += 1
@@ -165,7 +171,7 @@ def run(
     total,
     folder,
   )
-  provenance.finish(shards + indices)
+  record.finish(shards + indices)
 
 
 def main(argv: list[str]) -> None:

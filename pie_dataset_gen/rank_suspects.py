@@ -21,7 +21,15 @@ import pandas as pd
 from absl import flags, logging
 from etils import epath
 
-from utils import command_line, image_records, paths, tables
+from utils import (
+  command_line,
+  csvs,
+  image_records,
+  paths,
+  populations,
+  provenance,
+  tables,
+)
 
 _IMAGE = ['image_key', 'filename', 'image_index', 'true_class_label']
 _COLUMNS = (
@@ -97,9 +105,9 @@ def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
   pruned = labels.set_index('image_key')
   dense = pruned[~pruned.index.duplicated()]
   votes = pruned['baseline_number_observ'] + pruned['variant_number_observ']
-  pies = tables.is_pie(pruned)
+  pies = populations.is_pie(pruned)
   # A row for each image and population.
-  populations = pd.concat(
+  of_populations = pd.concat(
     [
       of[['true_class_label']].assign(
         modal=of[f'{who}_modal_label'],
@@ -109,7 +117,7 @@ def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
       for of, who in ((dense, 'baseline'), (pruned, 'variant'))
     ]
   )
-  others = populations.query('modal != true_class_label')
+  others = of_populations.query('modal != true_class_label')
   suggested = (
     (_sum(others, ['image_key', 'modal'], 'vote_share') / (len(sizes) + 1))
     .reset_index()
@@ -118,7 +126,7 @@ def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     .drop_duplicates('image_key')
     .set_index('image_key')
   )
-  correct = _sum(populations, ['image_key'], 'correct_share')
+  correct = _sum(of_populations, ['image_key'], 'correct_share')
   taxicab = pruned.assign(share=pruned['taxicab_distance'] / votes)
   frame = described.set_index('image_key').assign(
     correct_share=correct / (len(sizes) + 1),
@@ -159,16 +167,16 @@ def run(
   data_directory: str = '',
 ) -> pd.DataFrame:
   """Writes the ranking; returns its rows."""
-  files = paths.find_csvs(
+  files = csvs.find(
+    tables.MODAL_LABELS,
     paths.modal_labels_folder(predictions_file, dataset_name, mode),
-    'modal labels',
   )
   names = ()
   if data_directory:
     names = image_records.read(data_directory).class_names
-  ranked = rank(tables.read_all(tables.MODAL_LABELS, files, _COLUMNS), names)
+  ranked = rank(csvs.read_all(tables.MODAL_LABELS, files, _COLUMNS), names)
   path = paths.suspects(output_path, dataset_name, mode)
-  tables.write(tables.SUSPECTS, ranked, path)
+  csvs.write(tables.SUSPECTS, ranked, path)
   wrong = (ranked['correct_share'] < 0.5).sum()
   logging.info(
     'wrote %s: fewer than half of the members agree with %d of %d labels',
@@ -176,7 +184,7 @@ def run(
     wrong,
     len(ranked),
   )
-  command_line.write_provenance(
+  provenance.write(
     str(epath.Path(path).parent), 'pie_dataset_gen.rank_suspects', files
   )
   return ranked

@@ -26,7 +26,7 @@ import pandas as pd
 from absl import flags, logging
 from etils import epath
 
-from utils import command_line, paths, tables
+from utils import command_line, csvs, paths, populations, provenance, tables
 
 _LEVEL = ['pruning_method', 'pruning_fraction']
 _QUESTIONS = [column.name for column in tables.QUESTIONS]
@@ -116,7 +116,9 @@ def summarise(annotations: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
   """
   key = [*_LEVEL, 'image_key']
   joined = annotations.merge(
-    labels[key].assign(images=np.where(tables.is_pie(labels), PIES, OTHERS)),
+    labels[key].assign(
+      images=np.where(populations.is_pie(labels), PIES, OTHERS)
+    ),
     how='left',
     on=key,
   )
@@ -168,10 +170,10 @@ def run(
   dataset_name: str,
 ) -> pd.DataFrame:
   """Writes the summary; returns its rows."""
-  answered = paths.find_csvs(annotations, 'annotations')
-  files = paths.find_csvs(
+  answered = csvs.find(tables.ANNOTATIONS, annotations)
+  files = csvs.find(
+    tables.MODAL_LABELS,
     paths.modal_labels_folder(predictions_file, dataset_name, mode),
-    'modal labels',
   )
   columns = (
     *_LEVEL,
@@ -180,11 +182,11 @@ def run(
     'variant_modal_label',
   )
   summary = summarise(
-    tables.read_all(tables.ANNOTATIONS, answered),
-    tables.read_all(tables.MODAL_LABELS, files, columns),
+    csvs.read_all(tables.ANNOTATIONS, answered),
+    csvs.read_all(tables.MODAL_LABELS, files, columns),
   )
   path = paths.annotation_summary(output_path, dataset_name, mode)
-  tables.write(tables.ANNOTATION_SUMMARY, summary, path)
+  csvs.write(tables.ANNOTATION_SUMMARY, summary, path)
   for row in summary.itertuples():
     logging.info(
       '%s %g, %s, %s: %.3f [%.3f, %.3f] of %d images',
@@ -198,7 +200,7 @@ def run(
       row.num_images,
     )
   logging.info('wrote %s', path)
-  command_line.write_provenance(
+  provenance.write(
     str(epath.Path(path).parent),
     'pie_dataset_gen.summarize_annotations',
     [*answered, *files],

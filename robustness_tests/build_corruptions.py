@@ -25,6 +25,8 @@ corruption and severity; one of 224x224 takes a hundredth of a second,
 elastic_transform, motion, glass and defocus blur two or three.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools
@@ -34,20 +36,27 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 from absl import flags, logging
+from etils import epy
 from PIL import Image
 
 from robustness_tests import corruptions
 from utils import (
   command_line,
   data_input,
+  digests,
   image_records,
   paths,
   preprocessing,
+  provenance,
+  storage,
   tfrecords,
+  workers,
 )
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 FLAGS = flags.FLAGS
 VERSION = '1.0.0'
@@ -167,7 +176,7 @@ def write_copy(
   """
   (corruption, severity), shard = job
   return tfrecords.write_shard(
-    paths.within(folders[corruption, severity], paths.name(shard)),
+    storage.within(folders[corruption, severity], storage.name(shard)),
     corrupted_records(
       shard,
       dialect,
@@ -202,22 +211,22 @@ def run(
       folders[name, severity] = paths.corrupted_folder(
         output_path, name, severity, VERSION
       )
-  shards = paths.find_shards(data_directory, mode)
+  shards = image_records.find_shards(data_directory, mode)
   records = tfrecords.describe(shards)
-  provenance = command_line.Provenance(
+  record = provenance.Provenance(
     output_path,
     'robustness_tests.build_corruptions',
     {
       'preprocessing': preprocessing_name,
       'image_format': image_format,
       'data set': records.reading,
-      'shards': command_line.digests({paths.name(s): s for s in shards}),
+      'shards': digests.of_each({storage.name(s): s for s in shards}),
     },
   )
   missing = {
     which: folder
     for which, folder in folders.items()
-    if not paths.exists(paths.image_records(folder))
+    if not storage.exists(paths.image_records(folder))
   }
   logging.info(
     '%d of %d data sets below %s are complete',
@@ -226,9 +235,9 @@ def run(
     output_path,
   )
   if not missing:
-    provenance.finish(shards)
+    record.finish(shards)
     return
-  provenance.start()
+  record.start()
   dialect = tfrecords.detect(shards)
   split = {'eval': 'validation', 'train': 'train'}[mode]
   jobs = [(which, shard) for which in missing for shard in shards]
@@ -240,14 +249,14 @@ def run(
     preprocessing_name=preprocessing_name,
     image_format=image_format,
   )
-  declared = (records.shard(paths.name(shard)) for shard in shards)
+  declared = (records.shard(storage.name(shard)) for shard in shards)
   images = sum(shard.examples if shard else math.inf for shard in declared)
   wanted = images * len(missing) / _IMAGES_PER_WORKER
-  workers = math.ceil(min(num_workers, len(jobs), wanted))
+  num_processes = math.ceil(min(num_workers, len(jobs), wanted))
   with contextlib.ExitStack() as stack:
     results = map(copy, jobs)
-    if workers > 1:
-      pool = stack.enter_context(command_line.processes(workers))
+    if num_processes > 1:
+      pool = stack.enter_context(workers.processes(num_processes))
       results = pool.map(copy, jobs)
     progress = tqdm.tqdm(
       results,
@@ -259,7 +268,7 @@ def run(
     )
     written = {}
     for (which, shard), counts in zip(jobs, progress, strict=True):
-      written[paths.name(shard)] = counts
+      written[storage.name(shard)] = counts
       if shard != shards[-1]:
         continue
       # Last, since it marks the set as complete. The images have the network's
@@ -274,7 +283,7 @@ def run(
         ),
       )
       written = {}
-  provenance.finish(shards)
+  record.finish(shards)
 
 
 def severities_of(texts: Sequence[str]) -> list[int]:
@@ -299,7 +308,7 @@ def main(argv: list[str]) -> None:
     if not FLAGS.output_path:
       raise ValueError('--output_path is empty, wanted a folder')
     data_directory = data_input.synthetic_data_set(
-      paths.within(FLAGS.output_path, 'test_small_sample')
+      storage.within(FLAGS.output_path, 'test_small_sample')
     )
   run(
     data_directory,

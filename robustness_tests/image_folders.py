@@ -5,13 +5,17 @@ wnid in the description of the clean data set, whatever the order of the
 folders, and however few of the classes there are.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
-from etils import epath
+from etils import epath, epy
 
 from utils import data_input, image_records, paths, preprocessing
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 _SUFFIXES = ('.jpeg', '.jpg', '.png')
 

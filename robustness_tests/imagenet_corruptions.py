@@ -36,6 +36,8 @@ among its 200 classes, which is its official score, and imagenet_a_all_classes.
 Twelve sets of 897 digits by 30 members take about a minute on two cores.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools
@@ -46,22 +48,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 from absl import flags, logging
-from etils import epath
+from etils import epath, epy
 
 from robustness_tests import image_folders
 from utils import (
   checkpoints,
   class_level_metrics,
   command_line,
+  csvs,
+  digests,
   image_records,
   inference,
+  member_paths,
   paths,
+  populations,
   preprocessing,
+  provenance,
+  storage,
   tables,
   tfrecords,
 )
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 FLAGS = flags.FLAGS
 _CORRUPTED = re.compile(r'(.+)_([0-9]+)')
@@ -287,7 +297,7 @@ def open_set(
     images = image_folders.list_images(one.folder, clean.class_keys)
     count = image_records.Shard(len(images), 0)
     records = dataclasses.replace(
-      clean, splits={mode: {paths.name(one.folder): count}}
+      clean, splits={mode: {storage.name(one.folder): count}}
     )
     first = (
       image_folders.read_image(file)
@@ -295,9 +305,9 @@ def open_set(
     )
     records = without_second_crop(records, first, one.folder)
     return inference.DataSet(records, [one.folder], folder_reader(records))
-  shards = paths.find_shards(one.folder, mode)
+  shards = image_records.find_shards(one.folder, mode)
   dialect = tfrecords.detect(shards)
-  described = paths.exists(paths.image_records(one.folder))
+  described = storage.exists(paths.image_records(one.folder))
   if described or clean is None:
     records = tfrecords.describe(shards, num_classes)
     if described and clean is not None:
@@ -390,7 +400,7 @@ def counts_of_tfds(
   path = epath.Path(folder) / 'dataset_info.json'
   if not path.exists():
     return {}
-  wanted = {paths.split_of_shard(paths.name(shard)) for shard in shards}
+  wanted = {paths.split_of_shard(storage.name(shard)) for shard in shards}
   try:
     splits = json.loads(path.read_text())['splits']
     lengths = [
@@ -419,7 +429,7 @@ def counts_of_tfds(
     )
   return {
     mode: {
-      paths.name(shard): image_records.Shard(
+      storage.name(shard): image_records.Shard(
         length, epath.Path(shard).stat().length
       )
       for shard, length in zip(shards, lengths, strict=True)
@@ -433,7 +443,7 @@ def read_pies(files: Sequence[str]) -> pd.Series:
   Raises:
     ValueError: the files hold several levels, or no PIE, or nothing else.
   """
-  labels = tables.read_all(
+  labels = csvs.read_all(
     tables.MODAL_LABELS,
     files,
     (
@@ -449,7 +459,7 @@ def read_pies(files: Sequence[str]) -> pd.Series:
       'one: name it by a pattern such as .../modal_labels/eval/*/threshold_0.9'
       '.csv'
     )
-  is_pie = tables.is_pie(labels)
+  is_pie = populations.is_pie(labels)
   if is_pie.all() or not is_pie.any():
     raise ValueError(
       f'{int(is_pie.sum())} of {len(is_pie)} images of --modal_labels are '
@@ -545,7 +555,7 @@ def run(
   """Measures what is missing; the arguments are the flags."""
   if not dest_dir:
     raise ValueError('--dest_dir is empty, wanted a folder')
-  members = paths.find_checkpoints(ckpt_dir)
+  members = member_paths.find(ckpt_dir)
   sets = find_sets(data_directory, corruption_type)
   names = view_names(dataset_name, bool(modal_labels))
   outputs = {
@@ -555,16 +565,16 @@ def run(
     for name in names
   }
   label_files = (
-    paths.find_csvs(modal_labels, 'modal labels') if modal_labels else []
+    csvs.find(tables.MODAL_LABELS, modal_labels) if modal_labels else []
   )
   indices = [f'{member.prefix}.index' for member in members]
   described = {
     folder: path
     for folder in (*(one.folder for one in sets), clean_data_directory)
-    if folder and paths.exists(path := paths.image_records(folder))
+    if folder and storage.exists(path := paths.image_records(folder))
   }
-  provenance = command_line.Provenance(
-    paths.within(dest_dir, dataset_name),
+  record = provenance.Provenance(
+    storage.within(dest_dir, dataset_name),
     'robustness_tests.imagenet_corruptions',
     {
       'preprocessing': preprocessing_name,
@@ -572,22 +582,24 @@ def run(
       'label_smoothing': label_smoothing,
       'mode': mode,
       'modal_labels': {
-        name: command_line.digest(label_files)
+        name: digests.of_files(label_files)
         for name in set(names) - set(view_names(dataset_name, False))
       },
-      'sets': command_line.digests(
+      'sets': digests.of_each(
         {
           one.name: described[one.folder]
           for one in sets
           if one.folder in described
         }
       ),
-      'checkpoints': command_line.digests(
+      'checkpoints': digests.of_each(
         {member.file_stem: f'{member.prefix}.index' for member in members}
       ),
     },
   )
-  missing = {which for which, path in outputs.items() if not paths.exists(path)}
+  missing = {
+    which for which, path in outputs.items() if not storage.exists(path)
+  }
   logging.info(
     '%d of %d files below %s are finished',
     len(outputs) - len(missing),
@@ -596,7 +608,7 @@ def run(
   )
   inputs = [*indices, *described.values(), *label_files]
   if not missing:
-    provenance.finish(inputs)
+    record.finish(inputs)
     return
   to_do = {(member, one) for member, one, _ in missing}
   clean = (
@@ -648,7 +660,7 @@ def run(
       continue
     predictions = pd.concat(parts.pop((member, one)), ignore_index=True)
     for name, rows in views(predictions, dataset_name, is_pie).items():
-      provenance.start()
+      record.start()
       write_metrics(
         member,
         one,
@@ -658,11 +670,11 @@ def run(
         mode,
         outputs[member, one, name],
       )
-  provenance.finish(inputs)
+  record.finish(inputs)
 
 
 def write_metrics(
-  member: paths.Checkpoint,
+  member: member_paths.Checkpoint,
   one: CorruptedSet,
   predictions: pd.DataFrame,
   class_names: Sequence[str],
@@ -672,11 +684,11 @@ def write_metrics(
 ) -> None:
   """Writes the metrics of a member on a set as `tables.ROBUSTNESS`."""
   metrics = class_level_metrics.member_metrics(predictions, class_names)
-  tables.write(
+  csvs.write(
     tables.ROBUSTNESS,
     metrics.assign(
       split=mode,
-      ckpt=paths.checkpoint_prefix(member.member.folder, member.step),
+      ckpt=member_paths.prefix_in(member.member.folder, member.step),
       dataset_name=dataset_name,
       corruption=one.corruption,
       corruption_intensity=one.severity,

@@ -45,7 +45,15 @@ from absl import flags, logging
 from matplotlib import figure as mpl_figure
 from scipy import stats
 
-from utils import command_line, paths, tables
+from utils import (
+  command_line,
+  csvs,
+  paths,
+  populations,
+  provenance,
+  storage,
+  tables,
+)
 
 FLAGS = flags.FLAGS
 # Mean error of AlexNet over the five severities; it normalises the corruption
@@ -126,7 +134,7 @@ def read_models(files: Sequence[str]) -> pd.DataFrame:
   # Of a file's rows, one for each class, all but the class is the same.
   frame = pd.concat(
     [
-      tables.read_all(
+      csvs.read_all(
         tables.ROBUSTNESS, files[start : start + _FILES_AT_A_TIME], _COLUMNS
       )
       .drop(columns='class_id')
@@ -210,7 +218,7 @@ def add_clean(models: pd.DataFrame, clean_files: Sequence[str]) -> pd.DataFrame:
     ValueError: a model is not in them, or they are of other images than the
       corrupted ones are copies of, or were measured in another way.
   """
-  clean = tables.read_all(
+  clean = csvs.read_all(
     tables.CLASS_METRICS,
     clean_files,
     ('class_id', 'support', 'eval_accuracy', *_MODEL, *_CONDITIONS),
@@ -456,13 +464,14 @@ def summarize(models: pd.DataFrame, partial: bool | None) -> pd.DataFrame:
     averaged &= set(ALEXNET_ERROR)
   frame = with_means(models, averaged)
   dense = frame[
-    (frame['pruning_method'] == paths.BASELINE)
+    (frame['pruning_method'] == populations.BASELINE)
     & (frame['fraction_pruned'] == 0)
   ]
   if dense.empty:
     raise ValueError(
-      f'no dense model (pruning_method {paths.BASELINE!r}, fraction_pruned 0) '
-      'among the files, wanted some to compare with'
+      'no dense model (pruning_method '
+      f'{populations.BASELINE!r}, fraction_pruned 0) among the files, wanted '
+      'some to compare with'
     )
   dense = dict(tuple(dense.groupby(_SET)))
   rows = []
@@ -487,7 +496,7 @@ def summarize(models: pd.DataFrame, partial: bool | None) -> pd.DataFrame:
     if reference.mean() < 1:
       error = 1 - accuracy, 1 - reference
       row['relative_error'] = error[0].mean() / error[1].mean()
-      if method != paths.BASELINE:
+      if method != populations.BASELINE:
         low, high = ratio_interval(*error)
         row |= {'relative_error_low': low, 'relative_error_high': high}
     if 'clean_accuracy' in part:
@@ -497,7 +506,7 @@ def summarize(models: pd.DataFrame, partial: bool | None) -> pd.DataFrame:
       )
       pair = ['eval_accuracy', 'clean_accuracy']
       names = (f'relative_accuracy_loss{end}' for end in ('', '_low', '_high'))
-      if method != paths.BASELINE:
+      if method != populations.BASELINE:
         values = relative_loss(
           part[pair].to_numpy().T, dense[tuple(which)][pair].to_numpy().T
         )
@@ -560,7 +569,7 @@ def draw(summary: pd.DataFrame, write: Mapping[str, str]) -> None:
     }
     label = (
       'dense'
-      if level[0] == paths.BASELINE
+      if level[0] == populations.BASELINE
       else f'{level[0]}, {level[1]:g} pruned'
     )
     axes[0].bar(
@@ -593,7 +602,7 @@ def draw(summary: pd.DataFrame, write: Mapping[str, str]) -> None:
     data = io.BytesIO()
     with mpl.rc_context({'svg.hashsalt': 'robustness'}):
       figure.savefig(data, format=kind, dpi=150, metadata=metadata[kind])
-    paths.write_complete(path, data.getvalue())
+    storage.write_complete(path, data.getvalue())
 
 
 def run(
@@ -608,8 +617,8 @@ def run(
   summary_path = paths.robustness_summary(dest_dir)
   files = [
     path
-    for path in paths.find_csvs(data_directory, 'robustness')
-    if paths.name(path) != paths.name(summary_path)
+    for path in csvs.find(tables.ROBUSTNESS, data_directory)
+    if storage.name(path) != storage.name(summary_path)
   ]
   if not files:
     raise FileNotFoundError(f'no CSV of robustness below {data_directory}')
@@ -619,15 +628,15 @@ def run(
     partial = is_partial(models, allow_partial)
   clean_files = []
   if clean_directory:
-    clean_files = paths.find_csvs(clean_directory, 'class metrics')
+    clean_files = csvs.find(tables.CLASS_METRICS, clean_directory)
     models = add_clean(models, clean_files)
   summary = summarize(models, partial)
-  tables.write(tables.ROBUSTNESS_SUMMARY, summary, summary_path)
+  csvs.write(tables.ROBUSTNESS_SUMMARY, summary, summary_path)
   draw(
     summary,
     {kind: paths.robustness_figure(dest_dir, kind) for kind in ('png', 'svg')},
   )
-  command_line.write_provenance(
+  provenance.write(
     dest_dir, 'robustness_tests.summarize', [*files, *clean_files]
   )
   logging.info('wrote %s', summary_path)

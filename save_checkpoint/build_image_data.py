@@ -41,6 +41,8 @@ ImageNet is bound by decoding every image once, as a check: about 700 images a
 second and core, half an hour on two cores.
 """
 
+from __future__ import annotations
+
 import collections
 import concurrent.futures
 import dataclasses
@@ -52,10 +54,9 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 from absl import flags, logging
-from etils import epath
+from etils import epath, epy
 from PIL import Image
 
 from save_checkpoint import image_sources
@@ -64,8 +65,14 @@ from utils import (
   image_records,
   paths,
   preprocessing,
+  provenance,
+  storage,
   tfrecords,
+  workers,
 )
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 IMAGENET_EXAMPLES = {'train': 1_281_167, 'validation': 50_000}
 IMAGENET_SHARDS = {'train': 1024, 'validation': 128}
@@ -163,7 +170,7 @@ class ShardPlan:
 
 def read_finished(plan: ShardPlan) -> dict[str, object] | None:
   """What `write_shard` returned when it finished this very shard, or None."""
-  if not (paths.exists(plan.done_path) and paths.exists(plan.path)):
+  if not (storage.exists(plan.done_path) and storage.exists(plan.path)):
     return None
   try:
     done = json.loads(epath.Path(plan.done_path).read_text())
@@ -216,7 +223,7 @@ def write_shard(plan: ShardPlan) -> dict[str, object]:
     'sums': sums.tolist(),
     'square_sums': square_sums.tolist(),
   }
-  paths.write_complete(plan.done_path, json.dumps(done) + '\n')
+  storage.write_complete(plan.done_path, json.dumps(done) + '\n')
   return done
 
 
@@ -300,16 +307,18 @@ def write_shards(
   left = [plan for plan in plans if results[plan.path] is None]
   logging.info('%d of %d shards are to be written', len(left), len(plans))
   number = sum(len(plan.pictures) for plan in left)
-  workers = min(num_workers, len(left), math.ceil(number / _IMAGES_PER_WORKER))
+  num_processes = min(
+    num_workers, len(left), math.ceil(number / _IMAGES_PER_WORKER)
+  )
   with tqdm.tqdm(
     total=number, unit=' images', desc='records', disable=not left
   ) as progress:
-    if workers <= 1:
+    if num_processes <= 1:
       for plan in left:
         results[plan.path] = write_shard(plan)
         progress.update(len(plan.pictures))
       return results
-    with command_line.processes(workers) as pool:
+    with workers.processes(num_processes) as pool:
       futures = {pool.submit(write_shard, plan): plan for plan in left}
       for future in concurrent.futures.as_completed(futures):
         plan = futures[future]
@@ -345,7 +354,7 @@ def _check_output(output_dir: str, plans: list[ShardPlan]) -> None:
         f'{folder / name} belongs to another data set than the one asked for: '
         'remove it or choose another --output_dir'
       )
-  if paths.exists(paths.image_records(output_dir)):
+  if storage.exists(paths.image_records(output_dir)):
     other = [plan.path for plan in plans if read_finished(plan) is None]
     if other:
       raise ValueError(
@@ -456,7 +465,7 @@ def run(
     for split, of_split in plans.items()
   }
   records = image_records.ImageRecords(**fields)
-  if paths.exists(paths.image_records(output_dir)):
+  if storage.exists(paths.image_records(output_dir)):
     if image_records.read(output_dir) != records:
       raise ValueError(
         f'{paths.image_records(output_dir)} describes the same shards with '
@@ -465,7 +474,7 @@ def run(
     logging.info('%s is complete', output_dir)
     return records
   given = (train_directory, validation_directory, validation_labels)
-  command_line.write_provenance(
+  provenance.write(
     output_dir,
     'save_checkpoint.build_image_data',
     [

@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from utils import paths
+from utils import storage
 
 SPLITS = ('train', 'validation')
 DIGITS_TRAIN = 900
@@ -106,7 +106,7 @@ def find_pictures(source: str, labels: str = '') -> list[Picture]:
     ValueError: it holds no image, or files where only folders are wanted.
     FileNotFoundError: it is not there.
   """
-  if not paths.exists(source):
+  if not storage.exists(source):
     raise FileNotFoundError(f'{source} does not exist')
   found = list(_walk(epath.Path(source)))
   if not found:

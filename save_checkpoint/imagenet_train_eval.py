@@ -37,6 +37,8 @@ ImageNet as in the paper is the default: depth 50, 32,000 steps of 4,096
 images, rate 1.6, cubic pruning from step 5,000 to 8,000 every 500.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import json
@@ -46,10 +48,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 import tqdm
 from absl import flags, logging
-from etils import epath
+from etils import epath, epy
 
 from save_checkpoint import learning_rate, pruning, training
 from utils import (
@@ -60,11 +61,18 @@ from utils import (
   devices,
   image_records,
   inference,
+  member_paths,
   paths,
+  populations,
   preprocessing,
+  provenance,
   resnet_model,
+  storage,
   tfrecords,
 )
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 FLAGS = flags.FLAGS
 _SCRIPT = 'save_checkpoint.imagenet_train_eval'
@@ -95,8 +103,8 @@ def define_flags() -> None:
   # The population.
   flags.DEFINE_enum(
     'pruning_method',
-    paths.BASELINE,
-    [paths.BASELINE, *paths.PRUNING_METHODS],
+    populations.BASELINE,
+    [populations.BASELINE, *pruning.METHODS],
     'How weights are pruned; baseline prunes none.',
   )
   flags.DEFINE_list(
@@ -301,7 +309,7 @@ def population(
   begin_step: int,
   end_step: int,
   frequency: int,
-) -> list[paths.Member]:
+) -> list[member_paths.Member]:
   """The members to train, replicate by replicate.
 
   Raises:
@@ -315,24 +323,26 @@ def population(
   members = []
   for replicate in replicates:
     for fraction in end_sparsity:
-      if pruning_method == paths.BASELINE and fraction:
+      if pruning_method == populations.BASELINE and fraction:
         raise ValueError(
-          f'pruning_method is {paths.BASELINE} and end_sparsity {fraction}, '
-          'wanted 0, or another method'
+          f'pruning_method is {populations.BASELINE} and end_sparsity '
+          f'{fraction}, wanted 0, or another method'
         )
       if not 0 <= fraction < 1:
         raise ValueError(
           f'end_sparsity is {fraction}, wanted a number in [0, 1)'
         )
       pruned = (pruning_method, fraction, begin_step, end_step, frequency)
-      dense = (paths.BASELINE, 0.0, 0, 0, 0)
+      dense = (populations.BASELINE, 0.0, 0, 0, 0)
       members.append(
-        paths.Member(experiment, *(pruned if fraction else dense), replicate)
+        member_paths.Member(
+          experiment, *(pruned if fraction else dense), replicate
+        )
       )
   return members
 
 
-def member_seed(seed: int, member: paths.Member) -> int:
+def member_seed(seed: int, member: member_paths.Member) -> int:
   """The seed of all the randomness in a member's training.
 
   It differs between sparsities too: the statistics compare independent groups
@@ -353,7 +363,7 @@ class MemberRun:
   def __init__(
     self,
     output_dir: str,
-    member: paths.Member,
+    member: member_paths.Member,
     settings: Settings,
     data: dict[str, object],
   ):
@@ -369,15 +379,15 @@ class MemberRun:
       ValueError: the folder holds a run with other settings; names them.
     """
     self.member = member
-    self.folder = paths.member_folder(output_dir, member)
+    self.folder = member_paths.folder_of(output_dir, member)
     self._settings = {
       **dataclasses.asdict(settings),
       'decay_epochs': list(settings.decay_epochs),
       'data': data,
     }
     self._file = paths.provenance(self.folder, 'settings')
-    if paths.exists(self._file):
-      before = command_line.read_record(self._file)
+    if storage.exists(self._file):
+      before = provenance.read(self._file)
       differ = _differences(before, self._settings)
       if len(differ) > _DIFFERENCES_NAMED:
         differ[_DIFFERENCES_NAMED:] = [
@@ -394,13 +404,13 @@ class MemberRun:
     if not devices.is_chief():
       return
     text = json.dumps(self._settings, indent=1, sort_keys=True)
-    paths.write_complete(self._file, text + '\n')
+    storage.write_complete(self._file, text + '\n')
 
   def is_finished(self, train_steps: int) -> bool:
     """Whether the last checkpoint is there, and the record of its making."""
-    prefix = paths.checkpoint_prefix(self.folder, train_steps)
+    prefix = member_paths.prefix_in(self.folder, train_steps)
     record = paths.provenance(self.folder, _SCRIPT.rsplit('.', 1)[-1])
-    return paths.exists(f'{prefix}.index') and paths.exists(record)
+    return storage.exists(f'{prefix}.index') and storage.exists(record)
 
   def _states(self) -> list[tuple[int, str]]:
     return _bundles(paths.resume_folder(self.folder), 'state-')
@@ -408,7 +418,9 @@ class MemberRun:
   def last_good(self, step: int) -> str:
     """Says which checkpoint is the last one before a step."""
     before = [
-      p for s, p in _bundles(self.folder, paths.CHECKPOINT_NAME) if s < step
+      p
+      for s, p in _bundles(self.folder, member_paths.CHECKPOINT_NAME)
+      if s < step
     ]
     if not before:
       return 'no checkpoint was written before'
@@ -423,7 +435,9 @@ class MemberRun:
       ValueError: a value is not finite, which the next loss would show.
     """
     step = trainer.step
-    network = trainer.network(self.member.pruning_method != paths.BASELINE)
+    network = trainer.network(
+      self.member.pruning_method != populations.BASELINE
+    )
     for name, value in network.values.items():  # noqa: PD011
       if not np.isfinite(value).all():
         raise ValueError(
@@ -433,13 +447,13 @@ class MemberRun:
     state = trainer.state()  # All workers read, for moving averages are means.
     if not devices.is_chief():
       return
-    checkpoints.write(paths.checkpoint_prefix(self.folder, step), network)
+    checkpoints.write(member_paths.prefix_in(self.folder, step), network)
     if not is_last:
       folder = epath.Path(paths.resume_folder(self.folder))
       checkpoints.write_bundle(str(folder / f'state-{step}'), state)
     for _, prefix in self._states()[:-_STATES_KEPT]:
       _remove_bundle(prefix)
-    for _, prefix in _bundles(self.folder, paths.CHECKPOINT_NAME)[
+    for _, prefix in _bundles(self.folder, member_paths.CHECKPOINT_NAME)[
       :-keep_checkpoints
     ]:
       _remove_bundle(prefix)
@@ -528,7 +542,7 @@ def train_member(
   rates: np.ndarray,
   steps_per_epoch: float,
   strategy: tf.distribute.Strategy,
-  evaluator: 'Evaluator | None',
+  evaluator: Evaluator | None,
   progress: tqdm.tqdm,
 ) -> dict[str, float]:
   """Trains one member to its end.
@@ -557,7 +571,7 @@ def train_member(
   if not run_files.restore(trainer):
     trainer.reset(seed)
   schedule = None
-  if member.pruning_method != paths.BASELINE:
+  if member.pruning_method != populations.BASELINE:
     schedule = pruning.Schedule(
       member.fraction_pruned,
       member.begin_step,
@@ -618,7 +632,7 @@ def train_member(
         writer.flush()  # A later run goes on from here.
         run_files.save(trainer, output.keep_checkpoints, is_last)
         if evaluator and devices.is_chief():
-          prefix = paths.checkpoint_prefix(run_files.folder, done)
+          prefix = member_paths.prefix_in(run_files.folder, done)
           evaluated = evaluator.evaluate(prefix)
           _write_scalars(evaluated, done)
           summaries.update(evaluated)
@@ -633,14 +647,16 @@ def _write_scalars(scalars: dict[str, float], step: int) -> None:
 
 def _check_sparsity(
   trainer: training.Trainer,
-  member: paths.Member,
+  member: member_paths.Member,
   settings: Settings,
   folder: str,
 ) -> None:
   """Counts the survivors of every layer before they are exported."""
   if (settings.block_height, settings.block_width) != (1, 1):
     return  # Blocks at the edge of a kernel hold fewer weights.
-  network = trainer.network(masked=member.pruning_method != paths.BASELINE)
+  network = trainer.network(
+    masked=member.pruning_method != populations.BASELINE
+  )
   if not network.is_masked:
     return
   for conv in resnet_model.conv_layers(network.architecture):
@@ -718,7 +734,7 @@ def run(
     evaluator = Evaluator(data_directory, settings, eval_batch_size, place)
   if mode == 'eval':
     for member in members:
-      folder = paths.member_folder(output_dir, member)
+      folder = member_paths.folder_of(output_dir, member)
       evaluator.follow(folder, settings.train_steps, eval_timeout_seconds)
     return
   if settings.train_batch_size % strategy.num_replicas_in_sync:
@@ -726,7 +742,7 @@ def run(
       f'train_batch_size is {settings.train_batch_size}, wanted a multiple of '
       f'the {strategy.num_replicas_in_sync} devices'
     )
-  shards = paths.find_shards(data_directory, 'train')
+  shards = image_records.find_shards(data_directory, 'train')
   records = tfrecords.describe(shards)
   if verify_data:
     logging.info('comparing the SHA-256 of %d shards', len(shards))
@@ -736,7 +752,7 @@ def run(
     'name': records.name,
     'num_images': num_images,
     'shards': {
-      paths.name(shard): _identity(shard, records) for shard in shards
+      storage.name(shard): _identity(shard, records) for shard in shards
     },
   }
   runs = [MemberRun(output_dir, member, settings, data) for member in members]
@@ -816,7 +832,7 @@ def run(
       if not devices.is_chief():
         devices.wait_for_workers(strategy)
         continue
-      command_line.write_provenance(
+      provenance.write(
         run_files.folder,
         _SCRIPT,
         [paths.image_records(epath.Path(shards[0]).parent)]
@@ -845,14 +861,14 @@ def _refuse_local_paths(tpu: str, *folders: str) -> None:
 
 def _identity(path: str, records: image_records.ImageRecords) -> str | int:
   """The declared SHA-256 of a shard, or its size where none is declared."""
-  declared = records.shard(paths.name(path))
+  declared = records.shard(storage.name(path))
   return (declared and declared.sha256) or tf.io.gfile.stat(path).length
 
 
 def _num_images(
   shards: Sequence[str], records: image_records.ImageRecords
 ) -> int:
-  declared = [records.shard(paths.name(shard)) for shard in shards]
+  declared = [records.shard(storage.name(shard)) for shard in shards]
   if all(declared):
     return sum(shard.examples for shard in declared)
   logging.warning(
@@ -879,7 +895,7 @@ class Evaluator:
       batch_size: images a batch.
       strategy: where it runs.
     """
-    shards = paths.find_shards(data_directory, 'eval')
+    shards = image_records.find_shards(data_directory, 'eval')
     self._data_set = inference.DataSet(tfrecords.describe(shards), shards)
     self._predictor = inference.Predictor(
       batch_size=batch_size,
@@ -896,7 +912,7 @@ class Evaluator:
       eval_accuracy, top_5_eval_accuracy and eval_loss (cross entropy with
       label smoothing, in nats).
     """
-    checkpoint = paths.parse_checkpoint(prefix)
+    checkpoint = member_paths.parse(prefix)
     frames = [
       frame
       for _, _, frame in self._predictor.predict(
@@ -924,14 +940,14 @@ class Evaluator:
     """
     seen, waited_since, writer = set(), time.monotonic(), None
     while True:
-      for step, prefix in _bundles(folder, paths.CHECKPOINT_NAME):
+      for step, prefix in _bundles(folder, member_paths.CHECKPOINT_NAME):
         if step in seen:
           continue
         seen.add(step)
         try:
           scalars = self.evaluate(prefix)
         except (OSError, ValueError):
-          if paths.exists(f'{prefix}.index'):
+          if storage.exists(f'{prefix}.index'):
             raise
           logging.warning('%s was removed before it was evaluated', prefix)
           continue
@@ -982,7 +998,7 @@ def main(argv: list[str]) -> None:
   )
   end_sparsity = _numbers('end_sparsity', FLAGS.end_sparsity)
   if FLAGS['end_sparsity'].using_default_value and (
-    FLAGS.pruning_method == paths.BASELINE
+    FLAGS.pruning_method == populations.BASELINE
   ):
     end_sparsity = (0.0,)
   schedule = (

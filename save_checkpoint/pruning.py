@@ -18,13 +18,19 @@ Methods, per layer (there is no ranking across layers):
                       pruned stays pruned
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_model_optimization as tfmot
+from etils import epy
 
+with epy.lazy_imports():
+  import tensorflow as tf
+  import tensorflow_model_optimization as tfmot
+
+METHODS = ('threshold', 'random_independent', 'random_cumulative')
 # Cubic, as in Zhu & Gupta (arXiv 1710.01878) and the original.
 _EXPONENT = 3
 

@@ -5,14 +5,19 @@ changes no bit. So one traced step serves all members of a population, one
 after another: `reset` gives the variables their first values.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
+from etils import epy
 
 from save_checkpoint import pruning
 from utils import checkpoints, image_records, inference, resnet_model
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 MOMENTUM = 0.9
 _SCOPE = resnet_model.SCOPE

@@ -8,7 +8,7 @@ import sys
 
 import tensorflow as tf
 
-from utils import inference, paths, tfrecords
+from utils import inference, member_paths, tfrecords
 
 
 def main(number: int, prefix: str, shard: str) -> None:
@@ -18,7 +18,7 @@ def main(number: int, prefix: str, shard: str) -> None:
     processor, [tf.config.LogicalDeviceConfiguration()] * number
   )
   ((_, _, frame),) = inference.predict(
-    [paths.parse_checkpoint(prefix)],
+    [member_paths.parse(prefix)],
     [shard],
     tfrecords.describe([shard]),
     batch_size=8,

@@ -11,14 +11,14 @@ import pytest
 from per_class_accuracy import aggregate_ckpt_metrics
 from pie_dataset_gen import imagenet_predictions
 from tests import test_inference
-from utils import data_input, paths, tables
+from utils import csvs, data_input, populations, tables
 
 
 @pytest.fixture(scope='module')
 def population(tmp_path_factory):
   root = tmp_path_factory.mktemp('population')
   for replicate in range(2):
-    test_inference.write_member(root, paths.BASELINE, 0.0, replicate)
+    test_inference.write_member(root, populations.BASELINE, 0.0, replicate)
     test_inference.write_member(root, 'threshold', 0.9, replicate)
   data = data_input.synthetic_data_set(str(root / 'data'))
   imagenet_predictions.run(
@@ -77,12 +77,12 @@ def test_rows_agree_with_the_predictions(population, tmp_path):
     predictions_directory=predictions_folder(root),
     data_directory=data,
   )
-  metrics = tables.read_all(
-    tables.CLASS_METRICS, paths.find_csvs(str(tmp_path), 'class metrics')
+  metrics = csvs.read_all(
+    tables.CLASS_METRICS, csvs.find(tables.CLASS_METRICS, str(tmp_path))
   )
   predictions = pd.concat(
     pd.read_csv(path)
-    for path in paths.find_csvs(predictions_folder(root), 'predictions')
+    for path in csvs.find(tables.PREDICTIONS, predictions_folder(root))
   )
   key = ['pruning_method', 'replicate']
   for member, rows in metrics.groupby(key):
@@ -117,8 +117,8 @@ def test_groups_take_the_place_of_classes(population, tmp_path):
     data_directory=data,
     groups_file=str(groups),
   )
-  files = paths.find_csvs(str(tmp_path / 'out'), 'class metrics')
-  frame = tables.read(tables.CLASS_METRICS, files[0])
+  files = csvs.find(tables.CLASS_METRICS, str(tmp_path / 'out'))
+  frame = csvs.read(tables.CLASS_METRICS, files[0])
   assert list(frame['class']) == ['even, so', 'odd']
   assert list(frame['support']) == [4, 2]
 
@@ -152,7 +152,7 @@ def written(population, tmp_path):
   root, data = population
   folder = tmp_path / 'predictions' / 'shard'
   folder.mkdir(parents=True)
-  for path in paths.find_csvs(predictions_folder(root), 'predictions'):
+  for path in csvs.find(tables.PREDICTIONS, predictions_folder(root)):
     shutil.copy(path, folder)
   return sorted(folder.iterdir()), str(tmp_path / 'predictions'), data
 
@@ -230,9 +230,9 @@ def test_predictions_need_no_tensorflow_and_no_description(
     check=True,
     capture_output=True,
   )
-  frame = tables.read(
+  frame = csvs.read(
     tables.CLASS_METRICS,
-    paths.find_csvs(str(tmp_path / 'd'), 'class metrics')[0],
+    csvs.find(tables.CLASS_METRICS, str(tmp_path / 'd'))[0],
   )
   assert list(frame['class']) == [str(i) for i in range(10)]
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pie_dataset_gen import aggregate_predictions
-from utils import paths, tables
+from utils import csvs, paths, tables
 
 LEVEL = ('threshold', 0.5)
 NUM_LABELS = 4
@@ -78,10 +78,10 @@ def run(folder, out, **options):
 
 
 def read_labels(out):
-  files = paths.find_csvs(
-    paths.modal_labels_folder(str(out), 'toy', 'eval'), 'modal labels'
+  files = csvs.find(
+    tables.MODAL_LABELS, paths.modal_labels_folder(str(out), 'toy', 'eval')
   )
-  return tables.read_all(tables.MODAL_LABELS, files)
+  return csvs.read_all(tables.MODAL_LABELS, files)
 
 
 def csv_bytes(out):
@@ -220,7 +220,7 @@ def test_shards_one_by_one_give_the_same_labels(tmp_path):
   for shard in ('validation-00001-of-00002', 'validation-00000-of-00002'):
     null = run(folder, tmp_path / 'again', subdirectory=shard)
     path = paths.pie_null(str(tmp_path / 'again'), 'toy', 'eval', shard)
-    assert len(tables.read(tables.PIE_NULL, path)) == len(null) == 2
+    assert len(csvs.read(tables.PIE_NULL, path)) == len(null) == 2
   assert csv_bytes(tmp_path / 'out/toy/modal_labels') == csv_bytes(
     tmp_path / 'again/toy/modal_labels'
   )
@@ -407,7 +407,7 @@ def test_too_few_models_leave_empty_cells(
 ):
   folder = write_population(tmp_path / 'in', dense=dense, pruned=pruned)
   run(folder, tmp_path / 'out')
-  null = tables.read(
+  null = csvs.read(
     tables.PIE_NULL, paths.pie_null(str(tmp_path / 'out'), 'toy', 'eval')
   )
   assert null[empty].isna().all(axis=None)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from robustness_tests import build_corruptions, corruptions
-from utils import image_records, paths, preprocessing, tfrecords
+from utils import image_records, paths, preprocessing, storage, tfrecords
 
 CLASSES = ('cat', 'dog', 'owl')
 SIZES = ((20, 30), (24, 24), (40, 18), (33, 17), (24, 30))
@@ -25,7 +25,7 @@ def write_source(folder, shards=((0, 1, 2), (3, 4)), **more):
   written = {}
   for number, indices in enumerate(shards):
     path = paths.shard(str(folder), 'validation', number, len(shards))
-    written[paths.name(path)] = tfrecords.write_shard(
+    written[storage.name(path)] = tfrecords.write_shard(
       path,
       [
         tfrecords.encode(
@@ -64,7 +64,7 @@ def run(source, output, names=('gaussian_noise', 'contrast'), **more):
 
 
 def read(folder):
-  shards = paths.find_shards(str(folder), 'eval')
+  shards = image_records.find_shards(str(folder), 'eval')
   records = tfrecords.describe(shards)
   dialect = tfrecords.detect(shards)
   return records, [
@@ -207,7 +207,7 @@ def test_pie_records_can_be_corrupted(tmp_path):
       label_base=0,
       image_size=16,
       resize_size=18,
-      splits={'eval': {paths.name(path): shard}},
+      splits={'eval': {storage.name(path): shard}},
     ),
   )
   run(str(tmp_path / 'pie'), tmp_path / 'out')
@@ -247,7 +247,7 @@ def test_a_damaged_source_is_named_and_leaves_no_set(source, tmp_path):
   with pytest.raises(ValueError, match='validation-00001.* declares'):
     run(source, tmp_path / 'out')
   records = image_records.read(source)
-  shards = records.splits['validation'] | {paths.name(path): shard}
+  shards = records.splits['validation'] | {storage.name(path): shard}
   image_records.write(
     source, dataclasses.replace(records, splits={'validation': shards})
   )

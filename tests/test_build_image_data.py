@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn import datasets
 
 from save_checkpoint import build_image_data, image_sources
-from utils import image_records, paths, tfrecords
+from utils import image_records, paths, storage, tfrecords
 
 
 def picture(seed, form='JPEG', mode='RGB', size=(12, 9)):
@@ -64,7 +64,7 @@ def tar_of_classes(tree):
 
 
 def read(folder, mode):
-  shards = paths.find_shards(folder, mode)
+  shards = image_records.find_shards(folder, mode)
   records = tfrecords.describe(shards)
   dialect = tfrecords.detect(shards)
   found = []
@@ -247,7 +247,7 @@ def test_what_is_no_image_is_an_error_that_names_it(bad, message, tmp_path):
   out = tmp_path / 'out'
   with pytest.raises(ValueError, match=message):
     build_image_data.run('folders', str(out), train_directory=source)
-  assert not paths.exists(paths.image_records(out))
+  assert not storage.exists(paths.image_records(out))
   assert not out.exists() or not [
     name for name in os.listdir(out) if name.startswith('train')
   ]
@@ -355,11 +355,11 @@ def test_interrupted_anywhere_then_run_again_is_never_interrupted(
       return wrapped
 
     with monkeypatch.context() as patch:
-      patch.setattr(paths, 'write_complete', dying(paths.write_complete))
+      patch.setattr(storage, 'write_complete', dying(storage.write_complete))
       patch.setattr(tfrecords, 'write_shard', dying(tfrecords.write_shard))
       with pytest.raises(KeyboardInterrupt):
         build_small(folder)
-    assert not paths.exists(paths.image_records(folder))
+    assert not storage.exists(paths.image_records(folder))
     written = []
     with monkeypatch.context() as patch:
       write = tfrecords.write_shard
@@ -387,7 +387,7 @@ def test_a_finished_set_is_left_alone_and_guarded(tmp_path, monkeypatch):
     build_image_data.run('digits', str(tmp_path / 'x'))
   with pytest.raises(ValueError, match='with other flags'):
     build_small(tmp_path / 'x', description={'crop_area_min': 0.5})
-  shard = pathlib.Path(paths.find_shards(tmp_path / 'x', 'train')[1])
+  shard = pathlib.Path(image_records.find_shards(tmp_path / 'x', 'train')[1])
   shard.write_bytes(shard.read_bytes()[:-1])
   with pytest.raises(ValueError, match='holds a complete data set, but'):
     build_small(tmp_path / 'x')

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from utils import paths, tables
+from utils import csvs, paths, tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -49,7 +49,7 @@ def chain(tmp_path_factory):
 
 def test_the_chain_ends_in_the_table(chain):
   folder, printed = chain
-  headline = tables.read(
+  headline = csvs.read(
     tables.HEADLINE, paths.headline_table(str(folder / 'results'))
   )
   assert set(headline['pruning_fraction']) == {0.0, 0.9}

@@ -36,12 +36,16 @@ from robustness_tests import (
 from save_checkpoint import build_image_data
 from utils import (
   checkpoints,
-  command_line,
+  csvs,
   data_input,
   image_records,
   inference,
+  member_paths,
   paths,
+  populations,
   preprocessing,
+  provenance,
+  storage,
   tables,
   tfrecords,
 )
@@ -103,8 +107,8 @@ def read_for_training(path, records):
 
 def read_for_pie(path, records):
   folder = os.path.dirname(path)
-  provenance = command_line.Provenance(folder, 'room.script', {})
-  generate_pie_dataset.write_records(path, records, [], [], provenance)
+  record = provenance.Provenance(folder, 'room.script', {})
+  generate_pie_dataset.write_records(path, records, [], [], record)
 
 
 def read_for_corruptions(path, records):
@@ -313,8 +317,8 @@ HARMLESS = ('-', '=', '+1', '-0a.jpg', '@home', 'a=b', '<b>&"\'', ',', '..')
 def test_harmless_text_stays_as_it_is(tmp_path, text):
   frame = pd.DataFrame({'group': [text], 'image_key': [f'a/{text}']})
   path = str(tmp_path / 'groups.csv')
-  tables.write(tables.GROUPS, frame, path)
-  read = tables.read(tables.GROUPS, path)
+  csvs.write(tables.GROUPS, frame, path)
+  read = csvs.read(tables.GROUPS, path)
   assert read['group'].tolist() == [text]
   assert read['image_key'].tolist() == [f'a/{text}']
   assert tfrecords.key_text(text.encode()) == text
@@ -324,7 +328,7 @@ def test_harmless_text_stays_as_it_is(tmp_path, text):
 def test_no_cell_holds_a_formula_or_a_control_character(tmp_path, text):
   frame = pd.DataFrame({'group': ['a'], 'class': [text]})
   with pytest.raises(ValueError, match="column 'class' holds"):
-    tables.write(tables.GROUPS, frame, str(tmp_path / 'groups.csv'))
+    csvs.write(tables.GROUPS, frame, str(tmp_path / 'groups.csv'))
   assert not os.listdir(tmp_path)
   for changes in (
     {'class_names': ('a', text)},
@@ -346,7 +350,7 @@ def test_no_cell_holds_a_formula_or_a_control_character(tmp_path, text):
 def test_every_key_may_stand_in_a_table(key):
   """And stays what it is when it is read from there and stored again."""
   text = tfrecords.key_text(key)
-  assert not tables.fault_of_text(text)
+  assert not csvs.fault_of_text(text)
   assert tfrecords.key_text(text.encode()) == text
 
 
@@ -366,7 +370,7 @@ def test_tables_from_elsewhere_with_control_characters_are_named(
   path = tmp_path / 'groups.csv'
   path.write_bytes(text.encode())
   with pytest.raises(ValueError, match=message) as raised:
-    tables.read(tables.GROUPS, str(path))
+    csvs.read(tables.GROUPS, str(path))
   assert str(path) in str(raised.value)
 
 
@@ -375,8 +379,8 @@ WAYS_OUT = ('..', '../../x', '/x', 'a/b', 'a\\b', '', '.', 'a\nb', 'a\0b')
 
 @pytest.mark.parametrize('name', WAYS_OUT)
 def test_no_name_in_a_table_leads_out_of_the_output_folder(name):
-  member = paths.Member('e', paths.BASELINE, 0.0, 0, 0, 0, 0)
-  of = paths.Checkpoint(member, 5, 'x')
+  member = member_paths.Member('e', populations.BASELINE, 0.0, 0, 0, 0, 0)
+  of = member_paths.Checkpoint(member, 5, 'x')
   calls = [
     lambda: paths.predictions('out', name, 'eval', 'shard', of),
     lambda: paths.predictions('out', 'digits', 'eval', name, of),
@@ -393,7 +397,7 @@ def test_no_name_in_a_table_leads_out_of_the_output_folder(name):
     lambda: paths.class_impact_figure('out', name, 'eval', 'x', 'png'),
     lambda: paths.robustness('out', name, 'noise_1', of),
     lambda: paths.robustness('out', 'digits', name, of),
-    lambda: paths.Member(name, paths.BASELINE, 0.0, 0, 0, 0, 0),
+    lambda: member_paths.Member(name, populations.BASELINE, 0.0, 0, 0, 0, 0),
     lambda: image_records.ImageRecords(name, ('a', 'b')),
     lambda: image_records.ImageRecords('d', ('a', 'b'), class_keys=('a', name)),
     lambda: described({name: image_records.Shard(1, 1)}),
@@ -401,9 +405,10 @@ def test_no_name_in_a_table_leads_out_of_the_output_folder(name):
   if name:
     # A method or a level is a part of a name.
     for method in (f'{name}/x', f'x/{name}'):
+      level = populations.Level(method, 0.5)
       calls += [
-        lambda m=method: paths.modal_labels('out', 'd', 'eval', 's', m, 0.5),
-        lambda m=method: paths.pie_statistics('out', 'd', 'eval', 's', m, 0.5),
+        lambda of=level: paths.modal_labels('out', 'd', 'eval', 's', of),
+        lambda of=level: paths.pie_statistics('out', 'd', 'eval', 's', of),
         lambda m=method: paths.class_impact_figure('out', 'd', 'eval', m, 'x'),
       ]
   for call in calls:
@@ -453,7 +458,7 @@ def test_the_gallery_opens_no_other_image(tmp_path, encoded):
     gallery_images.write_pictures(
       [shard],
       records,
-      {paths.name(shard): {'k0'}},
+      {storage.name(shard): {'k0'}},
       str(tmp_path / 'page'),
       large_size=32,
       small_size=16,
@@ -758,7 +763,7 @@ def predictions(folder, member, labels=(0, 1, 2, 1), keys=None):
     }
   )
   path = folder / 'validation-00000-of-00001' / f'{member[0]}_{member[1]}.csv'
-  tables.write(tables.PREDICTIONS, frame, str(path))
+  csvs.write(tables.PREDICTIONS, frame, str(path))
   return path
 
 
@@ -791,10 +796,10 @@ def test_cuts_of_a_csv_are_noticed(tmp_path):
   for size in range(len(whole)):
     files[1].write_bytes(whole[:size])
     if size and whole[size - 1 : size] == b'\n':
-      tables.read(tables.PREDICTIONS, str(files[1]))
+      csvs.read(tables.PREDICTIONS, str(files[1]))
     else:
       with pytest.raises(ValueError, match=files[1].name):
-        tables.read(tables.PREDICTIONS, str(files[1]))
+        csvs.read(tables.PREDICTIONS, str(files[1]))
     with pytest.raises(ValueError, match=files[1].name):
       aggregate_predictions.read_shard([*map(str, files)], 'eval', 3)
 
@@ -811,7 +816,7 @@ def digits(folder, keys):
   found = {}
   for number, of_shard in enumerate(keys):
     path = paths.shard(folder, 'validation', number, len(keys))
-    found[paths.name(path)] = tfrecords.write_shard(
+    found[storage.name(path)] = tfrecords.write_shard(
       path,
       [tfrecords.encode(key, png(0), 3, '3') for key in of_shard],
     )
@@ -832,8 +837,8 @@ def predict(population, data, out, batch_size=4):
   imagenet_predictions.run(
     population, data, out, 'eval', 'digits', batch_size, 'legacy', 'float32', 0
   )
-  return paths.find_csvs(
-    paths.predictions_folder(out, 'digits', 'eval'), 'predictions'
+  return csvs.find(
+    tables.PREDICTIONS, paths.predictions_folder(out, 'digits', 'eval')
   )
 
 
@@ -844,7 +849,7 @@ def test_keys_in_equal_keys_out(tmp_path, population, num_shards, batch_size):
   keys = [[f'{s}/{i}' for i in range(s + 4)] for s in range(num_shards)]
   data = digits(str(tmp_path / 'data'), keys)
   files = predict(population, data, str(tmp_path / 'out'), batch_size)
-  rows = tables.read_all(tables.PREDICTIONS, files)
+  rows = csvs.read_all(tables.PREDICTIONS, files)
   assert sorted(rows['image_key']) == sorted(sum(keys, []))
   (metrics,) = aggregate_ckpt_metrics.run(
     **{
@@ -856,7 +861,7 @@ def test_keys_in_equal_keys_out(tmp_path, population, num_shards, batch_size):
       **MEASURED,
     }
   )
-  support = tables.read(tables.CLASS_METRICS, metrics)['support']
+  support = csvs.read(tables.CLASS_METRICS, metrics)['support']
   assert support.sum() == len(rows)
 
 
@@ -884,7 +889,7 @@ def test_an_image_that_stands_twice_is_refused(tmp_path, population, keys):
   else:
     files = predict(population, data, out)
     with pytest.raises(ValueError, match="'a'"):
-      tables.read_all(tables.PREDICTIONS, files)
+      csvs.read_all(tables.PREDICTIONS, files)
   measured = {'output_path': out, 'batch_size': 4, **MEASURED}
   with pytest.raises(ValueError, match="'a'"):
     aggregate_ckpt_metrics.run(
@@ -999,12 +1004,12 @@ def test_fuzzed_tables(tmp_path, long, table):
   for column in table.columns:
     if column.name in ('image_key', 'class_id', 'class'):
       frame[column.name] = ['0', '1'] if column.kind == 'text' else [0, 1]
-  tables.write(table, frame, str(path))
+  csvs.write(table, frame, str(path))
 
   def parse(data):
     path.write_bytes(data)
-    tables.read(table, str(path))
-    tables.read_stacked(table, [str(path), str(path)])
+    csvs.read(table, str(path))
+    csvs.read_stacked(table, [str(path), str(path)])
 
   fuzz(mutated(path.read_bytes()), parse, 10_000 if long else 100)
 
@@ -1034,7 +1039,7 @@ def test_fuzzed_paths(long):
 
   fuzz(
     paths_near() | st.lists(parts).map('/'.join) | st.text(),
-    paths.parse_checkpoint,
+    member_paths.parse,
     10_000 if long else 150,
   )
   names = st.sampled_from(['train', '-', '00000', 'of', '.tfrecord', '\n', '٣'])
@@ -1042,7 +1047,7 @@ def test_fuzzed_paths(long):
     st.lists(names | st.text(max_size=3), max_size=6).map(''.join),
     lambda name: (
       paths.shard('/x', paths.split_of_shard(name) or 'no', 0, 1)
-      and paths.check_component('shard', name)
+      and storage.check_component('shard', name)
     ),
     10_000 if long else 150,
   )
@@ -1056,7 +1061,7 @@ def test_fuzzed_records(tmp_path, long):
   def parse(data):
     dialect = tfrecords.detect_dialect(data, 'shard')
     example = tfrecords.parse_example(data, dialect, records, 'shard', 0)
-    assert example.key and not tables.fault_of_text(example.key)
+    assert example.key and not csvs.fault_of_text(example.key)
     assert 0 <= example.label < len(CLASSES)
 
   fuzz(mutated(good), parse, 10_000 if long else 150)
@@ -1124,4 +1129,4 @@ def test_a_damaged_record_of_a_command_is_named(tmp_path, text):
   path = tmp_path / 'stage.run.json'
   path.write_bytes(text.encode('latin-1'))
   with pytest.raises(ValueError, match=f'{path} is damaged'):
-    command_line.Provenance(str(tmp_path), 'room.stage', {'batch_size': 4})
+    provenance.Provenance(str(tmp_path), 'room.stage', {'batch_size': 4})

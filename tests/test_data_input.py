@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils import data_input, image_records, paths, tfrecords
+from utils import data_input, image_records, paths, storage, tfrecords
 
 NUM_IMAGES = 23
 
@@ -21,7 +21,7 @@ def data_set(folder, num_shards=3, crop_area_min=0.5):
   shards = {}
   for shard in range(num_shards):
     path = paths.shard(str(folder), 'train', shard, num_shards)
-    shards[paths.name(path)] = tfrecords.write_shard(
+    shards[storage.name(path)] = tfrecords.write_shard(
       path,
       [
         tfrecords.encode(f'k{i}', png(10 * i), i % 5, str(i % 5))
@@ -37,7 +37,7 @@ def data_set(folder, num_shards=3, crop_area_min=0.5):
     splits={'train': shards},
   )
   image_records.write(str(folder), records)
-  return paths.find_shards(str(folder), 'train'), records
+  return image_records.find_shards(str(folder), 'train'), records
 
 
 def ordered(shards, records, batch_size):
@@ -69,7 +69,7 @@ def test_a_damaged_image_is_named(tmp_path):
   examples = list(tfrecords.read_records(shards[0]))
   examples[5] = tfrecords.encode('k5', png(3)[:20], 0, '0')
   shard = tfrecords.write_shard(shards[0], examples)
-  records.splits['train'][paths.name(shards[0])] = shard
+  records.splits['train'][storage.name(shards[0])] = shard
   with pytest.raises(ValueError, match="record 5, key 'k5'.*image/encoded"):
     ordered(shards, records, 4)
 
@@ -79,7 +79,7 @@ def test_a_label_outside_the_classes_is_named(tmp_path):
   examples = list(tfrecords.read_records(shards[0]))
   examples[7] = tfrecords.encode('k7', png(3), 5)
   shard = tfrecords.write_shard(shards[0], examples)
-  records.splits['train'][paths.name(shards[0])] = shard
+  records.splits['train'][storage.name(shards[0])] = shard
   with pytest.raises(ValueError, match='record 7.*is 6, wanted 1 to 5'):
     ordered(shards, records, 4)
 
@@ -181,6 +181,6 @@ def test_the_synthetic_data_set_reads_like_any_other(tmp_path):
   folder = data_input.synthetic_data_set(str(tmp_path / 'data'))
   assert data_input.synthetic_data_set(folder) == folder
   for mode in ('train', 'eval'):
-    shards = paths.find_shards(folder, mode)
+    shards = image_records.find_shards(folder, mode)
     batches = ordered(shards, tfrecords.describe(shards), 8)
     assert sum(len(keys) for keys, _, _ in batches) == 20

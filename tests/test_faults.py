@@ -217,7 +217,7 @@ def test_workers_end_at_once_and_in_silence(seconds):
     from utils import command_line
     if __name__ == '__main__':
       def main(argv):
-        with command_line.processes(2) as pool:
+        with workers.processes(2) as pool:
           print(flush=True)
           list(pool.map(time.sleep, [60, 60, 60]))
       command_line.run_script(main, lambda: None)

@@ -18,13 +18,24 @@ from pie_dataset_gen import (
   headline_table,
   summarize_annotations,
 )
-from utils import image_records, paths, tables, tfrecords
+from utils import (
+  csvs,
+  image_records,
+  paths,
+  populations,
+  storage,
+  tables,
+  tfrecords,
+)
 
 HTML = '<img src=x onerror="document.title=1"><b>bold</b>'
 CLASSES = ('cat', HTML, 'a "quoted", class', "d'og & co")
 HOSTILE_KEY = '../../<script>alert(1)</script>,"'
 IMAGES, SHARDS, MEMBERS = 60, 2, 4
-LEVELS = (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
+LEVELS = tuple(
+  populations.Level(*level)
+  for level in (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
+)
 SIZES = {10: (800, 600), 11: (300, 200)}
 # Votes are (class the dense say, classes the pruned members say) - true class.
 DENSE_OFF = {3: 1, 4: 1, 5: 1}
@@ -83,7 +94,7 @@ def write_run(folder):
   shards = {}
   for number in range(SHARDS):
     path = paths.shard(str(folder / 'data'), 'validation', number, SHARDS)
-    shards[paths.name(path)] = tfrecords.write_shard(
+    shards[storage.name(path)] = tfrecords.write_shard(
       path,
       [
         tfrecords.encode(key(i), encoded(i), true_class(i))
@@ -164,11 +175,11 @@ def read_data(page_folder):
 
 def test_data_equals_modal_labels(run_folder, page_folder):
   data = read_data(page_folder)
-  labels = tables.read_all(
+  labels = csvs.read_all(
     tables.MODAL_LABELS,
-    paths.find_csvs(
+    csvs.find(
+      tables.MODAL_LABELS,
       paths.modal_labels_folder(str(run_folder / 'results'), 'pets', 'eval'),
-      'labels',
     ),
   )
   assert [(x['method'], x['fraction']) for x in data['levels']] == list(
@@ -204,9 +215,11 @@ def test_votes_are_those_of_the_members(page_folder):
 
 
 def test_all_pies_and_others_of_their_classes(run_folder):
-  labels = tables.read_all(
+  labels = csvs.read_all(
     tables.MODAL_LABELS,
-    paths.find_csvs(str(run_folder / 'results/pets/modal_labels'), 'labels'),
+    csvs.find(
+      tables.MODAL_LABELS, str(run_folder / 'results/pets/modal_labels')
+    ),
   )
   pies = {
     key(i) for i in range(IMAGES) if any(is_pie(i, x) for x in LEVELS[1:])
@@ -287,9 +300,11 @@ def test_without_the_optional_parts(copy_of_run):
 
 
 def change_labels(folder, change):
-  for path in paths.find_csvs(str(folder / 'results/pets/modal_labels'), 'x'):
-    frame = change(tables.read(tables.MODAL_LABELS, path))
-    tables.write(tables.MODAL_LABELS, frame, path)
+  for path in csvs.find(
+    tables.MODAL_LABELS, str(folder / 'results/pets/modal_labels')
+  ):
+    frame = change(csvs.read(tables.MODAL_LABELS, path))
+    csvs.write(tables.MODAL_LABELS, frame, path)
 
 
 def test_labels_of_another_run_are_refused(copy_of_run):
@@ -514,7 +529,7 @@ def test_sorting(open_page, page_folder):
 
 def test_numbers_on_the_page_equal_the_csv(open_page, run_folder):
   page = open_page()
-  headline = tables.read(
+  headline = csvs.read(
     tables.HEADLINE, paths.headline_table(str(run_folder / 'results'))
   )
   lines = page.eval_on_selector_all(
@@ -630,7 +645,7 @@ def export(page, path):
   with page.expect_download() as download:
     page.click('#export')
   download.value.save_as(path)
-  return tables.read(tables.ANNOTATIONS, str(path))
+  return csvs.read(tables.ANNOTATIONS, str(path))
 
 
 def answer_all(page, keys):

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from per_class_accuracy import gen_tstatistic
-from utils import paths, tables
+from utils import csvs, paths, tables
 
 LEVELS = (0.0, 0.5, 0.9)
 NAMES = [
@@ -73,7 +73,7 @@ def write_long(folder, recall, names=NAMES, support=None, order=None):
       }
     )
     path = folder / f'{index}_{method}_{fraction}_{replicate}.csv'
-    tables.write(tables.CLASS_METRICS, frame, str(path))
+    csvs.write(tables.CLASS_METRICS, frame, str(path))
 
 
 def write_wide(path, recall, names=NAMES):
@@ -97,7 +97,7 @@ def run(data_directory, output, **options):
     **options,
   )
   path = paths.t_statistic(str(output), 'd', 'eval')
-  return tables.read(tables.T_STATISTIC, path), summary
+  return csvs.read(tables.T_STATISTIC, path), summary
 
 
 def in_order(names, recall, tested, levels):

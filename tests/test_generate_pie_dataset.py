@@ -9,12 +9,23 @@ import pytest
 import tensorflow as tf
 
 from pie_dataset_gen import generate_pie_dataset
-from utils import image_records, paths, tables, tfrecords
+from utils import (
+  csvs,
+  image_records,
+  paths,
+  populations,
+  storage,
+  tables,
+  tfrecords,
+)
 
 CLASSES = ('zero', 'one', 'two', 'three')
 SHARDS = 3
 IMAGES = 8
-LEVELS = (('threshold', 0.5), ('threshold', 0.9))
+LEVELS = (
+  populations.Level('threshold', 0.5),
+  populations.Level('threshold', 0.9),
+)
 
 
 def encoded_image(shard, index):
@@ -37,7 +48,7 @@ def write_data(folder, dialect=tfrecords.ORIGINAL):
   shards = {}
   for shard in range(SHARDS):
     path = paths.shard(str(folder), 'validation', shard, SHARDS)
-    shards[paths.name(path)] = tfrecords.write_shard(
+    shards[storage.name(path)] = tfrecords.write_shard(
       path,
       [
         tfrecords.encode(
@@ -86,10 +97,12 @@ def write_labels(folder, change=lambda frame: frame):
           'variant_correct_share': 0.5,
         }
       )
-      tables.write(
+      csvs.write(
         tables.MODAL_LABELS,
         change(frame.sample(frac=1, random_state=shard)),
-        paths.modal_labels(str(folder), 'shapes', 'eval', name, *level),
+        paths.modal_labels(
+          str(folder), 'shapes', 'eval', name, populations.Level(*level)
+        ),
       )
 
 
@@ -128,7 +141,7 @@ def test_both_kinds_together_are_the_data_set(folders):
       records = image_records.read(str(folder))
       assert records.class_names == data.class_names
       assert records.label_base == 0
-      shards = paths.find_shards(str(folder), 'eval')
+      shards = image_records.find_shards(str(folder), 'eval')
       assert len(shards) == SHARDS
       for number, path in enumerate(shards):
         examples = [
@@ -136,7 +149,7 @@ def test_both_kinds_together_are_the_data_set(folders):
           for i, serialized in enumerate(tfrecords.read_records(path))
         ]
         tfrecords.check_count(path, len(examples), records)
-        assert records.shard(paths.name(path)) == image_records.Shard(
+        assert records.shard(storage.name(path)) == image_records.Shard(
           len(examples), pathlib.Path(path).stat().st_size
         )
         order = [int(e.key.split('/')[1]) for e in examples]
@@ -153,7 +166,9 @@ def test_both_kinds_together_are_the_data_set(folders):
 
 def test_the_project_reads_them_as_a_data_set(folders):
   out = run(folders, end_sparsity=[0.9])
-  shards = paths.find_shards(str(out / 'pie' / 'threshold' / '0.9'), 'eval')
+  shards = image_records.find_shards(
+    str(out / 'pie' / 'threshold' / '0.9'), 'eval'
+  )
   records = tfrecords.describe(shards)
   assert tfrecords.detect(shards) == tfrecords.PIE
   assert records.num_examples('eval') == SHARDS * IMAGES // 2
@@ -162,9 +177,11 @@ def test_the_project_reads_them_as_a_data_set(folders):
 
 def test_a_shard_without_pies_is_read_as_one(folders):
   out = run(folders, end_sparsity=[0.5])
-  shards = paths.find_shards(str(out / 'pie' / 'threshold' / '0.5'), 'eval')
+  shards = image_records.find_shards(
+    str(out / 'pie' / 'threshold' / '0.5'), 'eval'
+  )
   records = tfrecords.describe(shards)
-  assert [records.shard(paths.name(s)).examples for s in shards] == [2, 2, 0]
+  assert [records.shard(storage.name(s)).examples for s in shards] == [2, 2, 0]
   assert tfrecords.detect(shards) == tfrecords.PIE
 
 
@@ -195,9 +212,9 @@ def test_features_are_those_of_the_original(folders):
 
 def test_statistics_count_the_records(folders):
   run(folders)
-  stats = tables.read_all(
+  stats = csvs.read_all(
     tables.PIE_STATISTICS,
-    paths.find_csvs(str(folders / 'out/shapes/stats'), 'statistics'),
+    csvs.find(tables.PIE_STATISTICS, str(folders / 'out/shapes/stats')),
   )
   assert len(stats) == SHARDS * len(LEVELS)
   for row in stats.to_dict('records'):
@@ -299,7 +316,7 @@ def test_a_repeated_key_is_refused(folders):
   twice = list(tfrecords.read_records(path))[:1] * IMAGES
   shard = tfrecords.write_shard(path, twice)
   records = image_records.read(str(folders / 'data'))
-  records.splits['eval'][paths.name(path)] = shard
+  records.splits['eval'][storage.name(path)] = shard
   image_records.write(str(folders / 'data'), records)
   with pytest.raises(
     ValueError, match="records 0 and 1 have one .* 'image 0/0'"
@@ -311,23 +328,27 @@ def test_pies_of_pies_keep_their_labels(folders):
   # PIE records are a data set like any other, also for this script.
   out = run(folders, end_sparsity=[0.9], is_pie='pie')
   data = out / 'pie/threshold/0.9'
-  shards = paths.find_shards(str(data), 'eval')
+  shards = image_records.find_shards(str(data), 'eval')
   for shard in shards:
-    frame = tables.read(
+    frame = csvs.read(
       tables.MODAL_LABELS,
       paths.modal_labels(
-        str(folders / 'labels'), 'shapes', 'eval', paths.name(shard), *LEVELS[1]
+        str(folders / 'labels'),
+        'shapes',
+        'eval',
+        storage.name(shard),
+        LEVELS[1],
       ),
     )
-    tables.write(
+    csvs.write(
       tables.MODAL_LABELS,
       frame[frame['image_index'] % 2 == 1],
       paths.modal_labels(
         str(folders / 'again'),
         'shapes_pie_threshold_0.9',
         'eval',
-        paths.name(shard),
-        *LEVELS[1],
+        storage.name(shard),
+        LEVELS[1],
       ),
     )
   generate_pie_dataset.run(
@@ -335,7 +356,7 @@ def test_pies_of_pies_keep_their_labels(folders):
   )
   again = contents(folders / 'out2/shapes_pie_threshold_0.9/eval/pie')
   for shard in shards:
-    name = f'threshold/0.9/{paths.name(shard)}'
+    name = f'threshold/0.9/{storage.name(shard)}'
     assert (
       hashlib.sha256(again[name]).digest()
       == hashlib.sha256(pathlib.Path(shard).read_bytes()).digest()

@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 
 from pie_dataset_gen import aggregate_predictions, headline_table
-from utils import paths, tables
+from utils import csvs, paths, populations, tables
 
-LEVELS = (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
+LEVELS = tuple(
+  populations.Level(*level)
+  for level in (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
+)
 MEMBERS = 6
 IMAGES = 30
 
@@ -77,7 +80,7 @@ def write_class_metrics(folder, top_5=0.99):
         split='eval',
         ckpt='',
       )
-      tables.write(
+      csvs.write(
         tables.CLASS_METRICS, frame, str(folder / f'{level}_{replicate}.csv')
       )
 
@@ -105,7 +108,7 @@ def write_summary(folder, tested=5):
       }
     )
   path = paths.class_impact_summary(str(folder), 'toy', 'eval')
-  tables.write(tables.CLASS_IMPACT_SUMMARY, pd.DataFrame(rows), path)
+  csvs.write(tables.CLASS_IMPACT_SUMMARY, pd.DataFrame(rows), path)
 
 
 def write_robustness(folder, corruptions=('fog', 'snow'), name='toy_c'):
@@ -136,7 +139,7 @@ def write_robustness(folder, corruptions=('fog', 'snow'), name='toy_c'):
     columns=[c.name for c in tables.ROBUSTNESS_SUMMARY.columns]
   )
   path = paths.robustness_summary(str(folder / name))
-  tables.write(tables.ROBUSTNESS_SUMMARY, frame, path)
+  csvs.write(tables.ROBUSTNESS_SUMMARY, frame, path)
   return str(folder / name)
 
 
@@ -167,9 +170,7 @@ def run(folder, **parts):
 
 
 def cells(folder):
-  frame = tables.read(
-    tables.HEADLINE, paths.headline_table(str(folder / 'out'))
-  )
+  frame = csvs.read(tables.HEADLINE, paths.headline_table(str(folder / 'out')))
   key = ['measure', 'pruning_method', 'pruning_fraction']
   return frame.set_index(key).sort_index()
 
@@ -214,9 +215,7 @@ def test_numbers_are_those_of_the_predictions(folder):
 def test_null_and_intervals_are_those_of_the_aggregation(folder):
   run(folder)
   found = cells(folder)
-  null = tables.read(
-    tables.PIE_NULL, paths.pie_null(str(folder), 'toy', 'eval')
-  )
+  null = csvs.read(tables.PIE_NULL, paths.pie_null(str(folder), 'toy', 'eval'))
   for row in null.to_dict('records'):
     level = row['pruning_method'], row['pruning_fraction']
     cell = found.loc[('PIEs by chance, two dense halves', *level)]
@@ -363,19 +362,19 @@ def test_contradictions_and_gaps_are_refused(folder):
   with pytest.raises(FileNotFoundError):
     run(folder, t_statistic_file=str(folder / 'nowhere'))
   path = next((folder / 'metrics').iterdir())
-  frame = tables.read(tables.CLASS_METRICS, str(path))
+  frame = csvs.read(tables.CLASS_METRICS, str(path))
   for name in ('split', 'preprocessing', 'compute_precision', 'exp'):
     other = frame.assign(**{name: 'other'})
-    tables.write(tables.CLASS_METRICS, other, str(path))
+    csvs.write(tables.CLASS_METRICS, other, str(path))
     with pytest.raises(ValueError, match=f'hold the {name} .*other'):
       run(folder)
   frame.loc[2, 'eval_accuracy'] = 0.5
-  tables.write(tables.CLASS_METRICS, frame, str(path))
+  csvs.write(tables.CLASS_METRICS, frame, str(path))
   with pytest.raises(ValueError, match='more than one accuracy of the member'):
     run(folder)
-  labels = paths.modal_labels(str(folder), 'toy', 'eval', 'shard', *LEVELS[1])
-  frame = tables.read(tables.MODAL_LABELS, labels)
-  tables.write(tables.MODAL_LABELS, frame[1:], labels)
+  labels = paths.modal_labels(str(folder), 'toy', 'eval', 'shard', LEVELS[1])
+  frame = csvs.read(tables.MODAL_LABELS, labels)
+  csvs.write(tables.MODAL_LABELS, frame[1:], labels)
   with pytest.raises(ValueError, match='2 PIEs among 29 modal labels, .* 30'):
     run(folder, predictions_file=str(folder))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils import image_records, paths, tables
+from utils import csvs, image_records, paths
 
 
 def described(**changes):
@@ -44,7 +44,7 @@ names = st.text(
   st.characters(codec='utf-8', exclude_categories=('Cc',)),
   min_size=1,
   max_size=9,
-).filter(lambda name: not tables.fault_of_text(name))
+).filter(lambda name: not csvs.fault_of_text(name))
 
 
 @given(st.lists(names, min_size=2, max_size=5), st.floats(1e-300, 1e300))

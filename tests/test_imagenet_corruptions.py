@@ -12,10 +12,14 @@ import tensorflow as tf
 from robustness_tests import imagenet_corruptions, summarize
 from tests import test_inference
 from utils import (
+  csvs,
   image_records,
   inference,
+  member_paths,
   paths,
+  populations,
   resnet_model,
+  storage,
   tables,
   tfrecords,
 )
@@ -68,7 +72,7 @@ def write_own(folder, images, dialect=tfrecords.ORIGINAL, **more):
   )
   describe(
     folder,
-    {'validation': {paths.name(path): shard}},
+    {'validation': {storage.name(path): shard}},
     label_base=dialect.label_base,
     **more,
   )
@@ -117,7 +121,7 @@ def write_folders(folder, images, keys=KEYS):
 def members(tmp_path_factory):
   root = tmp_path_factory.mktemp('members')
   architecture = resnet_model.Architecture(18, 0.125, len(KEYS))
-  for level in ((paths.BASELINE, 0.0), ('threshold', 0.9)):
+  for level in ((populations.BASELINE, 0.0), ('threshold', 0.9)):
     test_inference.write_member(root, *level, 0, architecture)
   return str(root)
 
@@ -145,7 +149,7 @@ def results(dest):
   """Rows of all results, by file name and class, without the loss."""
   files = sorted(dest.rglob('*.csv'))
   return {
-    str(path.relative_to(dest)): tables.read(tables.ROBUSTNESS, str(path))
+    str(path.relative_to(dest)): csvs.read(tables.ROBUSTNESS, str(path))
     for path in files
   }
 
@@ -189,7 +193,7 @@ def test_layouts_give_the_same_metrics(members, clean, tmp_path):
     frame['loss'].iloc[0]
     for folder in ('out own', 'out cropped')
     for name, frame in results(tmp_path / folder).items()
-    if paths.BASELINE in name
+    if populations.BASELINE in name
   ]
   assert len(losses) == 3
   assert np.diff(np.sort(losses)).min() > 1e-3
@@ -284,9 +288,9 @@ def test_a_shard_without_pies_loses_no_other(members, tmp_path):
   )
   empty = tfrecords.write_shard(first, [])
   (source,) = (tmp_path / 'a').glob('validation*')
-  (tmp_path / 'b' / paths.name(second)).write_bytes(source.read_bytes())
+  (tmp_path / 'b' / storage.name(second)).write_bytes(source.read_bytes())
   full = image_records.Shard(IMAGES, source.stat().st_size)
-  names = {paths.name(first): empty, paths.name(second): full}
+  names = {storage.name(first): empty, storage.name(second): full}
   describe(tmp_path / 'b', {'validation': names}, label_base=0)
   for name in 'ab':
     run(members, tmp_path / name, tmp_path / f'out {name}')
@@ -305,7 +309,7 @@ def write_labels(path, keys, pies, fraction=0.9):
   for column in tables.MODAL_LABELS.columns:
     if column.name not in frame:
       frame[column.name] = 0
-  tables.write(tables.MODAL_LABELS, frame, str(path))
+  csvs.write(tables.MODAL_LABELS, frame, str(path))
 
 
 @pytest.mark.parametrize('layout', ['own', 'folders'])
@@ -365,7 +369,11 @@ def thousand(tmp_path_factory):
   """A network of 1,000 classes, and the keys of the classes."""
   root = tmp_path_factory.mktemp('thousand')
   test_inference.write_member(
-    root, paths.BASELINE, 0.0, 0, resnet_model.Architecture(18, 0.125, 1000)
+    root,
+    populations.BASELINE,
+    0.0,
+    0,
+    resnet_model.Architecture(18, 0.125, 1000),
   )
   order = np.random.default_rng(0).permutation(1000)
   return str(root), tuple(f'n{i:08d}' for i in order)
@@ -414,9 +422,9 @@ def test_imagenet_a_is_scored_on_its_classes_and_on_all(
     class_keys=keys,
     class_names=tuple(map(str, range(1000))),
   )
-  shards = paths.find_shards(str(tmp_path / 'own'), 'eval')
+  shards = image_records.find_shards(str(tmp_path / 'own'), 'eval')
   ((_, _, wanted),) = inference.predict(
-    paths.find_checkpoints(root),
+    member_paths.find(root),
     shards,
     tfrecords.describe(shards),
     batch_size=64,
@@ -528,7 +536,7 @@ def test_the_summary_reads_what_is_written(members, tmp_path):
     write_own(tmp_path / 'c' / f'{name}_{severity}', images, resize_size=SIZE)
   found = run(members, tmp_path / 'c', tmp_path / 'out')
   summarize.run(str(tmp_path / 'out'), '', str(tmp_path / 'sum'), False)
-  summary = tables.read(
+  summary = csvs.read(
     tables.ROBUSTNESS_SUMMARY,
     paths.robustness_summary(str(tmp_path / 'sum')),
   )
@@ -694,7 +702,7 @@ def test_faults_of_records_are_named(members, clean, tmp_path):
     '{"splits": [{"name": "validation"}]}'
   )
   (one,) = imagenet_corruptions.find_sets(str(tmp_path / 'c'), ())
-  shards = paths.find_shards(one.folder, 'eval')
+  shards = image_records.find_shards(one.folder, 'eval')
   assert not imagenet_corruptions.counts_of_tfds(one.folder, 'eval', shards)
   assert not list((tmp_path / 'out').rglob('*.csv'))
 

@@ -11,7 +11,15 @@ import tensorflow as tf
 
 from pie_dataset_gen import imagenet_predictions
 from tests import reference_values, test_inference
-from utils import data_input, paths, preprocessing, resnet_model, tables
+from utils import (
+  csvs,
+  data_input,
+  member_paths,
+  populations,
+  preprocessing,
+  resnet_model,
+  tables,
+)
 
 MEAN = [255 * m for m in (0.485, 0.456, 0.406)]
 STD = [255 * s for s in (0.229, 0.224, 0.225)]
@@ -82,7 +90,7 @@ def test_the_originals_checkpoints_predict_the_originals_records(
   assert done.returncode == 0, done.stderr
   assert "taken to be ImageNet's" in done.stderr
   (path,) = (tmp_path / 'out').rglob('*.csv')
-  frame = tables.read(tables.PREDICTIONS, str(path))
+  frame = csvs.read(tables.PREDICTIONS, str(path))
   assert list(frame['true_class']) == [0, 499, 999]
   assert list(frame['image_key']) == [
     'img0_500x375',
@@ -111,7 +119,7 @@ def test_the_originals_checkpoints_predict_the_originals_records(
 def population(tmp_path_factory):
   root = tmp_path_factory.mktemp('population')
   for replicate in range(2):
-    test_inference.write_member(root, paths.BASELINE, 0.0, replicate)
+    test_inference.write_member(root, populations.BASELINE, 0.0, replicate)
     test_inference.write_member(root, 'threshold', 0.9, replicate)
   return str(root), data_input.synthetic_data_set(str(root / 'data'))
 
@@ -147,7 +155,7 @@ def test_runs_give_the_same_bytes_and_finished_files_stay(population, tmp_path):
 def test_members_may_be_listed_alone_or_by_pattern(population, tmp_path):
   everything = run(population, tmp_path / 'all')
   root = population[0]
-  prefixes = [c.prefix for c in paths.find_checkpoints(root)]
+  prefixes = [c.prefix for c in member_paths.find(root)]
   for number, pattern in enumerate(
     (','.join(reversed(prefixes)), f'{root}/exp/*/*/*/*/*/*/model.ckpt-10')
   ):

@@ -12,11 +12,15 @@ import tensorflow as tf
 
 from utils import (
   checkpoints,
+  csvs,
   data_input,
   image_records,
   inference,
+  member_paths,
   paths,
+  populations,
   resnet_model,
+  storage,
   tables,
   tfrecords,
 )
@@ -31,9 +35,9 @@ OPTIONS = {
 
 
 def write_member(root, method, fraction, replicate, architecture=ARCHITECTURE):
-  masked = method != paths.BASELINE
+  masked = method != populations.BASELINE
   schedule = (2, 8, 2) if masked else (0, 0, 0)
-  member = paths.Member('exp', method, fraction, *schedule, replicate)
+  member = member_paths.Member('exp', method, fraction, *schedule, replicate)
   rng = np.random.default_rng([replicate, int(1000 * fraction)])
   values = {}
   for name, shape in resnet_model.variable_shapes(architecture, masked).items():
@@ -48,9 +52,9 @@ def write_member(root, method, fraction, replicate, architecture=ARCHITECTURE):
     else:
       value = 0.1 * rng.standard_normal(shape)
     values[name] = np.asarray(value, np.float32)
-  prefix = paths.checkpoint_prefix(str(root / member.folder), 10)
+  prefix = member_paths.prefix_in(str(root / member.folder), 10)
   checkpoints.write(prefix, checkpoints.Network(architecture, values, 10))
-  return paths.parse_checkpoint(prefix)
+  return member_paths.parse(prefix)
 
 
 @pytest.fixture(scope='module')
@@ -58,11 +62,11 @@ def population(tmp_path_factory):
   root = tmp_path_factory.mktemp('population')
   members = [
     write_member(root, method, fraction, replicate)
-    for method, fraction in ((paths.BASELINE, 0.0), ('threshold', 0.9))
+    for method, fraction in ((populations.BASELINE, 0.0), ('threshold', 0.9))
     for replicate in range(2)
   ]
   folder = data_input.synthetic_data_set(str(root / 'data'))
-  shards = paths.find_shards(folder, 'eval')
+  shards = image_records.find_shards(folder, 'eval')
   return members, shards, tfrecords.describe(shards)
 
 
@@ -86,7 +90,7 @@ def test_predictions_are_those_of_the_network(population):
   x = resnet_model.normalise(images, records.channel_mean, records.channel_std)
   for member in members:
     frame = frames[member].assign(split='eval')
-    tables.check(tables.PREDICTIONS, frame, 'test')
+    csvs.check(tables.PREDICTIONS, frame, 'test')
     network = checkpoints.read(member.prefix)
     folded = resnet_model.fold_batch_norm(network.values, ARCHITECTURE)  # noqa: PD011
     logits = resnet_model.folded_forward(x, folded, ARCHITECTURE).numpy()
@@ -224,7 +228,11 @@ def test_bfloat16_is_recorded_and_close(population):
 def test_what_does_not_fit_is_refused(population, tmp_path):
   members, shards, records = population
   other = write_member(
-    tmp_path, paths.BASELINE, 0.0, 0, resnet_model.Architecture(18, 0.125, 7)
+    tmp_path,
+    populations.BASELINE,
+    0.0,
+    0,
+    resnet_model.Architecture(18, 0.125, 7),
   )
   with pytest.raises(ValueError, match='7 classes.*synthetic has 10'):
     predictions(population, [other])
@@ -247,14 +255,14 @@ def test_a_path_that_misstates_the_sparsity_is_reported(
   member = write_member(tmp_path, 'threshold', 0.5, 0)
   lying = member.prefix.replace('/0.5/', '/0.8/')
   checkpoints.write(lying, checkpoints.read(member.prefix))
-  predictions(population, [paths.parse_checkpoint(lying)])
+  predictions(population, [member_paths.parse(lying)])
   assert 'fraction of 0.8 is pruned, its weights have 0.5' in caplog.text
 
 
 def test_a_shard_that_is_declared_empty_has_no_rows(population, tmp_path):
   members, shards, records = population
   path = paths.shard(str(tmp_path), 'validation', 0, 1)
-  splits = {'validation': {paths.name(path): tfrecords.write_shard(path, [])}}
+  splits = {'validation': {storage.name(path): tfrecords.write_shard(path, [])}}
   nothing = dataclasses.replace(records, splits=splits)
   image_records.write(str(tmp_path), nothing)
   # Beside a shard that says in which dialect the data set is.
@@ -263,7 +271,7 @@ def test_a_shard_that_is_declared_empty_has_no_rows(population, tmp_path):
     list(predictor.predict(members, [inference.DataSet(nothing, [path])]))
   other = paths.shard(str(tmp_path), 'train', 0, 1)
   splits['train'] = {
-    paths.name(other): tfrecords.write_shard(
+    storage.name(other): tfrecords.write_shard(
       other, tfrecords.read_records(shards[0])
     )
   }

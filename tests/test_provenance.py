@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests.stages import STAGES, assert_same, files
-from utils import command_line, paths
+from utils import digests, provenance, storage
 
 
 def record(folder):
@@ -15,13 +15,13 @@ def record(folder):
 
 
 def open_record(folder, **settings):
-  return command_line.Provenance(str(folder), 'room.script', settings)
+  return provenance.Provenance(str(folder), 'room.script', settings)
 
 
 def test_a_record_stands_from_the_first_result_on(tmp_path):
-  provenance = open_record(tmp_path, precision='float32')
+  opened = open_record(tmp_path, precision='float32')
   assert not os.listdir(tmp_path)
-  provenance.start()
+  opened.start()
   assert record(tmp_path)['finished'] == ''
   assert record(tmp_path)['settings'] == {'precision': 'float32'}
   # Killed here. The same command, which finds all results there, completes it.
@@ -44,9 +44,9 @@ def test_nothing_is_recorded_where_nothing_is_done(tmp_path):
 
 def test_other_settings_are_named_and_other_shards_are_added(tmp_path):
   one = {'precision': 'float32', 'shards': {'a': '1', 'b': '2'}}
-  provenance = open_record(tmp_path, **one)
-  provenance.start()
-  provenance.finish([])
+  opened = open_record(tmp_path, **one)
+  opened.start()
+  opened.finish([])
   other = open_record(tmp_path, precision='float32', shards={'c': '3'})
   other.start()
   other.finish([])
@@ -74,7 +74,7 @@ def test_a_digest_is_of_what_files_hold(tmp_path):
   for name, text in (('a', 'x'), ('b', 'x'), ('c', 'y')):
     (tmp_path / name).write_text(text)
   one, same, other = (
-    command_line.digest([str(tmp_path / name)]) for name in 'abc'
+    digests.of_files([str(tmp_path / name)]) for name in 'abc'
   )
   assert one == same != other
 
@@ -224,4 +224,4 @@ def test_every_stage_leaves_a_record(chain, stage):
     assert {'python', 'packages', 'inputs'} <= set(found)
     for described in found['inputs']:
       assert described['bytes'] == (after / described['path']).stat().st_size
-      assert paths.name(described['path'])
+      assert storage.name(described['path'])

@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from save_checkpoint import pruning
-from utils import paths
 
 SHAPE = (3, 3, 5, 7)
 
@@ -26,7 +25,7 @@ def weights(seed=0, shape=SHAPE):
   return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize('method', paths.PRUNING_METHODS)
+@pytest.mark.parametrize('method', pruning.METHODS)
 @pytest.mark.parametrize(
   'sparsity', [0, 0.1, 0.3, 0.45, 0.5, 0.7, 0.9, 0.99, 0.9999]
 )

@@ -5,9 +5,12 @@ import pandas as pd
 import pytest
 
 from pie_dataset_gen import aggregate_predictions, rank_suspects
-from utils import image_records, paths, tables
+from utils import csvs, image_records, paths, populations, tables
 
-LEVELS = (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
+LEVELS = tuple(
+  populations.Level(*level)
+  for level in (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
+)
 MEMBERS = 4
 CLASSES = ('a', 'b', 'c')
 
@@ -53,7 +56,7 @@ def test_equals_a_count_by_hand(tmp_path):
   true = np.arange(40) % 3
   write_labels(tmp_path, said, true)
   run(tmp_path)
-  found = tables.read(
+  found = csvs.read(
     tables.SUSPECTS, paths.suspects(str(tmp_path), 'toy', 'eval')
   )
   assert found['rank'].tolist() == list(range(1, 41))
@@ -127,9 +130,9 @@ def test_too_few_classes_are_refused(tmp_path):
 def test_levels_with_other_images_are_refused(tmp_path):
   write_labels(tmp_path, votes(), np.arange(40) % 3)
   path = paths.modal_labels(
-    str(tmp_path), 'toy', 'eval', 'shard-1', 'threshold', 0.9
+    str(tmp_path), 'toy', 'eval', 'shard-1', populations.Level('threshold', 0.9)
   )
-  frame = tables.read(tables.MODAL_LABELS, path)
-  tables.write(tables.MODAL_LABELS, frame[1:], path)
+  frame = csvs.read(tables.MODAL_LABELS, path)
+  csvs.write(tables.MODAL_LABELS, frame[1:], path)
   with pytest.raises(ValueError, match='the same images'):
     run(tmp_path)

@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 from robustness_tests import summarize
-from utils import paths, tables
+from utils import csvs, paths, populations, tables
 
 OFFICIAL = tuple(summarize.ALEXNET_ERROR)
-BASELINE = (paths.BASELINE, 0.0)
+BASELINE = (populations.BASELINE, 0.0)
 PRUNED = ('threshold', 0.9)
 CLEAN = {BASELINE: 0.75, PRUNED: 0.7}
 # Errors fall to both sides of their mean, so that a mean of means is not
@@ -72,7 +72,7 @@ def write_set(
     compute_precision='float32',
   )
   name = f'{corruption}_{severity}_{level[1]}_{replicate}_{step}.csv'
-  tables.write(
+  csvs.write(
     tables.ROBUSTNESS, frame.assign(**more), str(folder / dataset / name)
   )
   return folder / dataset / name
@@ -83,7 +83,7 @@ def write_clean(folder):
     frame = metrics(
       CLEAN[level] + replicate / 100, **identity(level, replicate)
     )
-    tables.write(
+    csvs.write(
       tables.CLASS_METRICS, frame, str(folder / f'{level}_{replicate}.csv')
     )
 
@@ -112,7 +112,7 @@ def run(folder, clean='clean', allow_partial=True, dataset='imagenet_c'):
     str(folder / 'out'),
     allow_partial,
   )
-  frame = tables.read(
+  frame = csvs.read(
     tables.ROBUSTNESS_SUMMARY, paths.robustness_summary(str(folder / 'out'))
   )
   return frame.set_index(
@@ -237,7 +237,8 @@ def test_numbers_are_those_of_a_calculation_by_hand(folder):
     )
   assert found.loc[(*BASELINE, 'snow', 2), 'relative_error'] == 1
   assert (found['relative_error_low'].notna()).equals(
-    found.index.get_level_values(0).to_series(found.index) != paths.BASELINE
+    found.index.get_level_values(0).to_series(found.index)
+    != populations.BASELINE
   )
   # Severities only: no level of the table is left without its mean.
   assert set(found.loc[PRUNED].index) == set(
@@ -435,13 +436,13 @@ def test_two_names_of_one_corruption_are_refused(folder):
 def test_a_model_has_one_accuracy_on_a_set(folder, monkeypatch):
   """Not two in one file, nor in files that are not read at once."""
   path = folder / 'imagenet_c' / 'fog_2_0.9_1_9.csv'
-  frame = tables.read(tables.ROBUSTNESS, str(path))
-  tables.write(
+  frame = csvs.read(tables.ROBUSTNESS, str(path))
+  csvs.write(
     tables.ROBUSTNESS, frame.assign(eval_accuracy=[0.5, 0.6]), str(path)
   )
   with pytest.raises(ValueError, match='fog_2 was measured more than once'):
     run(folder)
-  tables.write(tables.ROBUSTNESS, frame, str(path))
+  csvs.write(tables.ROBUSTNESS, frame, str(path))
   wanted = run(folder)
   monkeypatch.setattr(summarize, '_FILES_AT_A_TIME', 7)
   pd.testing.assert_frame_equal(run(folder), wanted)
@@ -481,8 +482,8 @@ def test_clean_metrics_are_joined_by_model(folder):
 )
 def test_clean_metrics_that_were_taken_otherwise_are_refused(folder, column):
   for path in (folder / 'clean').iterdir():
-    frame = tables.read(tables.CLASS_METRICS, str(path))
-    tables.write(
+    frame = csvs.read(tables.CLASS_METRICS, str(path))
+    csvs.write(
       tables.CLASS_METRICS, frame.assign(**{column: 'other'}), str(path)
     )
   with pytest.raises(ValueError, match=f"'other'.* in the column '{column}'"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pie_dataset_gen import summarize_annotations
-from utils import tables
+from utils import csvs, tables
 
 QUESTIONS = [column.name for column in tables.QUESTIONS]
 
@@ -112,7 +112,7 @@ def test_either_question_counts_once():
 
 
 def write(tmp_path, name, frame):
-  tables.write(tables.ANNOTATIONS, frame, str(tmp_path / name))
+  csvs.write(tables.ANNOTATIONS, frame, str(tmp_path / name))
 
 
 def test_an_image_without_modal_labels_is_named():
@@ -131,7 +131,7 @@ def test_answers_that_stand_twice_are_refused(tmp_path):
     }
   )
   folder = tmp_path / 'toy' / 'modal_labels' / 'eval' / 'shard'
-  tables.write(tables.MODAL_LABELS, full, str(folder / 'threshold_0.9.csv'))
+  csvs.write(tables.MODAL_LABELS, full, str(folder / 'threshold_0.9.csv'))
   options = {'mode': 'eval', 'dataset_name': 'toy'}
   with pytest.raises(ValueError, match='more than once'):
     summarize_annotations.run(

@@ -6,16 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import tables
+from utils import csvs, tables
 
-TABLE = tables.Table(
+TABLE = csvs.Table(
   'weights',
+  'a person',
+  'a test',
+  'weights.csv',
   (
-    tables.Column('name', 'text', 'who'),
-    tables.Column('count', 'int', 'how many', low=0),
-    tables.Column('share', 'float', 'of all', low=0.0, high=1.0, nullable=True),
-    tables.Column('rank', 'int', 'place', nullable=True, default=np.nan),
-    tables.Column('note', 'text', 'remark', default=''),
+    csvs.Column('name', 'text', 'who'),
+    csvs.Column('count', 'int', 'how many', low=0),
+    csvs.Column('share', 'float', 'of all', low=0.0, high=1.0, nullable=True),
+    csvs.Column('rank', 'int', 'place', nullable=True, default=np.nan),
+    csvs.Column('note', 'text', 'remark', default=''),
   ),
   key=('name',),
   sort_by=('name',),
@@ -40,8 +43,8 @@ def write_text(path, text):
 
 def test_write_then_read_is_identity(tmp_path):
   path = str(tmp_path / 'a.csv')
-  tables.write(TABLE, frame(), path)
-  read = tables.read(TABLE, path)
+  csvs.write(TABLE, frame(), path)
+  read = csvs.read(TABLE, path)
   wanted = frame().sort_values('name')
   assert read['name'].tolist() == ['None', 'a', 'b']
   assert read['note'].tolist() == wanted['note'].tolist()
@@ -56,7 +59,7 @@ def test_write_then_read_is_identity(tmp_path):
     st.tuples(
       st.text(
         st.characters(codec='utf-8', exclude_categories=('Cc',)), min_size=1
-      ).filter(lambda text: not tables.fault_of_text(text)),
+      ).filter(lambda text: not csvs.fault_of_text(text)),
       st.integers(0, 2**53),
       st.floats(0, 1) | st.just(np.nan),
     ),
@@ -68,13 +71,13 @@ def test_any_text_and_number_survives(tmp_path_factory, rows):
   path = str(tmp_path_factory.mktemp('tables') / 'a.csv')
   wanted = pd.DataFrame(rows, columns=['name', 'count', 'share'])
   wanted = wanted.assign(rank=np.nan, note='')
-  tables.write(TABLE, wanted, path)
+  csvs.write(TABLE, wanted, path)
   with open(path, 'rb') as file:
     first = file.read()
-  tables.write(TABLE, wanted[::-1], path)
+  csvs.write(TABLE, wanted[::-1], path)
   with open(path, 'rb') as file:
     assert file.read() == first
-  read = tables.read(TABLE, path).set_index('name')
+  read = csvs.read(TABLE, path).set_index('name')
   wanted = wanted.set_index('name').loc[read.index]
   assert read['count'].tolist() == wanted['count'].tolist()
   np.testing.assert_array_equal(read['share'], wanted['share'])
@@ -84,7 +87,7 @@ def test_required_columns_are_enough_in_any_order(tmp_path):
   path = write_text(
     tmp_path / 'a.csv', ',share,unknown,count,name\r\n0,.5,7,3,x\r\n'
   )
-  read = tables.read(TABLE, path)
+  read = csvs.read(TABLE, path)
   assert list(read) == ['name', 'count', 'share', 'rank', 'note']
   assert read.loc[0, ['name', 'count', 'share', 'note']].tolist() == [
     'x',
@@ -97,11 +100,11 @@ def test_required_columns_are_enough_in_any_order(tmp_path):
 
 def test_some_columns_only(tmp_path):
   path = str(tmp_path / 'a.csv')
-  tables.write(TABLE, frame(), path)
-  assert list(tables.read(TABLE, path, ('count', 'name'))) == ['name', 'count']
+  csvs.write(TABLE, frame(), path)
+  assert list(csvs.read(TABLE, path, ('count', 'name'))) == ['name', 'count']
   # Without what identifies them, equal rows are no error.
-  tables.write(TABLE, frame(count=[1, 1, 1]), path)
-  assert tables.read(TABLE, path, ('count',))['count'].tolist() == [1, 1, 1]
+  csvs.write(TABLE, frame(count=[1, 1, 1]), path)
+  assert csvs.read(TABLE, path, ('count',))['count'].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_bad_tables_are_refused_by_name(tmp_path, text, message, neighbours):
     good = f'name,count,share\nz{i},1,.5\n'
     files.insert(0, write_text(tmp_path / f'good{i}.csv', good))
   with pytest.raises(ValueError, match=message) as error:
-    tables.read_all(TABLE, files)
+    csvs.read_all(TABLE, files)
   assert 'a.csv' in str(error.value)
   assert 'good' not in str(error.value)
 
@@ -140,11 +143,11 @@ def test_bad_tables_are_refused_by_name(tmp_path, text, message, neighbours):
 def test_a_bad_table_is_not_written(tmp_path):
   path = tmp_path / 'a.csv'
   with pytest.raises(ValueError, match="lacks the columns .*'share'"):
-    tables.write(TABLE, frame().drop(columns='share'), str(path))
+    csvs.write(TABLE, frame().drop(columns='share'), str(path))
   with pytest.raises(ValueError, match='at most'):
-    tables.write(TABLE, frame(share=[0.1, 0.2, 1.1]), str(path))
+    csvs.write(TABLE, frame(share=[0.1, 0.2, 1.1]), str(path))
   with pytest.raises(ValueError, match='share their identity'):
-    tables.write(TABLE, frame(name=['a', 'b', 'a']), str(path))
+    csvs.write(TABLE, frame(name=['a', 'b', 'a']), str(path))
   assert not list(tmp_path.iterdir())
 
 
@@ -168,8 +171,8 @@ def test_reading_together_equals_reading_each(tmp_path, texts):
   files = [
     write_text(tmp_path / f'{i}.csv', text) for i, text in enumerate(texts)
   ]
-  each = [tables.read(TABLE, path) for path in files]
-  together, ends = tables.read_stacked(TABLE, files)
+  each = [csvs.read(TABLE, path) for path in files]
+  together, ends = csvs.read_stacked(TABLE, files)
   start = 0
   for frame, end in zip(each, ends, strict=True):
     pd.testing.assert_frame_equal(
@@ -186,7 +189,7 @@ def test_an_open_quote_does_not_swallow_the_next_file(tmp_path):
     write_text(tmp_path / '1.csv', 'name,count,share\nb",2,.5\n'),
   ]
   with pytest.raises(ValueError, match='0.csv'):
-    tables.read_stacked(TABLE, files)
+    csvs.read_stacked(TABLE, files)
 
 
 def test_a_row_in_two_files_is_refused(tmp_path):
@@ -195,12 +198,12 @@ def test_a_row_in_two_files_is_refused(tmp_path):
     for i, n in enumerate('aba')
   ]
   with pytest.raises(ValueError, match=r'2 rows .*0\.csv.*2\.csv') as error:
-    tables.read_all(TABLE, files)
+    csvs.read_all(TABLE, files)
   assert '1.csv' not in str(error.value)
 
 
 def test_every_table_is_well_formed():
-  known = [t for t in vars(tables).values() if isinstance(t, tables.Table)]
+  known = [t for t in vars(tables).values() if isinstance(t, csvs.Table)]
   assert len(known) >= 6
   for table in known:
     names = [column.name for column in table.columns]

@@ -27,8 +27,10 @@ from utils import (
   devices,
   image_records,
   inference,
+  member_paths,
   paths,
   resnet_model,
+  storage,
   tfrecords,
 )
 
@@ -245,7 +247,7 @@ def train(folder, data, **options):
   imagenet_train_eval.run(**arguments | options)
   return {
     checkpoint.member: checkpoints.read(checkpoint.prefix)
-    for checkpoint in paths.find_checkpoints(str(folder))
+    for checkpoint in member_paths.find(str(folder))
   }
 
 
@@ -395,7 +397,7 @@ def test_data_of_another_content_are_named(tmp_path):
     train(tmp_path / 'other', folder, **options)
   assert not (tmp_path / 'other').exists()
   records = image_records.read(folder)
-  splits = {**records.splits, 'train': {paths.name(path): other}}
+  splits = {**records.splits, 'train': {storage.name(path): other}}
   image_records.write(folder, dataclasses.replace(records, splits=splits))
   was = f"data shards train-00000-of-00001 was '{shard.sha256}' and is '"
   with pytest.raises(ValueError, match=was + other.sha256):
@@ -433,7 +435,7 @@ def test_a_checkpoint_removed_under_evaluation_is_passed_over(
     if prefix.endswith('-5'):
       for path in tmp_path.rglob('model.ckpt-5.*'):
         path.unlink()
-    seen.append(paths.name(prefix))
+    seen.append(storage.name(prefix))
     return evaluate(self, prefix)
 
   monkeypatch.setattr(imagenet_train_eval.Evaluator, 'evaluate', removed_before)
@@ -799,7 +801,7 @@ def test_a_run_that_is_killed_anywhere_ends_as_one_that_is_not(
   ends = []
   for folder in (tmp_path / 'whole', killed):
     checkpoint = max(
-      paths.find_checkpoints(str(folder)), key=lambda found: found.step
+      member_paths.find(str(folder)), key=lambda found: found.step
     )
     assert checkpoint.step == 60
     ends.append(checkpoints.read(checkpoint.prefix))
@@ -881,7 +883,7 @@ def test_two_workers_train_what_one_process_trains(data, tmp_path):
   ]
   assert files[1] == files[0] + 1
   ones, twos = (
-    paths.find_checkpoints(str(tmp_path / name)) for name in ('one', 'two')
+    member_paths.find(str(tmp_path / name)) for name in ('one', 'two')
   )
   assert [c.member for c in ones] == [c.member for c in twos]
   for alone, together in zip(ones, twos, strict=True):

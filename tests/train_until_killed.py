@@ -15,7 +15,7 @@ import sys
 import tensorflow as tf
 
 from save_checkpoint import imagenet_train_eval, training
-from utils import command_line, paths
+from utils import command_line, storage
 
 _COMES = {'left': 2}
 
@@ -33,7 +33,7 @@ def main(moment: str) -> None:
   start = {'state_index': 'state-', 'export_index': 'model.ckpt-'}.get(moment)
 
   def watched_rename(source, target, overwrite=False):
-    name = paths.name(target)
+    name = storage.name(target)
     if start and name.startswith(start) and name.endswith('.index'):
       come()
     rename(source, target, overwrite=overwrite)

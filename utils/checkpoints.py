@@ -12,55 +12,34 @@ that is missing, unknown, of another shape or type stops with an error that
 shows what was found beside what was wanted.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import functools
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
-import tensorflow as tf
+from etils import epy
 from google.protobuf import message
-from tensorflow.core.protobuf import tensor_bundle_pb2
 
-from utils import paths, resnet_model
+from utils import resnet_model, storage
+
+with epy.lazy_imports():
+  import tensorflow as tf
+  from tensorflow.core.protobuf import tensor_bundle_pb2
 
 _GLOBAL_STEP = 'global_step'
 _LAST_UPDATE = 'model_pruning/last_mask_update_step'
 _SHOWN = 8
-# What TensorFlow's reader raises on damaged files: it has no type of its own.
-_READ_ERRORS = (
-  tf.errors.OpError,
-  RuntimeError,
-  ValueError,
-  IndexError,
-  MemoryError,
-)
 # Of ResNet-200: 60 KB.
 _MAX_INDEX_BYTES = 2**24
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5
 _MAX_RANK = 8
 _MAX_KEY_BYTES = 4096
-_DTYPES = {
-  dtype.as_datatype_enum: dtype
-  for dtype in (
-    tf.float32,
-    tf.float64,
-    tf.float16,
-    tf.bfloat16,
-    tf.int8,
-    tf.int16,
-    tf.int32,
-    tf.int64,
-    tf.uint8,
-    tf.uint16,
-    tf.uint32,
-    tf.uint64,
-    tf.bool,
-    tf.string,
-  )
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +128,31 @@ def _open(prefix: str):
     _check_index(f'{prefix}.index', data)
     # Not tf.train.load_checkpoint, which looks whether it is a folder.
     return tf.compat.v1.train.NewCheckpointReader(prefix)
-  except _READ_ERRORS as error:
+  except _read_errors() as error:
     raise ValueError(f'{prefix}.index is damaged: {error}') from None
+
+
+def _read_errors() -> tuple[type[Exception], ...]:
+  """What TensorFlow's reader raises on damage: it has no type of its own."""
+  return (
+    tf.errors.OpError,
+    RuntimeError,
+    ValueError,
+    IndexError,
+    MemoryError,
+  )
+
+
+@functools.cache
+def _dtypes() -> dict[int, tf.DType]:
+  """The types that a bundle may hold, by their number in its index."""
+  known = (
+    *(tf.float16, tf.bfloat16, tf.float32, tf.float64),
+    *(tf.int8, tf.int16, tf.int32, tf.int64),
+    *(tf.uint8, tf.uint16, tf.uint32, tf.uint64),
+    *(tf.bool, tf.string),
+  )
+  return {dtype.as_datatype_enum: dtype for dtype in known}
 
 
 def _check_index(path: str, data: Iterable[str]) -> None:
@@ -180,7 +182,7 @@ def _check_index(path: str, data: Iterable[str]) -> None:
       except message.DecodeError:
         raise ValueError(f'the entry of {key!r} cannot be read') from None
       shape = [dim.size for dim in entry.shape.dim]
-      dtype = _DTYPES.get(entry.dtype)
+      dtype = _dtypes().get(entry.dtype)
       if (
         dtype is None
         or entry.slices
@@ -242,7 +244,7 @@ def _entries(table: bytes, place: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _read_tensors(reader, prefix: str, names: Iterable[str]) -> dict:
   try:
     return {name: reader.get_tensor(name) for name in names}
-  except _READ_ERRORS as error:
+  except _read_errors() as error:
     raise ValueError(
       f'{prefix}: the data file is damaged or cut short: {error}'
     ) from None
@@ -377,7 +379,7 @@ def write(prefix: str, network: Network) -> None:
 def write_bundle(prefix: str, tensors: Mapping[str, np.ndarray]) -> None:
   """Writes named tensors as a V2 bundle, data first, index last."""
   suffixes = ('.data-00000-of-00001', '.index')
-  with paths.unfinished(prefix) as hidden:
+  with storage.unfinished(prefix) as hidden:
     try:
       tf.io.gfile.makedirs(os.path.dirname(prefix) or '.')
       tf.raw_ops.SaveV2(
@@ -386,9 +388,9 @@ def write_bundle(prefix: str, tensors: Mapping[str, np.ndarray]) -> None:
         shape_and_slices=[''] * len(tensors),
         tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
       )
-      with paths.cannot_be_written(prefix):
+      with storage.cannot_be_written(prefix):
         for suffix in suffixes:
-          paths.flush_to_disk(hidden + suffix)
+          storage.flush_to_disk(hidden + suffix)
       # A former index does not describe the new data.
       if tf.io.gfile.exists(f'{prefix}.index'):
         tf.io.gfile.remove(f'{prefix}.index')

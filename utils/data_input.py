@@ -6,12 +6,17 @@ gives an endless, shuffled, randomly cropped stream whose order and pixels are
 a function of (seed, epoch) alone, so that training can go on where it stopped.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
+from etils import epy
 
-from utils import image_records, paths, preprocessing, tfrecords
+from utils import image_records, paths, preprocessing, storage, tfrecords
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 # Records in flight between reading and cropping, as the original has it.
 _SHUFFLE_BUFFER = 1024
@@ -340,7 +345,7 @@ def synthetic_data_set(folder: str) -> str:
   Returns:
     The folder.
   """
-  if paths.exists(paths.image_records(folder)):
+  if storage.exists(paths.image_records(folder)):
     return folder
   splits = {}
   for number, split in enumerate(('train', 'validation')):
@@ -356,7 +361,7 @@ def synthetic_data_set(folder: str) -> str:
         )
       )
     path = paths.shard(folder, split, 0, 1)
-    splits[split] = {paths.name(path): tfrecords.write_shard(path, examples)}
+    splits[split] = {storage.name(path): tfrecords.write_shard(path, examples)}
   image_records.write(
     folder,
     image_records.ImageRecords(

@@ -1,11 +1,16 @@
 """The one place that chooses devices."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
 
-import tensorflow as tf
 from absl import logging
+from etils import epy
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 
 def strategy(

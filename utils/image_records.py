@@ -10,14 +10,13 @@ their own.
 
 import collections
 import dataclasses
-import hashlib
 import json
 import math
 import re
 
 from etils import epath
 
-from utils import paths, tables
+from utils import csvs, digests, paths, storage
 
 FORMAT = 1
 _MAX_PIXELS = 2**13
@@ -100,8 +99,8 @@ class ImageRecords:
       object.__setattr__(self, field, tuple(getattr(self, field)))
     if not isinstance(self.name, str):
       raise ValueError(f'name is {self.name!r}, wanted text')
-    paths.check_component('name', self.name)
-    if fault := tables.fault_of_text(self.name):
+    storage.check_component('name', self.name)
+    if fault := csvs.fault_of_text(self.name):
       raise ValueError(f'name is {self.name!r}, which is or holds {fault}')
     if len(self.class_names) < 2:
       raise ValueError(
@@ -112,10 +111,10 @@ class ImageRecords:
       if not all(isinstance(name, str) for name in names):
         raise ValueError(f'{field} holds something that is not text')
       for name in names:
-        if fault := tables.fault_of_text(name):
+        if fault := csvs.fault_of_text(name):
           raise ValueError(f'{field} has {name!r}, which is or holds {fault}')
     for key in self.class_keys:
-      paths.check_component('an entry of class_keys', key)
+      storage.check_component('an entry of class_keys', key)
     if self.class_keys and (
       len(set(self.class_keys)) != len(self.class_names)
       or len(self.class_keys) != len(self.class_names)
@@ -149,7 +148,7 @@ class ImageRecords:
       )
     names = [name for shards in self.splits.values() for name in shards]
     for name in names:
-      paths.check_component('the name of a shard', name)
+      storage.check_component('the name of a shard', name)
     repeated = [n for n, c in collections.Counter(names).items() if c > 1]
     if repeated:
       raise ValueError(f'two splits have a shard called {min(repeated)}')
@@ -207,12 +206,11 @@ def write(folder: str, records: ImageRecords) -> None:
   text = json.dumps(
     {**fields, 'sha256': _digest(fields)}, indent=1, ensure_ascii=False
   )
-  paths.write_complete(paths.image_records(folder), text + '\n')
+  storage.write_complete(paths.image_records(folder), text + '\n')
 
 
 def _digest(fields: dict[str, object]) -> str:
-  text = json.dumps(fields, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return digests.of_json(fields, sort_keys=True)
 
 
 def read(folder: str) -> ImageRecords:
@@ -261,3 +259,45 @@ def read(folder: str) -> ImageRecords:
   except (TypeError, ValueError, AttributeError) as error:
     raise ValueError(f'{path}: {error}') from None
   return records
+
+
+def find_shards(data_directory: str, mode: str) -> list[str]:
+  """Lists the TFRecord shards of a data set.
+
+  Args:
+    data_directory: a folder, of which the shards of one split are taken and
+      have to be complete; or a path, glob or list of files, taken as it is.
+    mode: 'train' or 'eval', the split that is taken from a folder.
+
+  Raises:
+    FileNotFoundError: nothing matches, or a shard of the split is missing.
+  """
+  folder = epath.Path(data_directory or '.')
+  if not data_directory or not folder.is_dir():
+    return storage.find_files(data_directory, 'TFRecord file')
+  shards = {}
+  for path in sorted(folder.iterdir()):
+    match = paths.SHARD.match(path.name)
+    if match and match[1] in paths.SPLITS[mode]:
+      name = path.name[: match.start(2)]
+      shards.setdefault((name, int(match[3])), {})[int(match[2])] = str(path)
+  if not shards:
+    raise FileNotFoundError(
+      f'no TFRecord shard of the {mode} split in {data_directory}, wanted '
+      f'{paths.SPLITS[mode][0]}-00000-of-NNNNN or the like'
+    )
+  if len(shards) > 1:
+    raise ValueError(
+      f'{data_directory} holds more than one set of {mode} shards: '
+      f'{sorted(f"{name}*-of-{n:05d}" for name, n in shards)}; name one by '
+      'a pattern'
+    )
+  ((name, number),) = shards
+  found = shards[name, number]
+  missing = sorted(set(range(number)) - set(found))
+  if missing:
+    raise FileNotFoundError(
+      f'{data_directory} has {len(found)} of {number} shards {name}*, '
+      f'missing {missing[:10]}'
+    )
+  return [found[i] for i in range(number)]

@@ -6,27 +6,34 @@ so that dense and pruned networks of one architecture share one traced
 function, into which their weights go as arguments.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 import tqdm
 from absl import logging
-from etils import epath
+from etils import epath, epy
 
 from utils import (
   checkpoints,
+  csvs,
   data_input,
   devices,
   image_records,
-  paths,
+  member_paths,
+  populations,
   preprocessing,
   resnet_model,
+  storage,
   tables,
   tfrecords,
 )
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 PRECISIONS = ('float32', 'bfloat16')
 # Networks in memory at a time; a folded ResNet-50 takes 100 MB.
@@ -259,11 +266,11 @@ class Predictor:
 
   def predict(
     self,
-    members: Sequence[paths.Checkpoint],
+    members: Sequence[member_paths.Checkpoint],
     data_sets: Sequence[DataSet],
-    wanted: Callable[[paths.Checkpoint, str], bool] | None = None,
+    wanted: Callable[[member_paths.Checkpoint, str], bool] | None = None,
     show_progress: bool = True,
-  ) -> Iterator[tuple[paths.Checkpoint, str, pd.DataFrame]]:
+  ) -> Iterator[tuple[member_paths.Checkpoint, str, pd.DataFrame]]:
     """Predicts every image of every shard by every checkpoint.
 
     Args:
@@ -367,12 +374,12 @@ class Predictor:
 
 
 def predict(
-  members: Sequence[paths.Checkpoint],
+  members: Sequence[member_paths.Checkpoint],
   shards: Sequence[str],
   records: image_records.ImageRecords,
-  wanted: Callable[[paths.Checkpoint, str], bool] | None = None,
+  wanted: Callable[[member_paths.Checkpoint, str], bool] | None = None,
   **options,
-) -> Iterator[tuple[paths.Checkpoint, str, pd.DataFrame]]:
+) -> Iterator[tuple[member_paths.Checkpoint, str, pd.DataFrame]]:
   """Predicts one data set once: see `Predictor` for the options."""
   return Predictor(**options).predict(
     members, [DataSet(records, shards)], wanted
@@ -380,11 +387,11 @@ def predict(
 
 
 def _count(
-  to_do: dict[paths.Checkpoint, list[str]], data_sets: Sequence[DataSet]
+  to_do: dict[member_paths.Checkpoint, list[str]], data_sets: Sequence[DataSet]
 ) -> int | None:
   """Number of images x models, or None where it is not declared."""
   declared = {
-    shard: data_set.records.shard(paths.name(shard))
+    shard: data_set.records.shard(storage.name(shard))
     for data_set in data_sets
     for shard in data_set.shards
   }
@@ -396,7 +403,8 @@ def _count(
 
 
 def _read_network(
-  member: paths.Checkpoint, described: Sequence[image_records.ImageRecords]
+  member: member_paths.Checkpoint,
+  described: Sequence[image_records.ImageRecords],
 ) -> checkpoints.Network:
   """Reads a checkpoint and holds it against its path and the data sets."""
   network = checkpoints.read(member.prefix)
@@ -429,9 +437,9 @@ def _read_network(
 def _predict_shard(
   batches: Iterator[tuple[list[str], np.ndarray, tf.Tensor]],
   shard: str,
-  group: dict[paths.Checkpoint, tuple[Classifier, dict[str, tf.Tensor]]],
+  group: dict[member_paths.Checkpoint, tuple[Classifier, dict[str, tf.Tensor]]],
   progress: tqdm.tqdm,
-) -> dict[paths.Checkpoint, pd.DataFrame]:
+) -> dict[member_paths.Checkpoint, pd.DataFrame]:
   keys, classes = [], []
   found = {member: [] for member in group}
   for batch_keys, labels, images in batches:
@@ -443,7 +451,7 @@ def _predict_shard(
     progress.update(len(batch_keys) * len(group))
   if not keys:
     # Declared so, or the reader would have complained: no image, no row.
-    nothing = tables.empty(tables.PREDICTIONS).assign(restricted_predictions=0)
+    nothing = csvs.empty(tables.PREDICTIONS).assign(restricted_predictions=0)
     return {member: nothing.copy() for member in group}
   true_class = np.concatenate(classes)
   frames = {}
@@ -461,7 +469,7 @@ def _predict_shard(
         'top_5_indices': [
           '[' + ' '.join(map(str, row)) + ']' for row in top.tolist()
         ],
-        'filename': paths.name(shard),
+        'filename': storage.name(shard),
         'exp': identity.experiment,
         'pruning_method': identity.pruning_method,
         'fraction_pruned': identity.fraction_pruned,
@@ -480,7 +488,7 @@ def _predict_shard(
 
 
 def _check_finite(
-  member: paths.Checkpoint, shard: str, keys: list[str], loss: np.ndarray
+  member: member_paths.Checkpoint, shard: str, keys: list[str], loss: np.ndarray
 ) -> None:
   if not np.isfinite(loss).all():
     index = int(np.flatnonzero(~np.isfinite(loss))[0])
@@ -508,8 +516,10 @@ def small_sample(folder: str, ckpt_dir: str = '') -> tuple[str, str]:
       prefix = f'{resnet_model.SCOPE}{conv.name}/'
       values[f'{prefix}kernel'] = values[f'{prefix}weights']
     wanted = resnet_model.variable_shapes(architecture, masked=False)
-    member = paths.Member('untrained', paths.BASELINE, 0.0, 0, 0, 0, 0)
-    ckpt_dir = paths.checkpoint_prefix(
+    member = member_paths.Member(
+      'untrained', populations.BASELINE, 0.0, 0, 0, 0, 0
+    )
+    ckpt_dir = member_paths.prefix_in(
       str(epath.Path(folder) / member.folder), 0
     )
     checkpoints.write(

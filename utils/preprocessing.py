@@ -14,7 +14,12 @@ random mirror image. The randomness is stateless: a seed per example makes an
 image the same on every machine and after every restart.
 """
 
-import tensorflow as tf
+from __future__ import annotations
+
+from etils import epy
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 NAMES = ('legacy', 'modern')
 _VERSIONS = {'legacy': 1, 'modern': 1}

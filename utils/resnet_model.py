@@ -20,13 +20,18 @@ pixels and give 56, 28, 14 and 7.
   152     likewise       3 8 36 3
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import tensorflow as tf
+from etils import epy
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 SCOPE = 'resnet_model/'
 BATCH_NORM_MOMENTUM = 0.9

@@ -8,7 +8,7 @@ dialect (`encode`), PIE records apart.
 
 The usual way to read a data set:
 
-  shards = paths.find_shards(data_directory, mode)
+  shards = image_records.find_shards(data_directory, mode)
   records = tfrecords.describe(shards)       # image_records.json, checked
   dialect = tfrecords.detect(shards)
 
@@ -24,6 +24,8 @@ with a `tf.errors` exception, which names neither file nor record, call
 `find_fault`.
 """
 
+from __future__ import annotations
+
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -34,11 +36,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import tensorflow as tf
 from absl import logging
+from etils import epy
 from google.protobuf import message
 
-from utils import image_records, paths, preprocessing, tables
+from utils import csvs, image_records, paths, preprocessing, storage
+
+with epy.lazy_imports():
+  import tensorflow as tf
 
 # A record is framed by its length (8 bytes) and two checksums (4 bytes each).
 _FRAME_BYTES = 16
@@ -279,7 +284,7 @@ def check_lengths(path: str) -> None:
 def _is_declared_empty(path: str) -> bool:
   """Whether the description says so: a shard need not have a PIE, say."""
   folder, name = os.path.split(path)
-  if not paths.exists(paths.image_records(folder)):
+  if not storage.exists(paths.image_records(folder)):
     return False
   declared = image_records.read(folder).shard(name)
   return declared is not None and not declared.examples
@@ -309,7 +314,7 @@ def describe(
       'wanted those of one data set'
     )
   path = paths.image_records(folders[0])
-  if not paths.exists(path):
+  if not storage.exists(path):
     records = image_records.imagenet(num_classes or 1000, dialect.label_base)
     logging.warning(
       'There is no %s: the records (dialect %r, labels from %d) are taken to '
@@ -463,7 +468,7 @@ def key_text(key: bytes) -> str:
   text = key.decode('utf-8', 'backslashreplace')
   if not text.isprintable():
     text = text.encode('unicode_escape').decode()
-  if tables.fault_of_text(text):
+  if csvs.fault_of_text(text):
     sign = len(text) - len(text.lstrip())
     text = f'{text[:sign]}\\u{ord(text[sign]):04x}{text[sign + 1 :]}'
   return text
@@ -711,7 +716,7 @@ def open_shard(path: str) -> Iterator[Callable[[bytes], None]]:
     with _named(path):
       writer.write(serialized)
 
-  with paths.unfinished(path) as hidden:
+  with storage.unfinished(path) as hidden:
     try:
       with _named(path):
         tf.io.gfile.makedirs(os.path.dirname(path) or '.')
@@ -723,7 +728,7 @@ def open_shard(path: str) -> Iterator[Callable[[bytes], None]]:
           writer.close()
       with _named(path):
         # Without it a power cut may leave a file's name without its bytes.
-        paths.flush_to_disk(hidden)
+        storage.flush_to_disk(hidden)
         tf.io.gfile.rename(hidden, path, overwrite=True)
     except BaseException:
       _remove(hidden)
@@ -733,7 +738,7 @@ def open_shard(path: str) -> Iterator[Callable[[bytes], None]]:
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
   try:
-    with paths.cannot_be_written(path):
+    with storage.cannot_be_written(path):
       yield
   except tf.errors.OpError as error:
     raise OSError(f'{path} cannot be written: {error.message}') from None

@@ -27,7 +27,7 @@ import pandas as pd
 from absl import app, flags, logging
 
 from pie_dataset_gen import aggregate_predictions
-from utils import tables
+from utils import csvs, tables
 
 LEVELS = (
   ('baseline', 0.0),
@@ -166,7 +166,7 @@ def main(argv: list[str]) -> None:
       f'start of Python included; row by row {plain:.2f} s, '
       f'{plain / one:.1f} times as long'
     )
-    tables.read(tables.PIE_NULL, f'{root}/out_1/imagenet/eval_pie_null.csv')
+    csvs.read(tables.PIE_NULL, f'{root}/out_1/imagenet/eval_pie_null.csv')
 
 
 if __name__ == '__main__':

@@ -24,7 +24,15 @@ from PIL import Image
 
 from pie_dataset_gen import gallery
 from tests import reference_values
-from utils import image_records, paths, tables, tfrecords
+from utils import (
+  csvs,
+  image_records,
+  paths,
+  populations,
+  storage,
+  tables,
+  tfrecords,
+)
 
 FLAGS = flags.FLAGS
 _LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9)
@@ -46,11 +54,11 @@ def write_run(folder: str, number: int, photograph: bytes) -> None:
   records = image_records.ImageRecords(
     name='photographs',
     class_names=tuple(f'class {i}' for i in range(_CLASSES)),
-    splits={'validation': {paths.name(path): shard}},
+    splits={'validation': {storage.name(path): shard}},
   )
   image_records.write(f'{folder}/data', records)
   for fraction in _LEVELS:
-    tables.write(
+    csvs.write(
       tables.MODAL_LABELS,
       pd.DataFrame(
         {
@@ -62,7 +70,7 @@ def write_run(folder: str, number: int, photograph: bytes) -> None:
           'variant_modal_label': (true + 1) % _CLASSES,
           'baseline_number_observ': 30,
           'variant_number_observ': 30,
-          'filename': paths.name(path),
+          'filename': storage.name(path),
           'image_key': keys,
           'baseline_vote_share': 0.9,
           'variant_vote_share': 0.5,
@@ -79,9 +87,8 @@ def write_run(folder: str, number: int, photograph: bytes) -> None:
         folder,
         'photographs',
         'eval',
-        paths.name(path),
-        'threshold',
-        fraction,
+        storage.name(path),
+        populations.Level('threshold', fraction),
       ),
     )
 

@@ -33,7 +33,15 @@ import pandas as pd
 from absl import app, flags
 from sklearn import metrics
 
-from utils import image_records, paths, tables, tfrecords
+from utils import (
+  csvs,
+  image_records,
+  paths,
+  populations,
+  storage,
+  tables,
+  tfrecords,
+)
 
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -59,7 +67,7 @@ def write_wrong_labels(
   for split, shards in records.splits.items():
     splits[split] = {}
     for name in shards:
-      path = paths.within(source, name)
+      path = storage.within(source, name)
       examples = []
       for example in tfrecords.read_examples(path, records):
         label = example.label
@@ -77,7 +85,7 @@ def write_wrong_labels(
           )
         )
       splits[split][name] = tfrecords.write_shard(
-        paths.within(folder, name), examples
+        storage.within(folder, name), examples
       )
   image_records.write(
     folder,
@@ -134,15 +142,15 @@ def scores(folder: str, mode: str) -> pd.DataFrame:
     dataset_name='wrong_labels',
     mode=mode,
   )
-  suspects = tables.read(
+  suspects = csvs.read(
     tables.SUSPECTS, paths.suspects(results, 'wrong_labels', mode)
   ).set_index('image_key')
-  made = tables.read_all(
+  made = csvs.read_all(
     tables.PREDICTIONS,
-    paths.find_csvs(predictions, 'predictions'),
+    csvs.find(tables.PREDICTIONS, predictions),
     (*tables.MEMBER_KEY, 'image_key', 'predictions', 'cross_entropy'),
   )
-  dense = made[made['pruning_method'] == paths.BASELINE]
+  dense = made[made['pruning_method'] == populations.BASELINE]
   found = pd.DataFrame(
     {
       'disagreement': -suspects['rank'],

@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from pie_dataset_gen import generate_pie_dataset
-from utils import image_records, paths, tables, tfrecords
+from utils import csvs, image_records, paths, storage, tables, tfrecords
 
 # The mean of ImageNet's validation images.
 IMAGE_BYTES = 133_000
@@ -51,7 +51,7 @@ def write_data(root: str, images: int, shards: int) -> list[str]:
     label = random.integers(0, NUM_CLASSES, len(rows))
     key = [f'ILSVRC2012_val_{number}_{i:08d}.JPEG' for i in rows]
     sizes = random.gamma(4, IMAGE_BYTES / 4, len(rows)).astype(int) + 1
-    written[paths.name(path)] = tfrecords.write_shard(
+    written[storage.name(path)] = tfrecords.write_shard(
       path,
       (
         tfrecords.encode(key[i], random.bytes(sizes[i]), int(label[i]))
@@ -74,13 +74,13 @@ def write_data(root: str, images: int, shards: int) -> list[str]:
         'variant_modal_label': np.where(pie, (label + 1) % NUM_CLASSES, label),
         'pruning_method': LEVEL[0],
         'pruning_fraction': LEVEL[1],
-        'filename': paths.name(path),
+        'filename': storage.name(path),
       }
     )
-    tables.write(
+    csvs.write(
       tables.MODAL_LABELS,
       frame,
-      paths.modal_labels(root, 'bench', 'eval', paths.name(path), *LEVEL),
+      paths.modal_labels(root, 'bench', 'eval', storage.name(path), *LEVEL),
     )
   image_records.write(
     f'{root}/data',
@@ -97,10 +97,10 @@ def copy(files: list[str], folder: str) -> None:
   """Copies records through TensorFlow, one by one, unparsed."""
   pathlib.Path(folder).mkdir()
   for path in files:
-    with tf.io.TFRecordWriter(f'{folder}/{paths.name(path)}') as writer:
+    with tf.io.TFRecordWriter(f'{folder}/{storage.name(path)}') as writer:
       for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
         writer.write(serialized)
-    paths.flush_to_disk(f'{folder}/{paths.name(path)}')
+    storage.flush_to_disk(f'{folder}/{storage.name(path)}')
 
 
 def main(argv: list[str]) -> None:

@@ -22,7 +22,14 @@ import tensorflow as tf
 from absl import app, flags
 
 from tests import reference_values
-from utils import checkpoints, image_records, inference, paths, resnet_model
+from utils import (
+  checkpoints,
+  image_records,
+  inference,
+  member_paths,
+  paths,
+  resnet_model,
+)
 from utils import tfrecords as records_of
 
 FLAGS = flags.FLAGS
@@ -62,7 +69,7 @@ def write_data(folder: str, count: int) -> list[str]:
   return [path]
 
 
-def write_members(folder: str, count: int) -> list[paths.Checkpoint]:
+def write_members(folder: str, count: int) -> list[member_paths.Checkpoint]:
   """Writes ResNet-50s, half of them pruned."""
   architecture = resnet_model.Architecture(50, 1.0, 1000)
   members = []
@@ -72,10 +79,10 @@ def write_members(folder: str, count: int) -> list[paths.Checkpoint]:
     for name, value in values.items():
       if name.endswith('/mask'):
         values[name] = (rng.random(value.shape) < 0.1).astype(np.float32)
-    member = paths.Member('bench', 'threshold', 0.9, 1, 2, 1, i)
-    prefix = paths.checkpoint_prefix(f'{folder}/{member.folder}', 3)
+    member = member_paths.Member('bench', 'threshold', 0.9, 1, 2, 1, i)
+    prefix = member_paths.prefix_in(f'{folder}/{member.folder}', 3)
     checkpoints.write(prefix, checkpoints.Network(architecture, values, 3))
-    members.append(paths.parse_checkpoint(prefix))
+    members.append(member_paths.parse(prefix))
   return members
 
 
@@ -137,7 +144,7 @@ def main(argv):
         )
 
 
-def _load_seconds(member: paths.Checkpoint) -> float:
+def _load_seconds(member: member_paths.Checkpoint) -> float:
   start = time.perf_counter()
   network = checkpoints.read(member.prefix)
   resnet_model.fold_batch_norm(network.values, network.architecture)

@@ -1,0 +1,170 @@
+"""What members have in common: levels, halves, PIEs, and one study's rows.
+
+Pure functions on members, arrays and frames: no files, no flags, no TensorFlow.
+A *level* is what was made alike (`Level`); the level `DENSE` is
+what all others are held against. Tables call a level's fraction either
+fraction_pruned, in rows about members, or pruning_fraction, in rows about
+levels, as the original does; here both are one.
+"""
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from utils import tables
+from utils.member_paths import BASELINE as BASELINE
+from utils.member_paths import DENSE, Level
+from utils.member_paths import Member as Member
+
+_FRACTIONS = ('fraction_pruned', 'pruning_fraction')
+
+
+def level_columns(frame: pd.DataFrame) -> list[str]:
+  """The two columns that name the level of a row."""
+  return ['pruning_method', *(name for name in _FRACTIONS if name in frame)]
+
+
+def sort_levels(levels: Iterable[Level]) -> list[Level]:
+  """Dense first, then by method and fraction; each once."""
+  return sorted(set(levels), key=lambda level: (level != DENSE, level))
+
+
+def by_level(frame: pd.DataFrame) -> dict[Level, pd.DataFrame]:
+  """The rows of each level, the levels in the order of `sort_levels`."""
+  found = {
+    Level(*key): rows for key, rows in frame.groupby(level_columns(frame))
+  }
+  return {level: found[level] for level in sort_levels(found)}
+
+
+def level_of(row: Mapping[str, object]) -> Level:
+  """The level that a row is about."""
+  fraction = next(row[name] for name in _FRACTIONS if name in row)
+  return Level(row['pruning_method'], fraction)
+
+
+def compressed_levels(
+  levels: Iterable[Level],
+  fractions: Sequence[float] = (),
+  method: str = '',
+  source: str = 'the members',
+) -> list[Level]:
+  """The levels to hold against the dense one, sorted.
+
+  Args:
+    levels: those that there are.
+    fractions: those that are wanted, or empty for all.
+    method: the method that is wanted, or empty for all.
+    source: what holds them, for the message.
+
+  Raises:
+    ValueError: there is no dense level, or none of those that are wanted.
+  """
+  there = sort_levels(levels)
+  if DENSE not in there:
+    raise ValueError(
+      f'{source}: no member of the baseline (pruning_method '
+      f'{DENSE.pruning_method!r}, fraction_pruned 0), there are '
+      f'{[tuple(level) for level in there]}'
+    )
+  found = [
+    level
+    for level in there
+    if not level.is_dense and method in ('', level.pruning_method)
+  ]
+  missing = set(fractions) - {level.fraction_pruned for level in found}
+  if missing or not found:
+    raise ValueError(
+      f'{source}: no compressed members at {sorted(missing) or "any level"}'
+      f'{f" by {method}" if method else ""}, there are '
+      f'{[tuple(level) for level in there]}'
+    )
+  return [
+    level
+    for level in found
+    if not fractions or level.fraction_pruned in fractions
+  ]
+
+
+def check_alike(identities: Iterable[Mapping[str, object]]) -> None:
+  """Refuses levels whose members were not made alike.
+
+  Args:
+    identities: columns `tables.MEMBER` of each member.
+
+  Raises:
+    ValueError: names the level, two replicates and what differs.
+  """
+  populations = collections.defaultdict(list)
+  for identity in identities:
+    populations[level_of(identity)].append(identity)
+  for level, population in populations.items():
+    first = population[0]
+    for member in population[1:]:
+      for name in tables.MEMBER_KEY[:-1]:
+        if first[name] != member[name]:
+          raise ValueError(
+            f'members of the level {tuple(level)} were not trained alike: '
+            f'{name} is {first[name]!r} for replicate {first["replicate"]} and '
+            f'{member[name]!r} for replicate {member["replicate"]}'
+          )
+
+
+def half_size(num_dense: int, num_compressed: int) -> int:
+  """Members a side when dense halves, and compressed ones, are compared."""
+  return min(num_dense // 2, num_compressed)
+
+
+def is_pie(labels: pd.DataFrame) -> pd.Series:
+  """Which rows of `tables.MODAL_LABELS` are PIEs: the populations differ."""
+  return labels['baseline_modal_label'] != labels['variant_modal_label']
+
+
+def one_row_per_member(
+  rows: pd.DataFrame, columns: Sequence[str]
+) -> pd.DataFrame:
+  """What class metrics say of whole members, sorted by identity.
+
+  Args:
+    rows: of `tables.CLASS_METRICS`, a row for each class of each member.
+    columns: names of columns that are the same in all rows of a member.
+
+  Raises:
+    ValueError: they are not; names the member.
+  """
+  key = list(tables.MEMBER_KEY)
+  # NaN counts as a value: top-5 is absent in all of a member's rows, or none.
+  members = rows[[*key, *columns]].drop_duplicates()
+  repeated = members.duplicated(key)
+  if repeated.any():
+    raise ValueError(
+      f'the class metrics hold more than one of {list(columns)} of the member '
+      f'{members.loc[repeated, key].iloc[0].to_dict()}'
+    )
+  return members.sort_values(key, ignore_index=True)
+
+
+def check_one_study(rows: pd.DataFrame, mode: str, source: str) -> None:
+  """Refuses class metrics that cannot be compared with one another.
+
+  Args:
+    rows: of `tables.CLASS_METRICS`, with `exp`, `split`, `preprocessing` and
+      `compute_precision`.
+    mode: the split that is wanted; rows that name none are taken to be of it.
+    source: file name, for the message.
+
+  Raises:
+    ValueError: rows are of another split, of several experiments, or were
+      measured in different ways.
+  """
+  for name in ('split', 'exp', 'preprocessing', 'compute_precision'):
+    wanted = mode if name == 'split' else None
+    found = set(rows[name].unique())
+    if wanted:
+      found -= {'', wanted}
+    if len(found) > (0 if wanted else 1):
+      raise ValueError(
+        f'{source} and the like hold the {name} {sorted(found)}, wanted '
+        f'{wanted or "one study"}: name a folder that holds no other'
+      )

@@ -1,0 +1,205 @@
+"""Where results came from, and whether they are finished: one record a folder.
+
+Beside results lies `<script>.run.json`: the command that made them, its flags,
+the versions, the files it read. Scripts whose results others read compare it
+with what they are asked for now (`Provenance`), so that finished work is
+skipped and results of other settings or inputs are never mixed or replaced
+without a word.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+
+from absl import flags
+from etils import epath
+
+from utils import digests, paths, storage
+
+_PACKAGES = (
+  'absl-py',
+  'matplotlib',
+  'numpy',
+  'pandas',
+  'pillow',
+  'scikit-learn',
+  'scipy',
+  'tensorflow',
+  'tensorflow-model-optimization',
+  'tf_keras',
+)
+
+
+class Provenance:
+  """The record of a command that adds to the results it finds in a folder.
+
+  It is written before the first result, so that a killed command has one, and
+  again at the end. Whoever adds results with other settings is refused: a
+  folder never holds a mixture that nothing in it tells apart.
+  """
+
+  def __init__(
+    self,
+    folder: str,
+    script: str,
+    settings: Mapping[str, object],
+    made_from: Mapping[str, Mapping[str, str]] | None = None,
+  ):
+    """Compares settings and inputs with those of the results that are there.
+
+    Args:
+      folder: where the results lie.
+      script: the module's name, `room.script`.
+      settings: all that decides about the bytes of a result, as JSON. Of a
+        mapping (shard -> digest, say) what both have is compared and what one
+        has is added, since machines may share the work.
+      made_from: inputs that may change, for results that are made again then:
+        kind of input -> name -> digest.
+
+    Raises:
+      ValueError: results there were made with other settings; names them.
+    """
+    self._folder, self._script = folder, script
+    self._settings = json.loads(json.dumps(settings))
+    self._made_from = json.loads(json.dumps(made_from or {}))
+    self._started = ''
+    former = self._former()
+    before = former.get('made_from', {})
+    if not isinstance(before, dict):
+      raise ValueError(f'{self._path} is damaged: made_from is no object')
+    changed: list[str] = []
+    united = _united(before, self._made_from, changed)
+    self.is_finished = (
+      bool(former.get('finished')) and not changed and united == before
+    )
+    self._made_from = united | self._made_from if changed else united
+
+  @property
+  def _path(self) -> str:
+    return paths.provenance(self._folder, self._script.rsplit('.', 1)[-1])
+
+  def _former(self) -> dict[str, object]:
+    path = self._path
+    if not storage.exists(path):
+      return {}
+    former = read(path)
+    settings = former.get('settings', {})
+    if not isinstance(settings, dict):
+      raise ValueError(f'{path} is damaged: settings is no object')
+    differ = []
+    self._settings = _united(settings, self._settings, differ)
+    if differ:
+      raise ValueError(
+        f'{self._folder} holds results that were made with other settings: '
+        f'{"; ".join(differ[:4])}{"; ..." if len(differ) > 4 else ""}. Use the '
+        'same to go on, or another folder; or remove the results and '
+        f'{path} to have them made again'
+      )
+    return former
+
+  def start(self) -> None:
+    """Writes the record, before the first result; once."""
+    if not self._started:
+      self._former()
+      self._started = _now()
+      self._write('', [])
+
+  def finish(self, inputs: Iterable[str], **facts) -> None:
+    """Completes the record, unless there was nothing to do.
+
+    Args:
+      inputs: files that were read.
+      **facts: as of `write`.
+
+    Raises:
+      ValueError: another process added results with other settings meanwhile.
+    """
+    former = self._former()
+    if self._started or former.get('finished') == '':
+      self._started = self._started or former['started']
+      self._write(_now(), inputs, **facts)
+
+  def _write(self, finished, inputs, **facts):
+    if self._made_from:
+      facts['made_from'] = self._made_from
+    write(
+      self._folder,
+      self._script,
+      inputs,
+      **{'started': self._started, 'finished': finished, **facts},
+      settings=self._settings,
+    )
+
+
+def _united(before: dict, now: dict, differ: list[str], within: str = ''):
+  united = {**before, **now}
+  for name in sorted(before.keys() & now.keys()):
+    if isinstance(before[name], dict) and isinstance(now[name], dict):
+      united[name] = _united(before[name], now[name], differ, f'{name} ')
+    elif before[name] != now[name]:
+      was, is_now = (str(some[name])[:60] for some in (before, now))
+      differ.append(f'{within}{name} was {was}, is {is_now}')
+  return united
+
+
+def read(path: str) -> dict[str, object]:
+  """Reads a record, as `write` writes it.
+
+  Raises:
+    ValueError: it is no JSON object; names the file.
+  """
+  try:
+    record = json.loads(epath.Path(path).read_text())
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path} is damaged, no JSON: {error}') from None
+  if not isinstance(record, dict):
+    raise ValueError(f'{path} is damaged: wanted a JSON object')
+  return record
+
+
+def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:
+  """Records beside the results which command made them.
+
+  Args:
+    folder: where the results lie.
+    script: the module's name, `room.script`.
+    inputs: files that were read.
+    **facts: anything else a reader should know (seeds, device), as JSON.
+  """
+  record = {
+    'script': script,
+    'command': sys.argv,
+    'flags': {
+      flag.name: flag.value
+      for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    },
+    'finished': _now(),
+    'python': platform.python_version(),
+    'platform': platform.platform(),
+    'packages': _versions(),
+    'inputs': digests.describe_files(inputs),
+    **facts,
+  }
+  storage.write_complete(
+    paths.provenance(folder, script.rsplit('.', 1)[-1]),
+    json.dumps(record, indent=1, sort_keys=True, default=str) + '\n',
+  )
+
+
+def _now() -> str:
+  return datetime.datetime.now(datetime.timezone.utc).isoformat(
+    timespec='seconds'
+  )
+
+
+def _versions() -> dict[str, str]:
+  found = {}
+  for package in _PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found

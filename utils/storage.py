@@ -1,0 +1,217 @@
+"""Lists, reads and writes files: local ones and those in buckets (`gs://...`)."""
+
+import contextlib
+import fcntl
+import glob
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+
+from etils import epath
+
+# Of what lies in a folder, in a message.
+_NAMED = 8
+
+
+def check_component(what: str, name: str) -> None:
+  """Raises ValueError for a name that leads elsewhere than into a folder."""
+  if not name or name in ('.', '..') or re.search(r'[/\\\0-\x1f\x7f]', name):
+    raise ValueError(f'{what} is {name!r}, wanted the name of one folder')
+
+
+def split_list(patterns: str | Iterable[str]) -> list[str]:
+  """Patterns, as a list or as one text with commas, without empty ones."""
+  if isinstance(patterns, str):
+    patterns = patterns.split(',')
+  return [pattern.strip() for pattern in patterns if pattern.strip()]
+
+
+def match(pattern: str) -> list[str]:
+  """Paths that exist under a pattern; a plain path matches itself."""
+  path = epath.Path(pattern)
+  if path.exists():
+    return [str(path)]  # also one whose name holds a bracket
+  if not glob.has_magic(pattern):
+    return []
+  # epath globs below a folder: cut the pattern at its first magic component.
+  parts = path.parts
+  first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+  base = epath.Path(*parts[:first]) if first else epath.Path('.')
+  if not base.exists():
+    return []
+  return sorted(str(p) for p in base.glob('/'.join(parts[first:])))
+
+
+def below(folder: epath.Path) -> Iterator[epath.Path]:
+  """Yields the files at and below a folder."""
+  # epath globs no `**`, which is slow in a bucket.
+  scheme = ''.join(str(folder).partition('://')[:2])
+  for parent, _, names in folder.walk():
+    if '://' in scheme and '://' not in str(parent):
+      parent = epath.Path(scheme + str(parent))  # So it is without TensorFlow.
+    for name in names:
+      yield parent / name
+
+
+def find_files(pattern: str, what: str = 'file') -> list[str]:
+  """Lists the files that a path, a glob or a comma-separated list names.
+
+  Args:
+    pattern: what the user typed.
+    what: the noun for the error message.
+
+  Returns:
+    Sorted paths, each once. Unfinished files (hidden names) are left out.
+
+  Raises:
+    FileNotFoundError: nothing matches; the message names the pattern.
+  """
+  found = set()
+  for item in split_list(pattern):
+    matched = [
+      path
+      for path in match(item)
+      if not os.path.basename(path).startswith('.')
+      and not epath.Path(path).is_dir()
+    ]
+    if not matched:
+      raise FileNotFoundError(f'no {what} matches {item}{nearest(item)}')
+    found.update(matched)
+  if not found:
+    raise FileNotFoundError(f'no {what} matches {pattern!r}')
+  return sorted(found)
+
+
+def nearest(path: str) -> str:
+  """Says, for a message, what there is where a path should have been."""
+  folder = epath.Path(str(path).split(',')[0])
+  while glob.has_magic(str(folder)) or not folder.is_dir():
+    if folder == folder.parent:
+      return ''
+    folder = folder.parent
+  names = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.'))
+  some = ', '.join(names[:_NAMED]) + (', ...' if names[_NAMED:] else '')
+  return f'; {folder} holds {some or "nothing"}'
+
+
+@contextlib.contextmanager
+def unfinished(path: str | os.PathLike) -> Iterator[str]:
+  """Names the hidden file that a file is written as, and then renamed from.
+
+  Locally it is locked while the block runs. Hidden files of the same name that
+  nobody holds were left by killed processes, and are removed at the end: two
+  copies of a command do not take each other's. Buckets know no locks; what is
+  left there stays, and no reader lists it.
+
+  Args:
+    path: the file under its final name, or the prefix of several. Folders are
+      made.
+
+  Yields:
+    The hidden name or prefix. What has it when the block ends is removed.
+
+  Raises:
+    OSError: it cannot be written; names the file.
+  """
+  folder, name = os.path.split(str(path))
+  prefix = os.path.join(folder, f'.{name}.')
+  if '://' in prefix:
+    yield prefix + uuid.uuid4().hex[:8]
+    return
+  with cannot_be_written(path):
+    os.makedirs(folder or '.', exist_ok=True)
+    hidden, lock = _create_locked(prefix)
+  try:
+    yield hidden
+  finally:
+    _remove_all(hidden)
+    os.close(lock)
+    for other in glob.glob(glob.escape(prefix) + '[0-9a-f]' * 8):
+      _remove_unless_locked(other)
+
+
+@contextlib.contextmanager
+def cannot_be_written(path: str | os.PathLike) -> Iterator[None]:
+  """Says which file an error of the system is about, by its final name."""
+  try:
+    yield
+  except OSError as error:
+    reason = error.strerror or error
+    raise OSError(f'{path} cannot be written: {reason}') from None
+
+
+def _create_locked(prefix: str) -> tuple[str, int]:
+  while True:
+    hidden = prefix + uuid.uuid4().hex[:8]
+    lock = os.open(hidden, os.O_CREAT | os.O_RDWR, 0o666)
+    # Some network file systems lock nothing: there nobody removes anything.
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.path.exists(hidden):
+      return hidden, lock
+    os.close(lock)  # It was taken for abandoned before it was locked.
+
+
+def _remove_unless_locked(hidden: str) -> None:
+  with contextlib.suppress(OSError):
+    lock = os.open(hidden, os.O_RDWR)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      _remove_all(hidden)
+    finally:
+      os.close(lock)
+
+
+def _remove_all(hidden: str) -> None:
+  # The locked file last: without it nobody would find the others.
+  for path in sorted(glob.glob(glob.escape(hidden) + '*'), reverse=True):
+    with contextlib.suppress(OSError):
+      os.remove(path)
+
+
+def write_complete(path: str | os.PathLike, data: bytes | str) -> None:
+  """Writes a file so that its final name never shows a part of it.
+
+  The bytes go to a hidden name beside it, which is renamed when they are on
+  disk. A rename within a bucket is a copy, which shows nothing partial either.
+
+  Raises:
+    OSError: it cannot be written; names the file.
+  """
+  with unfinished(path) as hidden, cannot_be_written(path):
+    hidden = epath.Path(hidden)
+    try:
+      with hidden.open('wb') as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+      flush_to_disk(str(hidden))
+      hidden.replace(path)
+    except BaseException:
+      hidden.unlink(missing_ok=True)
+      raise
+
+
+def flush_to_disk(path: str) -> None:
+  """Waits until a local file is on disk, so that a rename cannot outrun it."""
+  if '://' in path:
+    return
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def exists(path: str | os.PathLike) -> bool:
+  """True when the file or folder is there."""
+  return epath.Path(path).exists()
+
+
+def name(path: str) -> str:
+  """The last component of a path."""
+  return epath.Path(path).name
+
+
+def within(folder: str, file_name: str) -> str:
+  """A file that keeps its name in another folder."""
+  return str(epath.Path(folder) / file_name)
