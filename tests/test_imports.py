@@ -39,6 +39,7 @@ UTILS = (
     'checkpoints',
     'data_input',
     'devices',
+    'folded_resnet',
     'inference',
     'preprocessing',
     'resnet_model',

@@ -145,8 +145,10 @@ def test_one_trace_serves_dense_and_pruned_members(population):
   data_set = inference.DataSet(records, shards)
   for chosen in (members[:1], members[2:], members):
     list(predictor.predict(chosen, [data_set], show_progress=False))
-  (classifier,) = predictor._classifiers.values()
-  assert classifier._traced.experimental_get_tracing_count() == 1
+  (forward,) = predictor._openers['bundle']._forwards.values()
+  (read_scores,) = predictor._outcomes.values()
+  for traced in (forward.traced, read_scores):
+    assert traced.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize('precision', inference.PRECISIONS)
@@ -161,8 +163,15 @@ def test_what_devices_compute_compiles_for_accelerators(population, precision):
     return [frame for *_, frame in found]
 
   plain = predict()
-  (classifier,) = predictor._classifiers.values()
-  classifier._traced = tf.function(classifier._predict, jit_compile=True)
+  (forward,) = predictor._openers['bundle']._forwards.values()
+  forward.traced = tf.function(forward.untraced, jit_compile=True)
+  (number,) = predictor._outcomes
+  predictor._outcomes[number] = tf.function(
+    lambda scores, labels: inference.outcomes(
+      scores, labels, OPTIONS['label_smoothing']
+    ),
+    jit_compile=True,
+  )
   for one, other in zip(plain, predict(), strict=True):
     assert (one['predictions'] == other['predictions']).mean() > 0.98
     np.testing.assert_allclose(

@@ -1,32 +1,30 @@
 """Predictions of a population: many networks, each image decoded once.
 
-Each shard is read, decoded and preprocessed once for a group of networks. The
-batch normalisation is folded into the convolutions as a checkpoint is loaded,
-so that dense and pruned networks of one architecture share one traced
-function, into which their weights go as arguments.
+Each shard is read, decoded and preprocessed once for a group of networks. What
+predicts is a `Network`: images in, scores out. Which kinds of network there
+are, and how one is opened, is in `_OPENERS`; all that follows from scores (the
+likeliest classes, probabilities, the cross entropy) is common to all kinds.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import tqdm
-from absl import logging
 from etils import epath, epy
 
 from utils import (
-  checkpoints,
   csvs,
   data_input,
   devices,
+  folded_resnet,
   image_records,
   member_paths,
-  populations,
   preprocessing,
-  resnet_model,
   storage,
   tables,
   tfrecords,
@@ -40,158 +38,86 @@ PRECISIONS = ('float32', 'bfloat16')
 _GROUP_SIZE = 8
 
 
-@dataclasses.dataclass(eq=False)
-class Classifier:
-  """Traced functions of one architecture; weights are arguments.
-
-  Attributes:
-    architecture: which ResNet.
-    image_size: height and width of the images, in pixels.
-    channel_mean: [3] on the 0..255 scale.
-    channel_std: [3] on the 0..255 scale.
-    precision: 'float32' or 'bfloat16', of the convolutions.
-    label_smoothing: share of the target spread over all classes, in [0, 1).
-    class_subset: class ids that the restricted prediction is one of; empty for
-      all classes.
-    batch_size: images of a full batch.
-    strategy: where it runs.
-  """
-
-  architecture: resnet_model.Architecture
-  image_size: int
-  channel_mean: tuple[float, ...]
-  channel_std: tuple[float, ...]
-  precision: str
-  label_smoothing: float
-  class_subset: tuple[int, ...]
-  batch_size: int
-  strategy: tf.distribute.Strategy
-
-  def __post_init__(self):
-    if not all(
-      0 <= i < self.architecture.num_classes for i in self.class_subset
-    ):
-      raise ValueError(
-        f'the classes to choose from reach from {min(self.class_subset)} to '
-        f'{max(self.class_subset)}, the network has '
-        f'{self.architecture.num_classes}'
-      )
-    if self.precision not in PRECISIONS:
-      raise ValueError(
-        f'precision is {self.precision!r}, wanted one of {PRECISIONS}'
-      )
-    check_label_smoothing(self.label_smoothing)
-    if self._is_spread:
-
-      @tf.function
-      def on_replicas(*per_replica):
-        return self.strategy.run(self._predict, args=per_replica)
-
-      self._traced = on_replicas
-      return
-    size = self.image_size
-    # One trace for batches of all sizes and for all networks.
-    signature = [
-      tf.TensorSpec((None, size, size, 3), tf.float32),
-      tf.TensorSpec((None,), tf.int64),
-      {
-        name: tf.TensorSpec(shape, self._dtype(name))
-        for name, shape in resnet_model.folded_shapes(self.architecture).items()
-      },
-    ]
-    self._traced = tf.function(self._predict, input_signature=signature)
+class Network(Protocol):
+  """What predicts."""
 
   @property
-  def _is_spread(self) -> bool:
-    return self.strategy.num_replicas_in_sync > 1 or isinstance(
-      self.strategy, tf.distribute.TPUStrategy
-    )
+  def num_classes(self) -> int:
+    """Number of scores of an image."""
 
-  def _dtype(self, name: str) -> tf.DType:
-    is_dense = name.startswith('final_dense/')
-    return tf.float32 if is_dense else tf.as_dtype(self.precision)
-
-  def weights(self, network: checkpoints.Network) -> dict[str, tf.Tensor]:
-    """Folds and converts a network's weights for `predict`."""
-    folded = resnet_model.fold_batch_norm(network.values, self.architecture)
-    return {
-      name: self._per_replica(
-        [tf.constant(value, self._dtype(name))]
-        * self.strategy.num_replicas_in_sync
-      )
-      for name, value in folded.items()
-    }
-
-  def _per_replica(self, values: Sequence[tf.Tensor]) -> tf.Tensor:
-    """One value for each replica; the value itself where nothing is spread."""
-    if not self._is_spread:
-      return values[0]
-    return self.strategy.experimental_distribute_values_from_function(
-      lambda context: values[context.replica_id_in_sync_group]
-    )
-
-  def predict(
-    self,
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    weights: dict[str, tf.Tensor],
-  ) -> list[np.ndarray]:
-    """Predicts a batch; the arguments and results are those of `_predict`.
-
-    Several replicas take equal parts of the batch, filled up to one shape with
-    images that do not count.
-    """
-    if not self._is_spread:
-      return [t.numpy() for t in self._traced(images, labels, weights)]
-    replicas = self.strategy.num_replicas_in_sync
-    number = len(labels)
-    padding = -(-self.batch_size // replicas) * replicas - number
-    images = tf.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-    labels = tf.pad(labels, ((0, padding),))
-    predicted = self._traced(
-      self._per_replica(tf.split(images, replicas)),
-      self._per_replica(tf.split(labels, replicas)),
-      weights,
-    )
-    return [
-      np.concatenate(self.strategy.experimental_local_results(part))[:number]
-      for part in predicted
-    ]
-
-  def _predict(
-    self,
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    weights: dict[str, tf.Tensor],
-  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Predicts a batch.
+  def scores(
+    self, images: tf.Tensor, records: image_records.ImageRecords
+  ) -> tf.Tensor:
+    """Scores images.
 
     Args:
       images: [n, size, size, 3] float32 on the 0..255 scale.
-      labels: [n] int64 class ids.
-      weights: as `weights` gives them.
+      records: their description, which has the channels' statistics.
 
     Returns:
-      The class ids of the largest probabilities [n, 5] (fewer if there are
-      fewer classes), the largest probability [n], the cross entropy [n] with
-      label smoothing, in nats, and the likeliest class id of the subset [n].
+      Scores [n, num_classes] float32, whose softmax are the probabilities.
     """
-    x = resnet_model.normalise(images, self.channel_mean, self.channel_std)
-    logits = resnet_model.folded_forward(
-      tf.cast(x, self.precision), weights, self.architecture
-    )
-    _, top = tf.math.top_k(logits, k=min(5, self.architecture.num_classes))
-    probability = tf.reduce_max(tf.nn.softmax(logits), axis=1)
-    targets = smooth_labels(
-      labels, self.architecture.num_classes, self.label_smoothing
-    )
-    loss = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-    everything = tuple(range(self.architecture.num_classes))
-    subset = tf.constant(self.class_subset or everything)
-    restricted = tf.gather(
-      subset, tf.argmax(tf.gather(logits, subset, axis=1), axis=1)
-    )
-    return top, probability, loss, restricted
+
+
+class Opener(Protocol):
+  """What makes networks of one kind; it keeps what they share."""
+
+  def __init__(
+    self, precision: str, batch_size: int, strategy: tf.distribute.Strategy
+  ):
+    """Takes what `Predictor` was told of how networks run."""
+
+  @staticmethod
+  def num_classes(checkpoint: member_paths.Checkpoint) -> int:
+    """Number of classes, read without the values."""
+
+  def open(self, checkpoint: member_paths.Checkpoint) -> Network:
+    """Reads a network, and refuses one that is not what its path says."""
+
+
+# Kind of `member_paths.KINDS` -> what opens it.
+_OPENERS: dict[str, type[Opener]] = {'bundle': folded_resnet.Opener}
+
+
+def num_classes(checkpoint: member_paths.Checkpoint) -> int:
+  """The number of classes that a network tells apart.
+
+  Raises:
+    FileNotFoundError, ValueError: it is missing or damaged; names it.
+  """
+  return _OPENERS[checkpoint.kind].num_classes(checkpoint)
+
+
+def outcomes(
+  scores: tf.Tensor,
+  labels: tf.Tensor,
+  label_smoothing: float,
+  class_subset: Sequence[int] = (),
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+  """What a batch's scores say.
+
+  Args:
+    scores: [n, num_classes] float32, of a `Network`.
+    labels: [n] int64 class ids.
+    label_smoothing: share of the target spread over all classes, in [0, 1).
+    class_subset: class ids that the restricted prediction is one of; empty for
+      all classes.
+
+  Returns:
+    The class ids of the largest probabilities [n, 5] (fewer if there are
+    fewer classes), the largest probability [n], the cross entropy [n] with
+    label smoothing, in nats, and the likeliest class id of the subset [n].
+  """
+  number = scores.shape[1]
+  _, top = tf.math.top_k(scores, k=min(5, number))
+  probability = tf.reduce_max(tf.nn.softmax(scores), axis=1)
+  targets = smooth_labels(labels, number, label_smoothing)
+  loss = tf.nn.softmax_cross_entropy_with_logits(targets, scores)
+  subset = tf.constant(tuple(class_subset) or tuple(range(number)))
+  restricted = tf.gather(
+    subset, tf.argmax(tf.gather(scores, subset, axis=1), axis=1)
+  )
+  return top, probability, loss, restricted
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
@@ -254,6 +180,11 @@ class Predictor:
     """
     if batch_size < 1:
       raise ValueError(f'batch_size is {batch_size}, wanted 1 or more')
+    if precision not in PRECISIONS:
+      raise ValueError(
+        f'precision is {precision!r}, wanted one of {PRECISIONS}'
+      )
+    check_label_smoothing(label_smoothing)
     self._batch_size = batch_size
     self._preprocessing_name = preprocessing_name
     self._version = preprocessing.version(preprocessing_name)
@@ -261,12 +192,13 @@ class Predictor:
     self._label_smoothing = label_smoothing
     self._class_subset = tuple(class_subset)
     self._strategy = strategy or devices.strategy()
-    self._classifiers = {}
+    self._openers = {}
+    self._outcomes = {}
     self._readers = {}
 
   def predict(
     self,
-    members: Sequence[member_paths.Checkpoint],
+    checkpoints: Sequence[member_paths.Checkpoint],
     data_sets: Sequence[DataSet],
     wanted: Callable[[member_paths.Checkpoint, str], bool] | None = None,
     show_progress: bool = True,
@@ -274,7 +206,7 @@ class Predictor:
     """Predicts every image of every shard by every checkpoint.
 
     Args:
-      members: the checkpoints.
+      checkpoints: the networks.
       data_sets: what to predict.
       wanted: says of a checkpoint and a shard whether it is still to be done.
       show_progress: whether to draw a progress bar.
@@ -289,13 +221,14 @@ class Predictor:
     """
     shards = [shard for data_set in data_sets for shard in data_set.shards]
     to_do = {
-      member: [s for s in shards if wanted is None or wanted(member, s)]
-      for member in members
+      checkpoint: [s for s in shards if wanted is None or wanted(checkpoint, s)]
+      for checkpoint in checkpoints
     }
-    pending = [member for member, missing in to_do.items() if missing]
+    pending = [checkpoint for checkpoint, missing in to_do.items() if missing]
     if not pending:
       return
     readers = [self._reader(data_set) for data_set in data_sets]
+    described = [data_set.records for data_set in data_sets]
     progress = tqdm.tqdm(
       desc='predicting',
       unit=' images x models',
@@ -307,51 +240,105 @@ class Predictor:
     with progress:
       for start in range(0, len(pending), _GROUP_SIZE):
         networks = {
-          member: _read_network(member, [d.records for d in data_sets])
-          for member in pending[start : start + _GROUP_SIZE]
+          checkpoint: self._open(checkpoint, described)
+          for checkpoint in pending[start : start + _GROUP_SIZE]
         }
-        weights = {}
         for data_set, reader in zip(data_sets, readers, strict=True):
           for shard in data_set.shards:
-            chosen = {}
-            for member, network in networks.items():
-              if shard not in to_do[member]:
-                continue
-              classifier = self._classifier(network, data_set.records)
-              if member not in weights:
-                weights[member] = classifier.weights(network)
-              chosen[member] = (classifier, weights[member])
+            chosen = {
+              checkpoint: network
+              for checkpoint, network in networks.items()
+              if shard in to_do[checkpoint]
+            }
             if not chosen:
               continue
-            frames = _predict_shard(
-              reader.read(shard, data_set.records), shard, chosen, progress
+            frames = self._predict_shard(
+              reader.read(shard, data_set.records),
+              shard,
+              data_set.records,
+              chosen,
+              progress,
             )
-            for member, frame in frames.items():
+            for checkpoint, frame in frames.items():
               frame['preprocessing'] = self._version
               frame['precision'] = self._precision
               if not self._class_subset:
                 del frame['restricted_predictions']
-              yield member, shard, frame
+              yield checkpoint, shard, frame
 
-  def _classifier(
-    self, network: checkpoints.Network, records: image_records.ImageRecords
-  ) -> Classifier:
-    key = (
-      network.architecture,
-      records.image_size,
-      records.channel_mean,
-      records.channel_std,
-    )
-    if key not in self._classifiers:
-      self._classifiers[key] = Classifier(
-        *key,
-        self._precision,
-        self._label_smoothing,
-        self._class_subset,
-        self._batch_size,
-        self._strategy,
+  def _open(
+    self,
+    checkpoint: member_paths.Checkpoint,
+    described: Sequence[image_records.ImageRecords],
+  ) -> Network:
+    """Opens a network and holds it against the data sets."""
+    kind = checkpoint.kind
+    if kind not in self._openers:
+      self._openers[kind] = _OPENERS[kind](
+        self._precision, self._batch_size, self._strategy
       )
-    return self._classifiers[key]
+    network = self._openers[kind].open(checkpoint)
+    for records in described:
+      if network.num_classes != records.num_classes:
+        raise ValueError(
+          f'{checkpoint.prefix} has {network.num_classes} classes, the data '
+          f'set {records.name} has {records.num_classes}'
+        )
+    if not all(0 <= i < network.num_classes for i in self._class_subset):
+      raise ValueError(
+        f'the classes to choose from reach from {min(self._class_subset)} to '
+        f'{max(self._class_subset)}, the network has {network.num_classes}'
+      )
+    return network
+
+  def _traced_outcomes(self, number: int) -> Callable:
+    """`outcomes` for a number of classes: traced once, for all networks."""
+    if number not in self._outcomes:
+
+      @tf.function(
+        input_signature=[
+          tf.TensorSpec((None, number), tf.float32),
+          tf.TensorSpec((None,), tf.int64),
+        ]
+      )
+      def traced(scores, labels):
+        return outcomes(
+          scores, labels, self._label_smoothing, self._class_subset
+        )
+
+      self._outcomes[number] = traced
+    return self._outcomes[number]
+
+  def _predict_shard(
+    self,
+    batches: Iterator[tuple[list[str], np.ndarray, tf.Tensor]],
+    shard: str,
+    records: image_records.ImageRecords,
+    group: dict[member_paths.Checkpoint, Network],
+    progress: tqdm.tqdm,
+  ) -> dict[member_paths.Checkpoint, pd.DataFrame]:
+    read_scores = self._traced_outcomes(records.num_classes)
+    keys, classes = [], []
+    found = {checkpoint: [] for checkpoint in group}
+    for batch_keys, labels, images in batches:
+      keys += batch_keys
+      classes.append(labels)
+      labels = tf.constant(labels)
+      for checkpoint, network in group.items():
+        scores = network.scores(images, records)
+        found[checkpoint].append(
+          [part.numpy() for part in read_scores(scores, labels)]
+        )
+      progress.update(len(batch_keys) * len(group))
+    if not keys:
+      # Declared so, or the reader would have complained: no image, no row.
+      nothing = csvs.empty(tables.PREDICTIONS).assign(restricted_predictions=0)
+      return {checkpoint: nothing.copy() for checkpoint in group}
+    true_class = np.concatenate(classes)
+    return {
+      checkpoint: _frame(checkpoint, shard, keys, true_class, parts)
+      for checkpoint, parts in found.items()
+    }
 
   def _reader(self, data_set: DataSet) -> data_input.OrderedReader:
     if data_set.reader is not None:
@@ -374,7 +361,7 @@ class Predictor:
 
 
 def predict(
-  members: Sequence[member_paths.Checkpoint],
+  checkpoints: Sequence[member_paths.Checkpoint],
   shards: Sequence[str],
   records: image_records.ImageRecords,
   wanted: Callable[[member_paths.Checkpoint, str], bool] | None = None,
@@ -382,7 +369,7 @@ def predict(
 ) -> Iterator[tuple[member_paths.Checkpoint, str, pd.DataFrame]]:
   """Predicts one data set once: see `Predictor` for the options."""
   return Predictor(**options).predict(
-    members, [DataSet(records, shards)], wanted
+    checkpoints, [DataSet(records, shards)], wanted
   )
 
 
@@ -402,98 +389,46 @@ def _count(
   )
 
 
-def _read_network(
-  member: member_paths.Checkpoint,
-  described: Sequence[image_records.ImageRecords],
-) -> checkpoints.Network:
-  """Reads a checkpoint and holds it against its path and the data sets."""
-  network = checkpoints.read(member.prefix)
-  for records in described:
-    if network.architecture.num_classes != records.num_classes:
-      raise ValueError(
-        f'{member.prefix} has {network.architecture.num_classes} classes, the '
-        f'data set {records.name} has {records.num_classes}'
-      )
-  if network.global_step != member.step:
-    raise ValueError(
-      f'{member.prefix} is named after step {member.step}, but its '
-      f'global_step is {network.global_step}'
-    )
-  measured = resnet_model.total_sparsity(
-    network.layer_sparsity(), network.architecture
-  )
-  if abs(measured - member.member.fraction_pruned) > 0.005:
-    # Not an error: with the original's ties a layer can keep more.
-    logging.warning(
-      '%s: its path says that a fraction of %s is pruned, its weights have '
-      '%.4f zeros',
-      member.prefix,
-      member.member.fraction_pruned,
-      measured,
-    )
-  return network
-
-
-def _predict_shard(
-  batches: Iterator[tuple[list[str], np.ndarray, tf.Tensor]],
+def _frame(
+  checkpoint: member_paths.Checkpoint,
   shard: str,
-  group: dict[member_paths.Checkpoint, tuple[Classifier, dict[str, tf.Tensor]]],
-  progress: tqdm.tqdm,
-) -> dict[member_paths.Checkpoint, pd.DataFrame]:
-  keys, classes = [], []
-  found = {member: [] for member in group}
-  for batch_keys, labels, images in batches:
-    keys += batch_keys
-    classes.append(labels)
-    labels = tf.constant(labels)
-    for member, (classifier, weights) in group.items():
-      found[member].append(classifier.predict(images, labels, weights))
-    progress.update(len(batch_keys) * len(group))
-  if not keys:
-    # Declared so, or the reader would have complained: no image, no row.
-    nothing = csvs.empty(tables.PREDICTIONS).assign(restricted_predictions=0)
-    return {member: nothing.copy() for member in group}
-  true_class = np.concatenate(classes)
-  frames = {}
-  for member, parts in found.items():
-    top, probability, loss, restricted = map(
-      np.concatenate, zip(*parts, strict=True)
-    )
-    _check_finite(member, shard, keys, loss)
-    identity = member.member
-    frames[member] = pd.DataFrame(
-      {
-        'predictions': top[:, 0].astype(np.int64),
-        'true_class': true_class,
-        'predicted_probability': probability,
-        'top_5_indices': [
-          '[' + ' '.join(map(str, row)) + ']' for row in top.tolist()
-        ],
-        'filename': storage.name(shard),
-        'exp': identity.experiment,
-        'pruning_method': identity.pruning_method,
-        'fraction_pruned': identity.fraction_pruned,
-        'start_pruning_step': identity.begin_step,
-        'end_pruning_step': identity.end_step,
-        'pruning_frequency': identity.pruning_frequency,
-        'global_step': member.step,
-        'replicate': identity.replicate,
-        'image_key': keys,
-        'image_index': np.arange(len(keys)),
-        'cross_entropy': loss,
-        'restricted_predictions': restricted.astype(np.int64),
-      }
-    )
-  return frames
+  keys: list[str],
+  true_class: np.ndarray,
+  parts: list[list[np.ndarray]],
+) -> pd.DataFrame:
+  """The rows of a shard from the `outcomes` of its batches."""
+  top, probability, loss, restricted = map(
+    np.concatenate, zip(*parts, strict=True)
+  )
+  _check_finite(checkpoint, shard, keys, loss)
+  return pd.DataFrame(
+    {
+      'predictions': top[:, 0].astype(np.int64),
+      'true_class': true_class,
+      'predicted_probability': probability,
+      'top_5_indices': [
+        '[' + ' '.join(map(str, row)) + ']' for row in top.tolist()
+      ],
+      'filename': storage.name(shard),
+      **checkpoint.row,
+      'image_key': keys,
+      'image_index': np.arange(len(keys)),
+      'cross_entropy': loss,
+      'restricted_predictions': restricted.astype(np.int64),
+    }
+  )
 
 
 def _check_finite(
-  member: member_paths.Checkpoint, shard: str, keys: list[str], loss: np.ndarray
+  checkpoint: member_paths.Checkpoint,
+  shard: str,
+  keys: list[str],
+  loss: np.ndarray,
 ) -> None:
   if not np.isfinite(loss).all():
     index = int(np.flatnonzero(~np.isfinite(loss))[0])
     raise ValueError(
-      f'{member.prefix} gives a loss of {loss[index]} on record {index} '
+      f'{checkpoint.prefix} gives a loss of {loss[index]} on record {index} '
       f'({keys[index]}) of {shard}'
     )
 
@@ -509,23 +444,7 @@ def small_sample(folder: str, ckpt_dir: str = '') -> tuple[str, str]:
     ckpt_dir and data_directory.
   """
   folder = str(epath.Path(folder) / 'test_small_sample')
-  if not ckpt_dir:
-    architecture = resnet_model.Architecture(18, 0.25, 10)
-    values = resnet_model.initial_values(architecture, seed=0)
-    for conv in resnet_model.conv_layers(architecture):
-      prefix = f'{resnet_model.SCOPE}{conv.name}/'
-      values[f'{prefix}kernel'] = values[f'{prefix}weights']
-    wanted = resnet_model.variable_shapes(architecture, masked=False)
-    member = member_paths.Member(
-      'untrained', populations.BASELINE, 0.0, 0, 0, 0, 0
-    )
-    ckpt_dir = member_paths.prefix_in(
-      str(epath.Path(folder) / member.folder), 0
-    )
-    checkpoints.write(
-      ckpt_dir,
-      checkpoints.Network(
-        architecture, {name: values[name] for name in wanted}, 0
-      ),
-    )
-  return ckpt_dir, data_input.synthetic_data_set(folder)
+  return (
+    ckpt_dir or folded_resnet.write_untrained(folder),
+    data_input.synthetic_data_set(folder),
+  )
