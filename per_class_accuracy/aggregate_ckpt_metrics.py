@@ -205,7 +205,7 @@ def run(
       'data set': records.reading,
       'shards': digests.of_each({storage.name(s): s for s in inputs}),
       'checkpoints': digests.of_each(
-        {c.file_stem: f'{c.prefix}.index' for c in checkpoints}
+        {c.file_stem: c.completed_by for c in checkpoints}
       ),
     }
   else:

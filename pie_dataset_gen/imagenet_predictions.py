@@ -1,6 +1,6 @@
-r"""Predicts every image of a data set by every member of a population.
+"""Predicts every image of a data set by every member of a population.
 
-Reads
+Reads, from the study or where flags say otherwise,
   --ckpt_dir        checkpoints: one prefix (.../model.ckpt-32000), a folder
                     (the last checkpoint of each member below it), a glob, or
                     a comma-separated list of these
@@ -18,9 +18,7 @@ Finished files are skipped, so the same command goes on after an interruption.
 Several machines can share the work by taking different shards or checkpoints;
 all GPUs of one machine, or a TPU (--tpu), share every batch.
 
-  python -m pie_dataset_gen.imagenet_predictions \
-      --ckpt_dir=runs/digits/checkpoints/digits \
-      --data_directory=runs/digits/data --output_path=runs/digits/results
+  python -m pie_dataset_gen.imagenet_predictions --study=runs/digits
 
 The 897 evaluation digits by 30 members take about 20 seconds on two cores.
 """
@@ -28,7 +26,6 @@ The 897 evaluation digits by 30 members take about 20 seconds on two cores.
 from absl import flags, logging
 
 from utils import (
-  checkpoints,
   command_line,
   csvs,
   devices,
@@ -49,6 +46,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
   """Defines the flags of this script."""
+  command_line.define_study()
   flags.DEFINE_string(
     'ckpt_dir', '', 'Checkpoints: prefix, folder, glob, or a list of these.'
   )
@@ -115,21 +113,17 @@ def run(
   tpu: tuple[str, str, str] = ('', '', ''),
 ) -> None:
   """Predicts; the arguments are the flags."""
-  if not output_path:
-    raise ValueError('--output_path is empty, wanted the folder of results')
-  members = member_paths.find(ckpt_dir)
+  checkpoints = member_paths.find(ckpt_dir)
   shards = image_records.find_shards(data_directory, mode)
-  architecture = checkpoints.read_architecture(members[0].prefix)
-  records = tfrecords.describe(shards, architecture.num_classes)
+  records = tfrecords.describe(shards, inference.num_classes(checkpoints[0]))
   dataset = dataset_name or records.name
 
-  def output(member, shard):
+  def output(checkpoint, shard):
     return paths.predictions(
-      output_path, dataset, mode, storage.name(shard), member
+      output_path, dataset, mode, storage.name(shard), checkpoint
     )
 
   folder = paths.predictions_folder(output_path, dataset, mode)
-  indices = [f'{member.prefix}.index' for member in members]
   record = provenance.Provenance(
     folder,
     'pie_dataset_gen.imagenet_predictions',
@@ -139,15 +133,14 @@ def run(
       'label_smoothing': label_smoothing,
       'data set': records.reading,
       'shards': digests.of_each({storage.name(s): s for s in shards}),
-      # An index holds the checksums of all tensors.
       'checkpoints': digests.of_each(
-        {member.file_stem: f'{member.prefix}.index' for member in members}
+        {c.file_stem: c.completed_by for c in checkpoints}
       ),
     },
   )
   written = 0
-  for member, shard, frame in inference.predict(
-    members,
+  for checkpoint, shard, frame in inference.predict(
+    checkpoints,
     shards,
     records,
     batch_size=batch_size,
@@ -155,36 +148,47 @@ def run(
     precision=precision,
     label_smoothing=label_smoothing,
     strategy=devices.strategy(*tpu),
-    wanted=lambda member, shard: not storage.exists(output(member, shard)),
+    wanted=lambda *work: not storage.exists(output(*work)),
   ):
     if frame.empty:
       continue  # A shard that is declared to be empty, of PIEs, say.
     record.start()
     csvs.write(
-      tables.PREDICTIONS, frame.assign(split=mode), output(member, shard)
+      tables.PREDICTIONS, frame.assign(split=mode), output(checkpoint, shard)
     )
     written += 1
-  total = len(members) * len(shards)
+  total = len(checkpoints) * len(shards)
   logging.info(
     'wrote %d of %d files below %s, the others were there',
     written,
     total,
     folder,
   )
-  record.finish(shards + indices)
+  record.finish([*shards, *(c.completed_by for c in checkpoints)])
 
 
 def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
-  ckpt_dir, data_directory = FLAGS.ckpt_dir, FLAGS.data_directory
   if FLAGS.test_small_sample:
-    ckpt_dir, data_directory = inference.small_sample(
-      FLAGS.output_path, ckpt_dir
+    name = FLAGS.dataset_name  # Synthetic images are not the study's.
+    command_line.with_study(FLAGS, {'output_path': 'results'})
+    FLAGS.dataset_name = name
+    FLAGS.ckpt_dir, FLAGS.data_directory = inference.small_sample(
+      FLAGS.output_path, FLAGS.ckpt_dir
+    )
+  else:
+    command_line.with_study(
+      FLAGS,
+      {
+        'ckpt_dir': 'checkpoints',
+        'data_directory': 'data',
+        'output_path': 'results',
+      },
     )
   run(
-    ckpt_dir,
-    data_directory,
+    FLAGS.ckpt_dir,
+    FLAGS.data_directory,
     FLAGS.output_path,
     FLAGS.mode,
     FLAGS.dataset_name,

@@ -53,7 +53,6 @@ from etils import epath, epy
 
 from robustness_tests import image_folders
 from utils import (
-  checkpoints,
   class_level_metrics,
   command_line,
   csvs,
@@ -567,7 +566,7 @@ def run(
   label_files = (
     csvs.find(tables.MODAL_LABELS, modal_labels) if modal_labels else []
   )
-  indices = [f'{member.prefix}.index' for member in members]
+  indices = [member.completed_by for member in members]
   described = {
     folder: path
     for folder in (*(one.folder for one in sets), clean_data_directory)
@@ -593,7 +592,7 @@ def run(
         }
       ),
       'checkpoints': digests.of_each(
-        {member.file_stem: f'{member.prefix}.index' for member in members}
+        {member.file_stem: member.completed_by for member in members}
       ),
     },
   )
@@ -624,12 +623,12 @@ def run(
       batch_size,
     )
 
-  architecture = checkpoints.read_architecture(members[0].prefix)
+  num_classes = inference.num_classes(members[0])
   data_sets = {
     one: open_set(
       one,
       mode,
-      architecture.num_classes,
+      num_classes,
       clean,
       lambda records: folder_reader(records.resize_size),
     )

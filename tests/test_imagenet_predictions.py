@@ -1,6 +1,8 @@
 """The script of predictions: the original's checkpoints and records, reruns."""
 
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ from utils import (
   csvs,
   data_input,
   member_paths,
+  paths,
   populations,
   preprocessing,
   resnet_model,
@@ -187,7 +190,6 @@ def test_the_split_and_the_preprocessing_are_recorded(population, tmp_path):
     ({'data_directory': '/nowhere/val-*'}, '/nowhere/val-\\*'),
     ({'data_directory': ''}, 'no TFRecord file matches'),
     ({'batch_size': 0}, 'batch_size is 0'),
-    ({'output_path': ''}, 'output_path is empty'),
   ],
 )
 def test_what_is_missing_is_named(population, tmp_path, options, message):
@@ -196,38 +198,44 @@ def test_what_is_missing_is_named(population, tmp_path, options, message):
   assert not (tmp_path / 'out').exists()
 
 
-def test_the_small_sample_needs_nothing(tmp_path):
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'pie_dataset_gen.imagenet_predictions',
-      '--test_small_sample',
-      f'--output_path={tmp_path}',
-    ],
+def command(*flags):
+  return subprocess.run(
+    [sys.executable, '-m', 'pie_dataset_gen.imagenet_predictions', *flags],
     capture_output=True,
     text=True,
     check=False,
   )
+
+
+def test_the_small_sample_needs_nothing_and_is_not_the_studys(tmp_path):
+  done = command('--test_small_sample', f'--study={tmp_path}/digits')
   assert done.returncode == 0, done.stderr
   (path,) = tmp_path.rglob('*.csv')
+  assert path.is_relative_to(tmp_path / 'digits' / 'results' / 'synthetic')
   assert len(pd.read_csv(path)) == 20
 
 
-def test_errors_end_in_one_line_and_a_failing_exit(tmp_path):
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'pie_dataset_gen.imagenet_predictions',
-      f'--ckpt_dir={tmp_path}/none',
-      f'--output_path={tmp_path}/out',
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
+def test_a_study_has_the_default_of_every_path(population, tmp_path):
+  wanted = run(population, tmp_path / 'flags')
+  study = paths.Study(str(tmp_path / 'study'), 'exp')
+  shutil.copytree(f'{population[0]}/exp', study.checkpoints)
+  shutil.copytree(population[1], study.data)
+  done = command(
+    f'--study={study.folder}', '--dataset_name=exp', '--batch_size=8'
   )
-  assert done.returncode == 1
-  assert done.stderr.splitlines()[-1].startswith('error: no checkpoint matches')
-  assert 'Traceback' not in done.stderr
-  assert not os.listdir(tmp_path)
+  assert done.returncode == 0, done.stderr
+  found = pathlib.Path(study.predictions).rglob('*.csv')
+  assert {path.name: path.read_bytes() for path in found} == wanted
+
+
+def test_errors_end_in_one_line_and_a_failing_exit(tmp_path):
+  flags = [f'--ckpt_dir={tmp_path}/none', f'--output_path={tmp_path}/out']
+  for further, message in (
+    (['--data_directory=data'], 'error: no checkpoint matches'),
+    ([], 'error: --data_directory is missing: wanted it, or --study'),
+  ):
+    done = command(*flags, *further)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(message)
+    assert 'Traceback' not in done.stderr
+    assert not os.listdir(tmp_path)
