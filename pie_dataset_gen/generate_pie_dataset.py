@@ -46,6 +46,7 @@ from utils import (
   paths,
   populations,
   provenance,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -164,7 +165,7 @@ def write_records(
   with contextlib.ExitStack() as stack:
     files = [
       {
-        kind: stack.enter_context(tfrecords.open_shard(level.outputs[kind]))
+        kind: stack.enter_context(shard_files.open_new(level.outputs[kind]))
         for kind in some
       }
       for level, some in zip(levels, kinds, strict=True)
@@ -194,7 +195,7 @@ def write_records(
               dialect=tfrecords.PIE,
             )
           )
-    tfrecords.check_count(shard, len(seen), records)
+    shard_files.check_count(shard, len(seen), records)
     for level in levels:
       check_labels(level, pd.Series(seen), shard)
     record.start()

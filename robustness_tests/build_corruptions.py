@@ -50,6 +50,7 @@ from utils import (
   paths,
   preprocessing,
   provenance,
+  shard_files,
   storage,
   tfrecords,
   workers,
@@ -131,7 +132,7 @@ def corrupted_records(
     ValueError: the shard is damaged; names file, record and field.
   """
   seen = 0
-  for index, serialized in enumerate(tfrecords.read_records(path)):
+  for index, serialized in enumerate(shard_files.read_records(path)):
     example = tfrecords.parse_example(serialized, dialect, records, path, index)
     try:
       image = preprocessing.central_crop(
@@ -153,7 +154,7 @@ def corrupted_records(
       {'image/class/synset': example.class_key} if example.class_key else None,
     )
     seen += 1
-  tfrecords.check_count(path, seen, records)
+  shard_files.check_count(path, seen, records)
 
 
 def write_copy(
@@ -175,7 +176,7 @@ def write_copy(
     image_format: likewise.
   """
   (corruption, severity), shard = job
-  return tfrecords.write_shard(
+  return shard_files.write(
     storage.within(folders[corruption, severity], storage.name(shard)),
     corrupted_records(
       shard,

@@ -64,6 +64,7 @@ from utils import (
   populations,
   preprocessing,
   provenance,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -356,7 +357,7 @@ def first_images(
   shard: str, dialect: tfrecords.Dialect, records: image_records.ImageRecords
 ) -> Iterator[tf.Tensor]:
   """Decodes the first few images of a shard."""
-  with contextlib.closing(tfrecords.read_records(shard)) as serialized:
+  with contextlib.closing(shard_files.read_records(shard)) as serialized:
     for index, record in enumerate(itertools.islice(serialized, _LOOKED_AT)):
       example = tfrecords.parse_example(record, dialect, records, shard, index)
       try:

@@ -66,6 +66,7 @@ from utils import (
   paths,
   preprocessing,
   provenance,
+  shard_files,
   storage,
   tfrecords,
   workers,
@@ -104,10 +105,10 @@ def stored_bytes(picture: image_sources.Picture) -> tuple[bytes, str]:
   Raises:
     ValueError: it is no complete JPEG or PNG; names the file.
   """
-  if picture.size > tfrecords.MAX_RECORD_BYTES:
+  if picture.size > shard_files.MAX_RECORD_BYTES:
     raise ValueError(
       f'{picture.where} has {picture.size} bytes, wanted at most '
-      f'{tfrecords.MAX_RECORD_BYTES}'
+      f'{shard_files.MAX_RECORD_BYTES}'
     )
   data = picture.read()
   try:
@@ -214,7 +215,7 @@ def write_shard(plan: ShardPlan) -> dict[str, object]:
       extra = {'image/class/synset': picture.class_key} if plan.keyed else {}
       yield tfrecords.encode(picture.key, data, label, text, extra)
 
-  shard = tfrecords.write_shard(plan.path, examples())
+  shard = shard_files.write(plan.path, examples())
   done = {
     'digest': plan.digest(),
     **dataclasses.asdict(shard),

@@ -67,6 +67,7 @@ from utils import (
   preprocessing,
   provenance,
   resnet_model,
+  shard_files,
   storage,
   tfrecords,
 )
@@ -746,7 +747,7 @@ def run(
   records = tfrecords.describe(shards)
   if verify_data:
     logging.info('comparing the SHA-256 of %d shards', len(shards))
-    tfrecords.check_digests(shards, records)
+    shard_files.check_digests(shards, records)
   num_images = _num_images(shards, records)
   data = {
     'name': records.name,
@@ -874,7 +875,7 @@ def _num_images(
   logging.warning(
     'no declared counts: counting the records of %d shards', len(shards)
   )
-  return sum(1 for shard in shards for _ in tfrecords.read_records(shard))
+  return sum(1 for shard in shards for _ in shard_files.read_records(shard))
 
 
 class Evaluator:

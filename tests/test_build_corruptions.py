@@ -9,7 +9,14 @@ import tensorflow as tf
 from PIL import Image
 
 from robustness_tests import build_corruptions, corruptions
-from utils import image_records, paths, preprocessing, storage, tfrecords
+from utils import (
+  image_records,
+  paths,
+  preprocessing,
+  shard_files,
+  storage,
+  tfrecords,
+)
 
 CLASSES = ('cat', 'dog', 'owl')
 SIZES = ((20, 30), (24, 24), (40, 18), (33, 17), (24, 30))
@@ -25,7 +32,7 @@ def write_source(folder, shards=((0, 1, 2), (3, 4)), **more):
   written = {}
   for number, indices in enumerate(shards):
     path = paths.shard(str(folder), 'validation', number, len(shards))
-    written[storage.name(path)] = tfrecords.write_shard(
+    written[storage.name(path)] = shard_files.write(
       path,
       [
         tfrecords.encode(
@@ -70,7 +77,7 @@ def read(folder):
   return records, [
     tfrecords.parse_example(serialized, dialect, records, shard, index)
     for shard in shards
-    for index, serialized in enumerate(tfrecords.read_records(shard))
+    for index, serialized in enumerate(shard_files.read_records(shard))
   ]
 
 
@@ -147,7 +154,7 @@ def test_a_killed_build_is_seen_as_unfinished_and_completed(
   source, tmp_path, monkeypatch
 ):
   run(source, tmp_path / 'whole')
-  write_shard, calls = tfrecords.write_shard, []
+  write_shard, calls = shard_files.write, []
 
   def killed(path, examples):
     calls.append(path)
@@ -155,7 +162,7 @@ def test_a_killed_build_is_seen_as_unfinished_and_completed(
       raise KeyboardInterrupt
     return write_shard(path, examples)
 
-  monkeypatch.setattr(tfrecords, 'write_shard', killed)
+  monkeypatch.setattr(shard_files, 'write', killed)
   with pytest.raises(KeyboardInterrupt):
     run(source, tmp_path / 'out')
   monkeypatch.undo()
@@ -186,7 +193,7 @@ def test_finished_sets_are_left_alone(source, tmp_path, caplog):
 def test_pie_records_can_be_corrupted(tmp_path):
   """Their labels are 0-based, the copies' 1-based: the classes stay."""
   path = str(tmp_path / 'pie' / 'validation-00000-of-00001')
-  shard = tfrecords.write_shard(
+  shard = shard_files.write(
     path,
     [
       tfrecords.encode(
@@ -241,7 +248,7 @@ def test_bad_arguments_are_named_before_any_work(source, tmp_path):
 
 def test_a_damaged_source_is_named_and_leaves_no_set(source, tmp_path):
   path = paths.shard(source, 'validation', 1, 2)
-  shard = tfrecords.write_shard(
+  shard = shard_files.write(
     path, [tfrecords.encode('image 3', picture(3)[:-40], 0, 'cat')]
   )
   with pytest.raises(ValueError, match='validation-00001.* declares'):

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn import datasets
 
 from save_checkpoint import build_image_data, image_sources
-from utils import image_records, paths, storage, tfrecords
+from utils import image_records, paths, shard_files, storage, tfrecords
 
 
 def picture(seed, form='JPEG', mode='RGB', size=(12, 9)):
@@ -72,7 +72,7 @@ def read(folder, mode):
     tfrecords.find_fault(path, dialect, records)
     found += [
       tfrecords.parse_example(serialized, dialect, records, path, index)
-      for index, serialized in enumerate(tfrecords.read_records(path))
+      for index, serialized in enumerate(shard_files.read_records(path))
     ]
   return records, found
 
@@ -356,13 +356,13 @@ def test_interrupted_anywhere_then_run_again_is_never_interrupted(
 
     with monkeypatch.context() as patch:
       patch.setattr(storage, 'write_complete', dying(storage.write_complete))
-      patch.setattr(tfrecords, 'write_shard', dying(tfrecords.write_shard))
+      patch.setattr(shard_files, 'write', dying(shard_files.write))
       with pytest.raises(KeyboardInterrupt):
         build_small(folder)
     assert not storage.exists(paths.image_records(folder))
     written = []
     with monkeypatch.context() as patch:
-      write = tfrecords.write_shard
+      write = shard_files.write
       patch.setattr(
         tfrecords,
         'write_shard',

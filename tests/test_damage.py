@@ -45,6 +45,7 @@ from utils import (
   populations,
   preprocessing,
   provenance,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -76,7 +77,7 @@ def data_set(folder, encoded=png, num_shards=1):
   written, found = [], {}
   for shard in range(num_shards):
     path = paths.shard(folder, 'validation', shard, num_shards)
-    found[os.path.basename(path)] = tfrecords.write_shard(
+    found[os.path.basename(path)] = shard_files.write(
       path,
       [
         tfrecords.encode(f'k{i}', encoded(i), i % 3, CLASSES[i % 3])
@@ -137,7 +138,7 @@ def with_length(shard, record, length, folder):
   # A record whose data are the length holds what we need: their checksum.
   other = str(folder / 'length')
   number = struct.pack('<Q', length)
-  tfrecords.write_shard(other, [number])
+  shard_files.write(other, [number])
   checksum = pathlib.Path(other).read_bytes()[-4:]
   whole = bytearray(pathlib.Path(shard).read_bytes())
   begin = 0
@@ -171,7 +172,7 @@ def test_a_record_larger_than_any_image_is_named(tmp_path):
   with pytest.raises(ValueError, match='record 0.* has 1073741824 bytes'):
     tfrecords.detect([path])
   with pytest.raises(ValueError, match='record 0.* has 1073741824 bytes'):
-    list(tfrecords.read_records(path))
+    list(shard_files.read_records(path))
 
 
 def bomb(form, height, width):
@@ -496,7 +497,7 @@ def test_nothing_is_pickled_or_evaluated():
 
 def checksum(data, folder):
   """TensorFlow's, of any bytes: a record of them ends in it."""
-  tfrecords.write_shard(str(folder / 'checksum'), [data])
+  shard_files.write(str(folder / 'checksum'), [data])
   return (folder / 'checksum').read_bytes()[-4:]
 
 
@@ -674,10 +675,10 @@ def test_every_flip_of_a_shard_is_noticed(tmp_path, long):
   """Without a look at the size of the file, which is declared as well."""
   path = tmp_path / 'validation-00000-of-00001'
   examples = [tfrecords.encode(f'k{i}', png(i), i, CLASSES[i]) for i in (0, 1)]
-  tfrecords.write_shard(str(path), examples)
+  shard_files.write(str(path), examples)
 
   def read():
-    found = list(tfrecords.read_records(str(path)))
+    found = list(shard_files.read_records(str(path)))
     if len(found) < len(examples):
       # A cut between records; `check_count` tells the reader.
       raise ValueError(f'{path} holds {len(found)} records')
@@ -816,7 +817,7 @@ def digits(folder, keys):
   found = {}
   for number, of_shard in enumerate(keys):
     path = paths.shard(folder, 'validation', number, len(keys))
-    found[storage.name(path)] = tfrecords.write_shard(
+    found[storage.name(path)] = shard_files.write(
       path,
       [tfrecords.encode(key, png(0), 3, '3') for key in of_shard],
     )
@@ -1068,7 +1069,7 @@ def test_fuzzed_records(tmp_path, long):
   path = str(tmp_path / 'validation-00000-of-00001')
 
   def search(data):
-    tfrecords.write_shard(path, [good, data])
+    shard_files.write(path, [good, data])
     tfrecords.find_fault(path, tfrecords.ORIGINAL, records)
 
   fuzz(mutated(good), search, 1000 if long else 30)
@@ -1076,11 +1077,11 @@ def test_fuzzed_records(tmp_path, long):
 
 def test_fuzzed_shards(tmp_path, long):
   path = tmp_path / 'validation-00000-of-00001'
-  tfrecords.write_shard(str(path), [b'one', b'two two'])
+  shard_files.write(str(path), [b'one', b'two two'])
 
   def parse(data):
     path.write_bytes(data)
-    list(tfrecords.read_records(str(path)))
+    list(shard_files.read_records(str(path)))
 
   fuzz(mutated(path.read_bytes()), parse, 2000 if long else 60)
 

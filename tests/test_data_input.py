@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils import data_input, image_records, paths, storage, tfrecords
+from utils import (
+  data_input,
+  image_records,
+  paths,
+  shard_files,
+  storage,
+  tfrecords,
+)
 
 NUM_IMAGES = 23
 
@@ -21,7 +28,7 @@ def data_set(folder, num_shards=3, crop_area_min=0.5):
   shards = {}
   for shard in range(num_shards):
     path = paths.shard(str(folder), 'train', shard, num_shards)
-    shards[storage.name(path)] = tfrecords.write_shard(
+    shards[storage.name(path)] = shard_files.write(
       path,
       [
         tfrecords.encode(f'k{i}', png(10 * i), i % 5, str(i % 5))
@@ -66,9 +73,9 @@ def test_every_record_once_and_in_order(tmp_path, batch_size, num_shards):
 
 def test_a_damaged_image_is_named(tmp_path):
   shards, records = data_set(tmp_path, 1)
-  examples = list(tfrecords.read_records(shards[0]))
+  examples = list(shard_files.read_records(shards[0]))
   examples[5] = tfrecords.encode('k5', png(3)[:20], 0, '0')
-  shard = tfrecords.write_shard(shards[0], examples)
+  shard = shard_files.write(shards[0], examples)
   records.splits['train'][storage.name(shards[0])] = shard
   with pytest.raises(ValueError, match="record 5, key 'k5'.*image/encoded"):
     ordered(shards, records, 4)
@@ -76,9 +83,9 @@ def test_a_damaged_image_is_named(tmp_path):
 
 def test_a_label_outside_the_classes_is_named(tmp_path):
   shards, records = data_set(tmp_path, 1)
-  examples = list(tfrecords.read_records(shards[0]))
+  examples = list(shard_files.read_records(shards[0]))
   examples[7] = tfrecords.encode('k7', png(3), 5)
-  shard = tfrecords.write_shard(shards[0], examples)
+  shard = shard_files.write(shards[0], examples)
   records.splits['train'][storage.name(shards[0])] = shard
   with pytest.raises(ValueError, match='record 7.*is 6, wanted 1 to 5'):
     ordered(shards, records, 4)
@@ -86,8 +93,8 @@ def test_a_label_outside_the_classes_is_named(tmp_path):
 
 def test_a_shard_cut_between_records_is_noticed(tmp_path):
   shards, records = data_set(tmp_path, 1)
-  examples = list(tfrecords.read_records(shards[0]))[:-1]
-  tfrecords.write_shard(shards[0], examples)
+  examples = list(shard_files.read_records(shards[0]))[:-1]
+  shard_files.write(shards[0], examples)
   with pytest.raises(ValueError, match='holds 22 records.*declares 23'):
     ordered(shards, records, 4)
 
@@ -156,7 +163,7 @@ def test_the_stream_goes_on_where_it_stopped(tmp_path, skipped):
 def test_epochs_that_are_skipped_are_not_read(tmp_path, monkeypatch):
   shards, records = data_set(tmp_path)
   opened = []
-  monkeypatch.setattr(tfrecords, 'check_lengths', opened.append)
+  monkeypatch.setattr(shard_files, 'check_lengths', opened.append)
   stream(shards, records, seed=3, batches=1, skipped=100 * NUM_IMAGES)
   # The epoch that it starts in; its end may reach into the next.
   assert len(shards) <= len(opened) <= 2 * len(shards)

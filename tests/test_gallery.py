@@ -23,6 +23,7 @@ from utils import (
   image_records,
   paths,
   populations,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -94,7 +95,7 @@ def write_run(folder):
   shards = {}
   for number in range(SHARDS):
     path = paths.shard(str(folder / 'data'), 'validation', number, SHARDS)
-    shards[storage.name(path)] = tfrecords.write_shard(
+    shards[storage.name(path)] = shard_files.write(
       path,
       [
         tfrecords.encode(key(i), encoded(i), true_class(i))
@@ -337,8 +338,8 @@ def rewrite_shard(folder, change):
   """Replaces the examples of the first shard."""
   data = folder / 'data'
   path = str(data / shard_of(0))
-  examples = change(list(tfrecords.read_records(path)))
-  shard = tfrecords.write_shard(path, examples)
+  examples = change(list(shard_files.read_records(path)))
+  shard = shard_files.write(path, examples)
   records = image_records.read(str(data))
   records.splits['eval'][shard_of(0)] = shard
   image_records.write(str(data), records)

@@ -14,6 +14,7 @@ from utils import (
   image_records,
   paths,
   populations,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -48,7 +49,7 @@ def write_data(folder, dialect=tfrecords.ORIGINAL):
   shards = {}
   for shard in range(SHARDS):
     path = paths.shard(str(folder), 'validation', shard, SHARDS)
-    shards[storage.name(path)] = tfrecords.write_shard(
+    shards[storage.name(path)] = shard_files.write(
       path,
       [
         tfrecords.encode(
@@ -146,9 +147,9 @@ def test_both_kinds_together_are_the_data_set(folders):
       for number, path in enumerate(shards):
         examples = [
           tfrecords.parse_example(serialized, tfrecords.PIE, records, path, i)
-          for i, serialized in enumerate(tfrecords.read_records(path))
+          for i, serialized in enumerate(shard_files.read_records(path))
         ]
-        tfrecords.check_count(path, len(examples), records)
+        shard_files.check_count(path, len(examples), records)
         assert records.shard(storage.name(path)) == image_records.Shard(
           len(examples), pathlib.Path(path).stat().st_size
         )
@@ -188,7 +189,7 @@ def test_a_shard_without_pies_is_read_as_one(folders):
 def test_features_are_those_of_the_original(folders):
   out = run(folders, end_sparsity=[0.9], is_pie='pie')
   path = str(out / 'pie/threshold/0.9/validation-00001-of-00003')
-  (first, *_) = tfrecords.read_records(path)
+  (first, *_) = shard_files.read_records(path)
   features = tf.train.Example.FromString(first).features.feature
   assert {
     name: list(getattr(f, f.WhichOneof('kind')).value)
@@ -271,7 +272,7 @@ def test_finished_work_is_skipped_and_outdated_work_is_not(folders):
   # Records of the other kind from the former modal labels are gone too.
   assert not list(out.glob('non_pie/threshold/0.9/*'))
   counts = [
-    list(tfrecords.read_records(str(path)))
+    list(shard_files.read_records(str(path)))
     for path in out.glob('pie/*/*/validation*')
   ]
   assert len(counts) == SHARDS * len(LEVELS)
@@ -313,8 +314,8 @@ def test_a_missing_level_or_shard_is_refused(folders):
 
 def test_a_repeated_key_is_refused(folders):
   path = paths.shard(str(folders / 'data'), 'validation', 0, SHARDS)
-  twice = list(tfrecords.read_records(path))[:1] * IMAGES
-  shard = tfrecords.write_shard(path, twice)
+  twice = list(shard_files.read_records(path))[:1] * IMAGES
+  shard = shard_files.write(path, twice)
   records = image_records.read(str(folders / 'data'))
   records.splits['eval'][storage.name(path)] = shard
   image_records.write(str(folders / 'data'), records)

@@ -19,6 +19,7 @@ from utils import (
   paths,
   populations,
   resnet_model,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -63,7 +64,7 @@ def file_name(index):
 def write_own(folder, images, dialect=tfrecords.ORIGINAL, **more):
   path = paths.shard(str(folder), 'validation', 0, 1)
   extra = {'stored_class_label': 0} if dialect == tfrecords.PIE else None
-  shard = tfrecords.write_shard(
+  shard = shard_files.write(
     path,
     [
       tfrecords.encode(file_name(i), data, label, extra=extra, dialect=dialect)
@@ -103,7 +104,7 @@ def write_tfds(folder, images, shards=2, name='imagenet2012_corrupted'):
       for i, label, data in some
     ]
     path = f'{name}-{split}.tfrecord-{number:05d}-of-{shards:05d}'
-    tfrecords.write_shard(str(folder / path), examples)
+    shard_files.write(str(folder / path), examples)
     lengths.append(str(len(some)))
   (folder / 'dataset_info.json').write_text(
     json.dumps({'splits': [{'name': split, 'shardLengths': lengths}]})
@@ -286,7 +287,7 @@ def test_a_shard_without_pies_loses_no_other(members, tmp_path):
     paths.shard(str(tmp_path / 'b'), 'validation', number, 2)
     for number in range(2)
   )
-  empty = tfrecords.write_shard(first, [])
+  empty = shard_files.write(first, [])
   (source,) = (tmp_path / 'a').glob('validation*')
   (tmp_path / 'b' / storage.name(second)).write_bytes(source.read_bytes())
   full = image_records.Shard(IMAGES, source.stat().st_size)

@@ -43,6 +43,7 @@ UTILS = (
     'inference',
     'preprocessing',
     'resnet_model',
+    'shard_files',
     'tfrecords',
   ),
 )

@@ -20,6 +20,7 @@ from utils import (
   paths,
   populations,
   resnet_model,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -271,7 +272,7 @@ def test_a_path_that_misstates_the_sparsity_is_reported(
 def test_a_shard_that_is_declared_empty_has_no_rows(population, tmp_path):
   members, shards, records = population
   path = paths.shard(str(tmp_path), 'validation', 0, 1)
-  splits = {'validation': {storage.name(path): tfrecords.write_shard(path, [])}}
+  splits = {'validation': {storage.name(path): shard_files.write(path, [])}}
   nothing = dataclasses.replace(records, splits=splits)
   image_records.write(str(tmp_path), nothing)
   # Beside a shard that says in which dialect the data set is.
@@ -280,8 +281,8 @@ def test_a_shard_that_is_declared_empty_has_no_rows(population, tmp_path):
     list(predictor.predict(members, [inference.DataSet(nothing, [path])]))
   other = paths.shard(str(tmp_path), 'train', 0, 1)
   splits['train'] = {
-    storage.name(other): tfrecords.write_shard(
-      other, tfrecords.read_records(shards[0])
+    storage.name(other): shard_files.write(
+      other, shard_files.read_records(shards[0])
     )
   }
   both = dataclasses.replace(records, splits=splits)

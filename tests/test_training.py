@@ -30,8 +30,8 @@ from utils import (
   member_paths,
   paths,
   resnet_model,
+  shard_files,
   storage,
-  tfrecords,
 )
 
 ARCHITECTURE = resnet_model.Architecture(18, 0.125, 10)
@@ -390,8 +390,8 @@ def test_data_of_another_content_are_named(tmp_path):
     'shards': {'train-00000-of-00001': shard.sha256},
   }
   path = paths.shard(folder, 'train', 0, 1)
-  swapped = list(tfrecords.read_records(path))[::-1]
-  other = tfrecords.write_shard(path, swapped)
+  swapped = list(shard_files.read_records(path))[::-1]
+  other = shard_files.write(path, swapped)
   assert other.bytes == shard.bytes
   with pytest.raises(ValueError, match='train-00000.*another SHA-256'):
     train(tmp_path / 'other', folder, **options)
@@ -448,7 +448,7 @@ def summaries(folder):
   """Scalars by tag and step, of all the event files at or below a folder."""
   found = {}
   for path in folder.rglob('events.out.tfevents*'):
-    for serialized in tfrecords.read_records(str(path)):
+    for serialized in shard_files.read_records(str(path)):
       event = tf.compat.v1.Event.FromString(serialized)
       for value in event.summary.value:
         found.setdefault(value.tag, {})[event.step] = float(
@@ -652,7 +652,7 @@ def test_wrong_shards_are_named_before_anything_is_written(
   features = tf.train.Features(feature={'image/encoded': image})
   example = tf.train.Example(features=features).SerializeToString()
   for name in names:
-    tfrecords.write_shard(str(tmp_path / 'data' / name), [example])
+    shard_files.write(str(tmp_path / 'data' / name), [example])
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     train(tmp_path / 'out', str(tmp_path / 'data'))
   assert not (tmp_path / 'out').exists()

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from etils import epy
 
-from utils import image_records, paths, preprocessing, storage, tfrecords
+from utils import (
+  image_records,
+  paths,
+  preprocessing,
+  shard_files,
+  storage,
+  tfrecords,
+)
 
 with epy.lazy_imports():
   import tensorflow as tf
@@ -97,7 +104,7 @@ def read_ordered(
   except tf.errors.OpError as error:
     find_fault()
     raise ValueError(f'{path}: {error.message}') from None
-  tfrecords.check_count(path, seen, records)
+  shard_files.check_count(path, seen, records)
 
 
 class OrderedReader:
@@ -156,7 +163,7 @@ class OrderedReader:
       ValueError: the shard is damaged, holds fewer or more records than the
         description says, or a label outside the classes; names the record.
     """
-    tfrecords.check_lengths(path)
+    shard_files.check_lengths(path)
     return read_ordered(
       self._dataset(path),
       path,
@@ -202,7 +209,7 @@ class TrainingReader:
     is_local = not any('://' in path for path in self._shards)
 
     def checked(path):
-      tfrecords.check_lengths(path.decode())
+      shard_files.check_lengths(path.decode())
       return path
 
     def open_shard(path):
@@ -361,7 +368,7 @@ def synthetic_data_set(folder: str) -> str:
         )
       )
     path = paths.shard(folder, split, 0, 1)
-    splits[split] = {storage.name(path): tfrecords.write_shard(path, examples)}
+    splits[split] = {storage.name(path): shard_files.write(path, examples)}
   image_records.write(
     folder,
     image_records.ImageRecords(

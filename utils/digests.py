@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from typing import IO
 
 from etils import epath
 
@@ -27,10 +28,15 @@ def of_json(data: object, **options) -> str:
 
 def of_file(path: str) -> str:
   """Of all that a file holds, a block at a time."""
-  digest = hashlib.sha256()
   with epath.Path(path).open('rb') as file:
-    while block := file.read(_BLOCK_BYTES):
-      digest.update(block)
+    return of_open(file)
+
+
+def of_open(file: IO[bytes]) -> str:
+  """Of what is left of an open file, whoever opened it."""
+  digest = hashlib.sha256()
+  while block := file.read(_BLOCK_BYTES):
+    digest.update(block)
   return digest.hexdigest()
 
 

@@ -25,6 +25,7 @@ from utils import (
   image_records,
   member_paths,
   preprocessing,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -344,7 +345,7 @@ class Predictor:
     if data_set.reader is not None:
       return data_set.reader
     dialect = tfrecords.detect(data_set.shards)
-    tfrecords.check_shards(data_set.shards, data_set.records)
+    shard_files.check_sizes(data_set.shards, data_set.records)
     # Sets that differ in their shards only, as corrupted copies do, share one
     # traced pipeline.
     records = data_set.records

@@ -1,4 +1,4 @@
-"""The bytes of a record: encoding, parsing, shards, and who is at fault.
+"""The records of images: how they are spelled, encoded and parsed.
 
 Records are `tf.train.Example`s in one of the dialects in which ImageNet is
 found. The dialect is recognised from the features of the first record of each
@@ -16,43 +16,42 @@ and then, either in plain Python,
 
   for index, example in enumerate(tfrecords.read_examples(path, records)):
     ...
-  tfrecords.check_count(path, index + 1, records)
+  shard_files.check_count(path, index + 1, records)
 
 or within tf.data, `parse` in a map over an enumerated `TFRecordDataset`, after
-`check_lengths`. The two give the same keys and labels. When a pipeline fails
-with a `tf.errors` exception, which names neither file nor record, call
-`find_fault`.
+`shard_files.check_lengths`. The two give the same keys and labels. When a
+pipeline fails with a `tf.errors` exception, which names neither file nor
+record, call `find_fault`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import numbers
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from absl import logging
 from etils import epy
 from google.protobuf import message
 
-from utils import csvs, image_records, paths, preprocessing, storage
+from utils import (
+  csvs,
+  image_records,
+  paths,
+  preprocessing,
+  shard_files,
+  storage,
+)
 
 with epy.lazy_imports():
   import tensorflow as tf
 
-# A record is framed by its length (8 bytes) and two checksums (4 bytes each).
-_FRAME_BYTES = 16
-_HEADER_BYTES = 12
-# More than an image takes, and than memory should for one.
-MAX_RECORD_BYTES = 2**29
 # At a time: to a bucket, 1,024 shards cost the time of answers, not of bytes.
 _REQUESTS = 16
-_BLOCK_BYTES = 2**22
 _TEXT = 'image/class/text'
 _CLASS_KEY = 'image/class/synset'
 
@@ -182,7 +181,7 @@ def detect(shards: Iterable[str]) -> Dialect:
   """
 
   def first(path):
-    record = _first_record(path)
+    record = shard_files.first_record(path)
     if record is not None:
       return detect_dialect(record, path)
     if not _is_declared_empty(path):
@@ -204,81 +203,6 @@ def detect(shards: Iterable[str]) -> Dialect:
         f'{dialect.name!r}: wanted shards of one data set'
       )
   return found[0][1]
-
-
-def _first_record(path: str) -> bytes | None:
-  """The first record, unchecked but for its length; None for an empty file.
-
-  A pipeline of its own for one record would take longer than many a shard.
-  """
-  with _reading(path):
-    size = tf.io.gfile.stat(path).length
-    with tf.io.gfile.GFile(path, 'rb') as file:
-      for length in _lengths(file, path, size):
-        return file.read(length)
-  return None
-
-
-def _lengths(file: tf.io.gfile.GFile, path: str, size: int) -> Iterator[int]:
-  """Yields the length of each record, with the file at its first byte.
-
-  Raises:
-    ValueError: a record is longer than what is left of the file.
-  """
-  index, offset = 0, 0
-  while offset < size:
-    file.seek(offset)
-    # 8 bytes of length, little endian, and its checksum.
-    header = file.read(_HEADER_BYTES)
-    length = int.from_bytes(header[:8], 'little')
-    left = size - offset - _FRAME_BYTES
-    if len(header) < _HEADER_BYTES or length > left:
-      raise _damaged(path, index, offset)
-    if length > MAX_RECORD_BYTES:
-      raise ValueError(
-        f'{path}: record {index}, which begins at byte {offset}, has {length} '
-        f'bytes, wanted at most {MAX_RECORD_BYTES}'
-      )
-    yield length
-    index += 1
-    offset += length + _FRAME_BYTES
-
-
-def _damaged(path: str, index: int, offset: int) -> ValueError:
-  return ValueError(
-    f'{path} is damaged: record {index}, which begins at byte {offset}, is '
-    'truncated, fails its checksum or is no TFRecord'
-  )
-
-
-@contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
-  """Turns what TensorFlow raises into an OSError that names the file."""
-  try:
-    yield
-  except tf.errors.NotFoundError:
-    raise FileNotFoundError(f'{path} does not exist') from None
-  except tf.errors.OpError as error:
-    raise OSError(f'{path} cannot be read: {error.message}') from None
-
-
-def check_lengths(path: str) -> None:
-  """Holds the lengths that records declare against the size of their file.
-
-  TensorFlow takes memory for whatever length a record declares, and ends the
-  process, without a name, where there is not so much. The checksum of a length
-  is no help against one who wrote both. It also takes a file that ends within
-  a record's header for a complete one.
-
-  Raises:
-    ValueError: the file is damaged; names it, the record and its first byte.
-    OSError: the file cannot be read.
-  """
-  with _reading(path):
-    size = tf.io.gfile.stat(path).length
-    with tf.io.gfile.GFile(path, 'rb') as file:
-      for _ in _lengths(file, path, size):
-        pass
 
 
 def _is_declared_empty(path: str) -> bool:
@@ -338,118 +262,8 @@ def describe(
     raise ValueError(
       f'{path} declares {records.num_classes} classes, wanted {num_classes}'
     )
-  check_shards(shards, records)
+  shard_files.check_sizes(shards, records)
   return records
-
-
-def check_shards(
-  shards: Iterable[str], records: image_records.ImageRecords
-) -> None:
-  """Compares the sizes of shards with the declared ones, reading no content.
-
-  A description without any shard declares nothing, and nothing is checked.
-
-  Raises:
-    ValueError: a size differs, or a shard is not in the description.
-  """
-  if not any(records.splits.values()):
-    return
-
-  def size(path):
-    try:
-      return tf.io.gfile.stat(path).length
-    except tf.errors.NotFoundError:
-      raise FileNotFoundError(f'{path} does not exist') from None
-
-  shards = list(shards)
-  with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-    sizes = list(pool.map(size, shards))
-  for path, found in zip(shards, sizes, strict=True):
-    declared = records.shard(os.path.basename(path))
-    if declared is None:
-      raise ValueError(
-        f'{path} is not among the shards that image_records.json declares'
-      )
-    if found != declared.bytes:
-      raise ValueError(
-        f'{path} has {found} bytes, but image_records.json declares '
-        f"{declared.bytes}: it is damaged, incomplete or another data set's"
-      )
-
-
-def sha256(path: str) -> str:
-  """The SHA-256 of a file, as sha256sum prints it."""
-  digest = hashlib.sha256()
-  with tf.io.gfile.GFile(path, 'rb') as file:
-    while block := file.read(_BLOCK_BYTES):
-      digest.update(block)
-  return digest.hexdigest()
-
-
-def check_digests(
-  shards: Iterable[str], records: image_records.ImageRecords
-) -> None:
-  """Compares the SHA-256 of shards with the declared ones, reading all of them.
-
-  Raises:
-    ValueError: one differs, or none is declared; names the shard.
-  """
-
-  def check(path):
-    declared = records.shard(os.path.basename(path))
-    if declared is None or not declared.sha256:
-      raise ValueError(
-        f'{path}: image_records.json declares no sha256 to compare with'
-      )
-    if sha256(path) != declared.sha256:
-      raise ValueError(
-        f'{path} has another SHA-256 than image_records.json declares: it is '
-        "damaged, or another data set's"
-      )
-
-  # As many as there are cores: hashing leaves Python's lock.
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    for _ in pool.map(check, shards):
-      pass
-
-
-def check_count(
-  path: str, seen: int, records: image_records.ImageRecords
-) -> None:
-  """Compares the number of records read with the declared one.
-
-  A file that ends between two records is a valid TFRecord file, so nothing
-  else notices that its end is missing.
-
-  Raises:
-    ValueError: the numbers differ.
-  """
-  declared = records.shard(os.path.basename(path))
-  if declared is not None and seen != declared.examples:
-    raise ValueError(
-      f'{path} holds {seen} records, but image_records.json declares '
-      f'{declared.examples}'
-    )
-
-
-def read_records(path: str) -> Iterator[bytes]:
-  """Yields the serialised records of a file, in order.
-
-  Raises:
-    ValueError: the file is damaged; names it, the record's number (from 0) and
-      the byte at which that record begins.
-    OSError: the file cannot be opened.
-  """
-  check_lengths(path)
-  index, offset = 0, 0
-  with _reading(path):
-    try:
-      for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
-        yield serialized
-        index += 1
-        offset += len(serialized) + _FRAME_BYTES
-    except tf.errors.DataLossError:
-      raise _damaged(path, index, offset) from None
 
 
 def _features(serialized: bytes, where: str) -> Mapping[str, tf.train.Feature]:
@@ -558,9 +372,10 @@ def read_examples(
   """Yields the examples of a file in order; its first record tells the dialect.
 
   Raises:
-    ValueError, OSError: as `read_records`, `detect_dialect`, `parse_example`.
+    ValueError, OSError: as `shard_files.read_records`, `detect_dialect`,
+      `parse_example`.
   """
-  for index, serialized in enumerate(read_records(path)):
+  for index, serialized in enumerate(shard_files.read_records(path)):
     if not index:
       dialect = detect_dialect(serialized, path)
     yield parse_example(serialized, dialect, records, path, index)
@@ -660,7 +475,7 @@ def find_fault(
     ValueError: names file, record, key and field of the first fault.
   """
   index = -1
-  for index, serialized in enumerate(read_records(path)):
+  for index, serialized in enumerate(shard_files.read_records(path)):
     example = parse_example(serialized, dialect, records, path, index)
     try:
       preprocessing.decode(tf.constant(example.encoded))
@@ -670,80 +485,4 @@ def find_fault(
         f'{dialect.image!r} ({len(example.encoded)} bytes) is not a complete '
         f'JPEG or PNG: {error.message}'
       ) from None
-  check_count(path, index + 1, records)
-
-
-def write_shard(path: str, examples: Iterable[bytes]) -> image_records.Shard:
-  """Writes a shard; it appears complete under its name, or not at all.
-
-  Args:
-    path: the file, local or in a bucket. Folders are made.
-    examples: serialised records, consumed once.
-
-  Returns:
-    The number of records, the size in bytes and the SHA-256.
-  """
-  count = 0
-  with open_shard(path) as write:
-    for serialized in examples:
-      write(serialized)
-      count += 1
-  return image_records.Shard(count, tf.io.gfile.stat(path).length, sha256(path))
-
-
-@contextlib.contextmanager
-def open_shard(path: str) -> Iterator[Callable[[bytes], None]]:
-  """Opens a shard, which appears under its name when the block ends well.
-
-  Args:
-    path: the file, local or in a bucket. Folders are made.
-
-  Yields:
-    The function that writes a serialised record.
-
-  Raises:
-    OSError: it cannot be written; names the file.
-    ValueError: a record is larger than any reader takes.
-  """
-
-  def write(serialized):
-    if len(serialized) > MAX_RECORD_BYTES:
-      raise ValueError(
-        f'{path}: a record has {len(serialized)} bytes, wanted at most '
-        f'{MAX_RECORD_BYTES}'
-      )
-    # Named here: in the block, other shards may be open as well.
-    with _named(path):
-      writer.write(serialized)
-
-  with storage.unfinished(path) as hidden:
-    try:
-      with _named(path):
-        tf.io.gfile.makedirs(os.path.dirname(path) or '.')
-        writer = tf.io.TFRecordWriter(hidden)
-      try:
-        yield write
-      finally:
-        with _named(path):
-          writer.close()
-      with _named(path):
-        # Without it a power cut may leave a file's name without its bytes.
-        storage.flush_to_disk(hidden)
-        tf.io.gfile.rename(hidden, path, overwrite=True)
-    except BaseException:
-      _remove(hidden)
-      raise
-
-
-@contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
-  try:
-    with storage.cannot_be_written(path):
-      yield
-  except tf.errors.OpError as error:
-    raise OSError(f'{path} cannot be written: {error.message}') from None
-
-
-def _remove(path: str) -> None:
-  with contextlib.suppress(tf.errors.OpError):
-    tf.io.gfile.remove(path)
+  shard_files.check_count(path, index + 1, records)

@@ -29,6 +29,7 @@ from utils import (
   image_records,
   paths,
   populations,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -44,7 +45,7 @@ def write_run(folder: str, number: int, photograph: bytes) -> None:
   keys = [f'validation/{i:08d}' for i in range(number)]
   true = np.arange(number) % _CLASSES
   path = paths.shard(f'{folder}/data', 'validation', 0, 1)
-  shard = tfrecords.write_shard(
+  shard = shard_files.write(
     path,
     (
       tfrecords.encode(key, photograph, int(label))

@@ -38,6 +38,7 @@ from utils import (
   image_records,
   paths,
   populations,
+  shard_files,
   storage,
   tables,
   tfrecords,
@@ -84,7 +85,7 @@ def write_wrong_labels(
             records.class_names[label],
           )
         )
-      splits[split][name] = tfrecords.write_shard(
+      splits[split][name] = shard_files.write(
         storage.within(folder, name), examples
       )
   image_records.write(

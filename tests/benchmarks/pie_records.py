@@ -24,7 +24,15 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from pie_dataset_gen import generate_pie_dataset
-from utils import csvs, image_records, paths, storage, tables, tfrecords
+from utils import (
+  csvs,
+  image_records,
+  paths,
+  shard_files,
+  storage,
+  tables,
+  tfrecords,
+)
 
 # The mean of ImageNet's validation images.
 IMAGE_BYTES = 133_000
@@ -51,7 +59,7 @@ def write_data(root: str, images: int, shards: int) -> list[str]:
     label = random.integers(0, NUM_CLASSES, len(rows))
     key = [f'ILSVRC2012_val_{number}_{i:08d}.JPEG' for i in rows]
     sizes = random.gamma(4, IMAGE_BYTES / 4, len(rows)).astype(int) + 1
-    written[storage.name(path)] = tfrecords.write_shard(
+    written[storage.name(path)] = shard_files.write(
       path,
       (
         tfrecords.encode(key[i], random.bytes(sizes[i]), int(label[i]))

@@ -29,6 +29,7 @@ from utils import (
   member_paths,
   paths,
   resnet_model,
+  shard_files,
 )
 from utils import tfrecords as records_of
 
@@ -59,7 +60,7 @@ def write_data(folder: str, count: int) -> list[str]:
     for name in ('img0_500x375.jpg', 'img1_375x500.jpg')
   ]
   path = paths.shard(folder, 'validation', 0, 1)
-  records_of.write_shard(
+  shard_files.write(
     path,
     [
       records_of.encode(str(i), photographs[i % 2], i % 1000)

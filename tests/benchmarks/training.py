@@ -39,6 +39,7 @@ from utils import (
   paths,
   preprocessing,
   resnet_model,
+  shard_files,
   tfrecords,
 )
 
@@ -164,7 +165,7 @@ def pipeline_rates(images: int) -> tuple[float, float]:
   ]
   with tempfile.TemporaryDirectory() as folder:
     path = paths.shard(folder, 'train', 0, 1)
-    tfrecords.write_shard(
+    shard_files.write(
       path,
       [
         tfrecords.encode(str(i), photographs[i % 2], i % _CLASSES)
