@@ -80,7 +80,8 @@ def _tf_config() -> dict[str, dict]:
     config = json.loads(text)
   except ValueError:
     config = None
-  if not isinstance(config, dict):
+  cluster = config.get('cluster', {}) if isinstance(config, dict) else None
+  if not isinstance(cluster, dict):
     raise ValueError(
       f'TF_CONFIG is {text!r}, wanted JSON such as {{"cluster": {{"worker": '
       '["h0:2222", "h1:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -89,13 +90,23 @@ def _tf_config() -> dict[str, dict]:
 
 
 def is_chief() -> bool:
-  """Whether this process writes files; of several workers, one does."""
+  """Whether this process writes files; of several workers, one does.
+
+  Raises:
+    ValueError: TF_CONFIG does not say which of the workers this is.
+  """
   if num_workers() == 1:
     return True
   config = _tf_config()
-  task = config['task']
   first = 'chief' if config['cluster'].get('chief') else 'worker'
-  return (task['type'], int(task['index'])) == (first, 0)
+  try:
+    task = config['task']
+    return (task['type'], int(task['index'])) == (first, 0)
+  except (KeyError, TypeError, ValueError):
+    raise ValueError(
+      f'TF_CONFIG has the task {config.get("task")!r}, wanted which of the '
+      'workers this is, such as {"type": "worker", "index": 0}'
+    ) from None
 
 
 def wait_for_workers(workers: tf.distribute.Strategy) -> None:
