@@ -28,53 +28,29 @@ original's dialect (labels from 1), and last image_records.json: where it stands
 the data set is complete. Killed, the same command goes on where it was;
 finished shards are not written again.
 
-  python -m save_checkpoint.build_image_data --source=digits \
-      --output_dir=runs/digits/data
+  python -m save_checkpoint.build_image_data --source=digits --study=runs/digits
 
 takes a few seconds, and a folder of one's own is read by
 
   python -m save_checkpoint.build_image_data --source=folders \
       --train_directory=pets/train --validation_directory=pets/val \
-      --output_dir=runs/pets/data
+      --study=runs/pets
 
 ImageNet is bound by decoding every image once, as a check: about 700 images a
 second and core, half an hour on two cores.
 """
 
-from __future__ import annotations
-
 import collections
-import concurrent.futures
-import dataclasses
-import io
-import itertools
-import json
 import math
 import os
-from collections.abc import Iterable
 
-import numpy as np
-import tqdm
 from absl import flags, logging
-from etils import epath, epy
-from PIL import Image
+from etils import epath
 
-from save_checkpoint import image_sources
-from utils import (
-  command_line,
-  image_records,
-  paths,
-  preprocessing,
-  provenance,
-  shard_files,
-  storage,
-  tfrecords,
-  workers,
-)
+from save_checkpoint import image_sources, planned_shards
+from utils import command_line, image_records, paths, provenance, storage
 
-with epy.lazy_imports():
-  import tensorflow as tf
-
+FLAGS = flags.FLAGS
 IMAGENET_EXAMPLES = {'train': 1_281_167, 'validation': 50_000}
 IMAGENET_SHARDS = {'train': 1024, 'validation': 128}
 _IMAGES_PER_SHARD = 500
@@ -92,259 +68,11 @@ _DESCRIPTIONS = {
   'folders': {},
   'imagenet': {'name': 'imagenet'},
 }
-# Below this a process would spend longer importing TensorFlow than working.
-_IMAGES_PER_WORKER = 10_000
 
 
-def stored_bytes(picture: image_sources.Picture) -> tuple[bytes, str]:
-  """An image's bytes as they go into the record, and what was converted.
-
-  Returns:
-    The bytes, and '' or what they were before ('PNG', 'CMYK JPEG').
-
-  Raises:
-    ValueError: it is no complete JPEG or PNG; names the file.
-  """
-  if picture.size > shard_files.MAX_RECORD_BYTES:
-    raise ValueError(
-      f'{picture.where} has {picture.size} bytes, wanted at most '
-      f'{shard_files.MAX_RECORD_BYTES}'
-    )
-  data = picture.read()
-  try:
-    with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as image:
-      converted = ''
-      if image.format == 'PNG' and picture.path:
-        if not picture.key.lower().endswith('.png'):
-          converted = 'PNG'
-      elif image.format == 'JPEG' and image.mode not in ('RGB', 'L'):
-        converted = f'{image.mode} JPEG'
-      if converted:
-        # As little is lost as JPEG can lose: a converted image should not
-        # be an easier or a harder one than it was.
-        data = image_sources.encoded(
-          image.convert('RGB'), 'JPEG', quality=100, subsampling=0
-        )
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-    raise ValueError(
-      f'{picture.where} is not a JPEG or PNG image: {e}'
-    ) from None
-  return data, converted
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardPlan:
-  """A shard that is to be written.
-
-  Attributes:
-    path: where.
-    pictures: its images, in order.
-    labels: [n] class ids, from 0.
-    texts: [n] the classes in words.
-    keyed: whether records hold the class's stable name as well.
-    measured: whether the channels' statistics are wanted.
-  """
-
-  path: str
-  pictures: tuple[image_sources.Picture, ...]
-  labels: tuple[int, ...]
-  texts: tuple[str, ...]
-  keyed: bool
-  measured: bool
-
-  @property
-  def done_path(self) -> str:
-    """Where it is written down that the shard is finished."""
-    path = epath.Path(self.path)
-    return paths.shard_done(str(path.parent), path.name)
-
-  def digest(self) -> str:
-    """Changes when anything does that the shard is made from."""
-    content = [
-      (p.key, p.class_key, p.size, image_sources.digest(p.data.hex()))
-      for p in self.pictures
-    ]
-    return image_sources.digest(
-      json.dumps([content, self.labels, self.texts, self.keyed, self.measured])
-    )
-
-
-def read_finished(plan: ShardPlan) -> dict[str, object] | None:
-  """What `write_shard` returned when it finished this very shard, or None."""
-  if not (storage.exists(plan.done_path) and storage.exists(plan.path)):
-    return None
-  try:
-    done = json.loads(epath.Path(plan.done_path).read_text())
-  except ValueError:
-    return None
-  size = epath.Path(plan.path).stat().length
-  same = isinstance(done, dict) and (
-    done.get('digest') == plan.digest() and done.get('bytes') == size
-  )
-  return done if same else None
-
-
-def write_shard(plan: ShardPlan) -> dict[str, object]:
-  """Writes a shard, and then that it is finished.
-
-  Returns:
-    digest: the plan's.
-    examples, bytes, sha256: as in `image_records.Shard`.
-    converted: kind of image -> number of images converted to RGB JPEG.
-    pixels, sums, square_sums: number of pixels, and [3] exact sums over them
-      of the values on the 0..255 scale and of their squares; 0 if unmeasured.
-  """
-  converted = collections.Counter()
-  sums, square_sums = np.zeros((2, 3), np.uint64)
-  pixels = 0
-
-  def examples():
-    nonlocal pixels
-    for picture, label, text in zip(
-      plan.pictures, plan.labels, plan.texts, strict=True
-    ):
-      data, kind = stored_bytes(picture)
-      if kind:
-        converted[kind] += 1
-      image = _decode(data, picture)
-      if plan.measured:
-        pixels += image.shape[0] * image.shape[1]
-        values = image.astype(np.uint64)
-        sums[:] += values.sum((0, 1))
-        square_sums[:] += (values * values).sum((0, 1))
-      extra = {'image/class/synset': picture.class_key} if plan.keyed else {}
-      yield tfrecords.encode(picture.key, data, label, text, extra)
-
-  shard = shard_files.write(plan.path, examples())
-  done = {
-    'digest': plan.digest(),
-    **dataclasses.asdict(shard),
-    'converted': dict(sorted(converted.items())),
-    'pixels': pixels,
-    'sums': sums.tolist(),
-    'square_sums': square_sums.tolist(),
-  }
-  storage.write_complete(plan.done_path, json.dumps(done) + '\n')
-  return done
-
-
-def _decode(data: bytes, picture: image_sources.Picture) -> np.ndarray:
-  """The pixels, as every reader of the records will see them."""
-  try:
-    return preprocessing.decode(tf.constant(data)).numpy()
-  except tf.errors.OpError as error:
-    raise ValueError(f'{picture.where} is damaged: {error.message}') from None
-
-
-def _hash_of_key(picture: image_sources.Picture) -> str:
-  return image_sources.digest(f'order/{picture.key}')
-
-
-def plan_shards(
-  output_dir: str,
-  pictures: dict[str, list[image_sources.Picture]],
-  classes: dict[str, str],
-  num_shards: dict[str, int],
-  keyed: bool,
-  measured: bool,
-) -> dict[str, list[ShardPlan]]:
-  """Divides every split among its shards, as evenly as can be.
-
-  Args:
-    output_dir: where the shards go.
-    pictures: split -> images, in any order.
-    classes: folder's name -> the class in words, in order.
-    num_shards: split -> number of shards.
-    keyed: as in `ShardPlan`.
-    measured: likewise, of the train split.
-
-  Raises:
-    ValueError: a split has fewer images than shards, or an image key twice.
-  """
-  ids = {name: i for i, name in enumerate(classes)}
-  plans = {}
-  for split, images in pictures.items():
-    count = num_shards[split]
-    if not 0 < count <= len(images):
-      raise ValueError(
-        f'the {split} split has {len(images)} images for {count} shards, '
-        'wanted at least one image for each'
-      )
-    images = sorted(images, key=lambda picture: picture.key)
-    for one, other in itertools.pairwise(images):
-      if one.key == other.key:
-        raise ValueError(
-          f'two images of the {split} split are called {one.key}: '
-          f'{one.where} and {other.where}'
-        )
-    if split == 'train':
-      # Not by a random generator, whose stream a library's version may change.
-      images.sort(key=_hash_of_key)
-    plans[split] = []
-    for i in range(count):
-      own = images[i * len(images) // count : (i + 1) * len(images) // count]
-      plans[split].append(
-        ShardPlan(
-          paths.shard(output_dir, split, i, count),
-          tuple(own),
-          tuple(ids[picture.class_key] for picture in own),
-          tuple(classes[picture.class_key] for picture in own),
-          keyed,
-          measured and split == 'train',
-        )
-      )
-  return plans
-
-
-def write_shards(
-  plans: list[ShardPlan], num_workers: int
-) -> dict[str, dict[str, object]]:
-  """Writes the unfinished shards in parallel.
-
-  Returns:
-    Path -> what `write_shard` returns.
-  """
-  results = {plan.path: read_finished(plan) for plan in plans}
-  left = [plan for plan in plans if results[plan.path] is None]
-  logging.info('%d of %d shards are to be written', len(left), len(plans))
-  number = sum(len(plan.pictures) for plan in left)
-  num_processes = min(
-    num_workers, len(left), math.ceil(number / _IMAGES_PER_WORKER)
-  )
-  with tqdm.tqdm(
-    total=number, unit=' images', desc='records', disable=not left
-  ) as progress:
-    if num_processes <= 1:
-      for plan in left:
-        results[plan.path] = write_shard(plan)
-        progress.update(len(plan.pictures))
-      return results
-    with workers.processes(num_processes) as pool:
-      futures = {pool.submit(write_shard, plan): plan for plan in left}
-      for future in concurrent.futures.as_completed(futures):
-        plan = futures[future]
-        results[plan.path] = future.result()
-        progress.update(len(plan.pictures))
-  return results
-
-
-def channel_statistics(
-  results: Iterable[dict[str, object]],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation, [3] each, over all pixels of the shards."""
-  results = list(results)
-  pixels = sum(result['pixels'] for result in results)
-  mean, std = [], []
-  for channel in range(3):
-    total = sum(result['sums'][channel] for result in results)
-    squares = sum(result['square_sums'][channel] for result in results)
-    mean.append(total / pixels)
-    # In whole numbers: the difference of two large squares loses no digit.
-    std.append(math.sqrt((squares * pixels - total * total) / pixels**2))
-  return tuple(mean), tuple(std)
-
-
-def _check_output(output_dir: str, plans: list[ShardPlan]) -> None:
+def _check_output(
+  output_dir: str, plans: list[planned_shards.ShardPlan]
+) -> None:
   """Raises ValueError if output_dir holds shards of another data set."""
   folder = epath.Path(output_dir)
   planned = {epath.Path(plan.path).name for plan in plans}
@@ -356,7 +84,9 @@ def _check_output(output_dir: str, plans: list[ShardPlan]) -> None:
         'remove it or choose another --output_dir'
       )
   if storage.exists(paths.image_records(output_dir)):
-    other = [plan.path for plan in plans if read_finished(plan) is None]
+    other = [
+      plan.path for plan in plans if planned_shards.read_finished(plan) is None
+    ]
     if other:
       raise ValueError(
         f'{output_dir} holds a complete data set, but {other[0]} was not made '
@@ -416,7 +146,7 @@ def run(
   classes = image_sources.find_classes(pictures, labels_file)
   if test_small_sample:
     pictures = {
-      split: sorted(images, key=_hash_of_key)[:_SMALL_SAMPLE]
+      split: sorted(images, key=planned_shards.hash_of_key)[:_SMALL_SAMPLE]
       for split, images in pictures.items()
     }
   fields = {
@@ -440,19 +170,19 @@ def run(
         IMAGENET_EXAMPLES[split],
         len(images),
       )
-  plans = plan_shards(
+  plans = planned_shards.plan_shards(
     output_dir, pictures, classes, counts, bool(fields['class_keys']), measured
   )
   together = [plan for of_split in plans.values() for plan in of_split]
   _check_output(output_dir, together)
-  results = write_shards(together, num_workers)
+  results = planned_shards.write_shards(together, num_workers)
   converted = collections.Counter()
   for result in results.values():
     converted.update(result['converted'])
   for kind, number in sorted(converted.items()):
     logging.info('Converted to RGB JPEG: %d images that were %s', number, kind)
   if measured:
-    mean, std = channel_statistics(results.values())
+    mean, std = planned_shards.channel_statistics(results.values())
     fields.update(channel_mean=mean, channel_std=std)
   fields['splits'] = {
     split: {
@@ -496,8 +226,9 @@ def run(
 
 def define_flags() -> None:
   """Defines the flags, when this file is the program."""
+  command_line.define_study()
   flags.DEFINE_string(
-    'output_dir', None, 'Folder of the data set, local or gs://.', required=True
+    'output_dir', '', 'Folder of the data set, local or gs://.'
   )
   flags.DEFINE_enum(
     'source',
@@ -507,9 +238,10 @@ def define_flags() -> None:
   )
   flags.DEFINE_string(
     'dataset_name',
-    None,
-    'One word for the data set, a level in the paths of results. Default: '
-    "digits, imagenet or, for folders, the output folder's name.",
+    '',
+    'One word for the data set, a level in the paths of results. Empty: '
+    "digits, imagenet or, for folders, the name of --study or of the output's "
+    'folder.',
   )
   flags.DEFINE_string(
     'train_directory', '', 'Folder or tar of training images; empty for none.'
@@ -595,27 +327,28 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
+  name = FLAGS.dataset_name
+  if not name and FLAGS.source == 'folders' and FLAGS.study:
+    name = epath.Path(FLAGS.study).name
+  command_line.with_study(FLAGS, {'output_dir': 'data'})
   run(
-    flags.FLAGS.source,
-    flags.FLAGS.output_dir,
-    flags.FLAGS.train_directory,
-    flags.FLAGS.validation_directory,
-    flags.FLAGS.validation_labels,
-    flags.FLAGS.labels_file,
+    FLAGS.source,
+    FLAGS.output_dir,
+    FLAGS.train_directory,
+    FLAGS.validation_directory,
+    FLAGS.validation_labels,
+    FLAGS.labels_file,
+    {split: FLAGS[f'{split}_shards'].value for split in image_sources.SPLITS},
+    FLAGS.channel_statistics,
+    FLAGS.num_workers,
     {
-      split: flags.FLAGS[f'{split}_shards'].value
-      for split in image_sources.SPLITS
+      'name': name or None,
+      'image_size': FLAGS.image_size,
+      'resize_size': FLAGS.resize_size,
+      'crop_area_min': FLAGS.crop_area_min,
+      'horizontal_flip': FLAGS.horizontal_flip,
     },
-    flags.FLAGS.channel_statistics,
-    flags.FLAGS.num_workers,
-    {
-      'name': flags.FLAGS.dataset_name,
-      'image_size': flags.FLAGS.image_size,
-      'resize_size': flags.FLAGS.resize_size,
-      'crop_area_min': flags.FLAGS.crop_area_min,
-      'horizontal_flip': flags.FLAGS.horizontal_flip,
-    },
-    flags.FLAGS.test_small_sample,
+    FLAGS.test_small_sample,
   )
 
 

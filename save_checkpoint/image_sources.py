@@ -5,7 +5,6 @@ tar in a tar costs no more than one in a folder, and nothing is unpacked.
 """
 
 import dataclasses
-import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from utils import storage
+from utils import digests, storage
 
 SPLITS = ('train', 'validation')
 DIGITS_TRAIN = 900
@@ -55,11 +54,6 @@ class Picture:
       return file.read(self.size)
 
 
-def digest(text: str) -> str:
-  """SHA-256 of a text, in hexadecimal."""
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
 def digits() -> dict[str, list[Picture]]:
   """Scikit-learn's digits as 32x32 RGB PNGs: 900 train, 897 validation."""
   from sklearn import datasets  # a second, which only this source pays
@@ -67,7 +61,7 @@ def digits() -> dict[str, list[Picture]]:
   bunch = datasets.load_digits()
   order = sorted(
     range(len(bunch.target)),
-    key=lambda i: (int(bunch.target[i]), digest(f'digits/{i:04d}')),
+    key=lambda i: (int(bunch.target[i]), digests.of_bytes(f'digits/{i:04d}')),
   )
   split = {}
   for rank, i in enumerate(order):

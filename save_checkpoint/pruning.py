@@ -3,7 +3,7 @@
 The schedule is tensorflow-model-optimization's; this is the only file that
 imports it. There is always an update at `end_step`, so the target is reached
 whatever the frequency. The masks are ours, for three reasons. The number of
-survivors is exact: k = round(size * (1 - sparsity)) for every layer, where the
+survivors is exact: k = round(size * (1 - fraction)) for every layer, where the
 toolkit (as the original) keeps every weight that ties with the k-th. The
 toolkit sorts, which takes several times as long. And its masks of blocks fail
 where a block is as high or as wide as the kernel, and are moved against the
@@ -39,12 +39,17 @@ class Schedule:
   """When masks are updated, and to which sparsity."""
 
   def __init__(
-    self, target: float, begin_step: int, end_step: int, frequency: int
+    self,
+    fraction_pruned: float,
+    begin_step: int,
+    end_step: int,
+    frequency: int,
   ):
     """Checks and keeps the schedule.
 
     Args:
-      target: share of weights that is zero from end_step on, in [0, 1).
+      fraction_pruned: share of weights that is zero from end_step on, in
+        [0, 1).
       begin_step: first step after whose weight update masks are updated.
       end_step: last such step.
       frequency: steps between two updates.
@@ -52,8 +57,10 @@ class Schedule:
     Raises:
       ValueError: one of them is out of range, or begin_step >= end_step.
     """
-    if not 0 <= target < 1:
-      raise ValueError(f'end_sparsity is {target}, wanted a number in [0, 1)')
+    if not 0 <= fraction_pruned < 1:
+      raise ValueError(
+        f'end_sparsity is {fraction_pruned}, wanted a number in [0, 1)'
+      )
     if frequency < 1:
       raise ValueError(f'pruning_frequency is {frequency}, wanted 1 or more')
     if not 0 <= begin_step < end_step:
@@ -61,35 +68,36 @@ class Schedule:
         f'sparsity_begin_step is {begin_step} and sparsity_end_step '
         f'{end_step}, wanted 0 <= begin < end'
       )
-    self.target = target
+    self.fraction_pruned = fraction_pruned
     self.end_step = end_step
     self.steps = sorted({*range(begin_step, end_step, frequency), end_step})
     self._decay = tfmot.sparsity.keras.PolynomialDecay(
       initial_sparsity=0.0,
-      final_sparsity=target,
+      final_sparsity=fraction_pruned,
       begin_step=begin_step,
       end_step=end_step,
       power=_EXPONENT,
       frequency=frequency,
     )
 
-  def sparsity(self, step: int) -> float:
-    """Sparsity after the update at a step.
+  def fraction_at(self, step: int) -> float:
+    """Share of weights that is zero after the update at a step.
 
-    target * (1 - (1 - p)^3) with p = (step - begin) / (end - begin) in [0, 1].
+    fraction_pruned * (1 - (1 - p)^3) with p = (step - begin) / (end - begin)
+    in [0, 1].
     """
     if step >= self.end_step:
       # Not through float32: the number of survivors is counted from it.
-      return self.target
+      return self.fraction_pruned
     return float(self._decay(step)[1])
 
 
-def survivors(size: int, sparsity: float) -> int:
-  """Number of weights a layer keeps: round(size * (1 - sparsity)), at least 1.
+def survivors(size: int, fraction_pruned: float) -> int:
+  """Weights a layer keeps: round(size * (1 - fraction_pruned)), at least 1.
 
   A layer without weights would cut the network in two.
   """
-  return max(1, round(size * (1 - sparsity)))
+  return max(1, round(size * (1 - fraction_pruned)))
 
 
 def _keep_largest(

@@ -8,12 +8,12 @@ after another: `reset` gives the variables their first values.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epy
 
-from save_checkpoint import pruning
+from save_checkpoint import pruning, training_settings
 from utils import checkpoints, image_records, inference, resnet_model
 
 with epy.lazy_imports():
@@ -24,47 +24,44 @@ _SCOPE = resnet_model.SCOPE
 _SLOT = 'Momentum'
 
 
+def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
+  """Raises ValueError for a batch that the devices cannot share evenly."""
+  if batch_size % strategy.num_replicas_in_sync:
+    raise ValueError(
+      f'train_batch_size is {batch_size}, wanted a multiple of the '
+      f'{strategy.num_replicas_in_sync} devices'
+    )
+
+
 class Trainer:
   """The variables of one network and the functions that change them."""
 
   def __init__(
     self,
     strategy: tf.distribute.Strategy,
-    architecture: resnet_model.Architecture,
     records: image_records.ImageRecords,
     learning_rates: np.ndarray,
-    *,
-    batch_size: int,
-    label_smoothing: float,
-    weight_decay: float,
-    precision: str,
+    settings: training_settings.Settings,
     pruning_method: str,
-    block_size: Sequence[int],
   ):
     """Makes the variables; their values come from `reset` or `restore`.
 
     Args:
       strategy: where the variables live and steps run.
-      architecture: which ResNet.
       records: description of the images.
       learning_rates: [train_steps] float32, the rate at each step.
-      batch_size: global batch size, in images.
-      label_smoothing: share of the target spread over all classes, in [0, 1).
-      weight_decay: factor on sum(v^2) / 2 over all weights and biases but
-        those of batch normalisation.
-      precision: 'float32' or 'bfloat16', of the convolutions; variables are
-        float32.
+      settings: which ResNet, and how a step is taken.
       pruning_method: how masks are made, unless they stay 1.
-      block_size: height and width of the blocks that are pruned together.
     """
     self._strategy = strategy
-    self._architecture = architecture
+    self._architecture = architecture = resnet_model.Architecture(
+      settings.resnet_depth, settings.width, records.num_classes
+    )
     self._records = records
-    self._batch_size = batch_size
-    self._label_smoothing = label_smoothing
-    self._weight_decay = weight_decay
-    self._precision = tf.as_dtype(precision)
+    self._settings = settings
+    self._precision = tf.as_dtype(settings.precision)
     self._layers = resnet_model.conv_layers(architecture)
+    block_size = (settings.block_height, settings.block_width)
     self._mask_makers = [
       pruning.MaskMaker(pruning_method, i, conv.kernel_shape, block_size)
       for i, conv in enumerate(self._layers)
@@ -177,15 +174,17 @@ class Trainer:
     }
     return resnet_model.total_sparsity(layers, self._architecture), layers
 
-  def update_masks(self, sparsity: float, seed: int) -> None:
+  def update_masks(self, fraction_pruned: float, seed: int) -> None:
     """Makes the masks anew from the weights as they are.
 
     Args:
-      sparsity: share of weights of each layer that is masked, in [0, 1).
+      fraction_pruned: share of weights of each layer that is masked, in
+        [0, 1).
       seed: of the random methods.
     """
     counts = [
-      pruning.survivors(maker.units, sparsity) for maker in self._mask_makers
+      pruning.survivors(maker.units, fraction_pruned)
+      for maker in self._mask_makers
     ]
     self._update_masks(
       tf.constant(counts, tf.int32), tf.constant(seed, tf.int64)
@@ -261,12 +260,12 @@ class Trainer:
     with tf.GradientTape() as tape:
       logits = self._forward(images, moments)
       targets = inference.smooth_labels(
-        labels, self._architecture.num_classes, self._label_smoothing
+        labels, self._architecture.num_classes, self._settings.label_smoothing
       )
       cross_entropy = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
       # Means over the global batch and sums over replicas: the gradient does
       # not depend on the number of replicas.
-      loss = tf.reduce_sum(cross_entropy) / self._batch_size
+      loss = tf.reduce_sum(cross_entropy) / self._settings.train_batch_size
       loss += self._decay() / self._strategy.num_replicas_in_sync
     gradients = tape.gradient(loss, self._trained)
     self._optimizer.apply_gradients(zip(gradients, self._trained, strict=True))
@@ -276,7 +275,10 @@ class Trainer:
         (moving - value) * (1 - resnet_model.BATCH_NORM_MOMENTUM)
       )
     correct = tf.equal(tf.argmax(logits, axis=1), labels)
-    accuracy = tf.reduce_sum(tf.cast(correct, tf.float32)) / self._batch_size
+    accuracy = (
+      tf.reduce_sum(tf.cast(correct, tf.float32))
+      / self._settings.train_batch_size
+    )
     return loss, accuracy
 
   def _forward(self, images: tf.Tensor, moments: dict) -> tf.Tensor:
@@ -346,7 +348,7 @@ class Trainer:
 
   def _decay(self) -> tf.Tensor:
     """Weight decay; masked weights and the dense bias count, as originally."""
-    return self._weight_decay * tf.add_n(
+    return self._settings.weight_decay * tf.add_n(
       [
         tf.nn.l2_loss(variable)
         for name, variable in self._variables.items()

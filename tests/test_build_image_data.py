@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn import datasets
 
-from save_checkpoint import build_image_data, image_sources
+from save_checkpoint import build_image_data, image_sources, planned_shards
 from utils import image_records, paths, shard_files, storage, tfrecords
 
 
@@ -398,7 +398,7 @@ def test_a_finished_set_is_left_alone_and_guarded(tmp_path, monkeypatch):
 
 
 def test_number_of_workers_changes_nothing(tmp_path, monkeypatch):
-  monkeypatch.setattr(build_image_data, '_IMAGES_PER_WORKER', 1)
+  monkeypatch.setattr(planned_shards, '_IMAGES_PER_WORKER', 1)
   build_small(tmp_path / 'a' / 'x', num_workers=1)
   build_small(tmp_path / 'b' / 'x', num_workers=2)
   assert contents(tmp_path / 'a' / 'x') == contents(tmp_path / 'b' / 'x')

@@ -123,15 +123,15 @@ def test_the_schedule_is_cubic_and_ends_at_the_target():
   schedule = pruning.Schedule(0.9, 3, 9, 2)
   assert schedule.steps == [3, 5, 7, 9]
   # These four were seen in the original.
-  assert [schedule.sparsity(step) for step in schedule.steps] == pytest.approx(
-    [0, 0.6333, 0.8667, 0.9], abs=1e-4
-  )
-  assert schedule.sparsity(9) == 0.9
+  assert [
+    schedule.fraction_at(step) for step in schedule.steps
+  ] == pytest.approx([0, 0.6333, 0.8667, 0.9], abs=1e-4)
+  assert schedule.fraction_at(9) == 0.9
   original = pruning.Schedule(0.5, 5000, 8000, 500)
   assert original.steps == list(range(5000, 8001, 500))
   for step in original.steps:
     progress = (step - 5000) / 3000
-    assert original.sparsity(step) == pytest.approx(
+    assert original.fraction_at(step) == pytest.approx(
       0.5 - 0.5 * (1 - progress) ** 3, abs=1e-6
     )
 
@@ -140,8 +140,8 @@ def test_the_schedule_is_cubic_and_ends_at_the_target():
 def test_the_target_is_reached_whatever_the_frequency(frequency):
   schedule = pruning.Schedule(0.7, 2, 9, frequency)
   assert schedule.steps[-1] == 9
-  assert schedule.sparsity(schedule.steps[-1]) == 0.7
-  sparsities = [schedule.sparsity(step) for step in schedule.steps]
+  assert schedule.fraction_at(schedule.steps[-1]) == 0.7
+  sparsities = [schedule.fraction_at(step) for step in schedule.steps]
   assert sparsities == sorted(sparsities)
 
 

@@ -4,15 +4,14 @@ python -m tests.train_on_devices <number of devices>. A program of its own,
 since devices cannot change within a process.
 """
 
-import hashlib
 import json
 import sys
 
 import numpy as np
 import tensorflow as tf
 
-from save_checkpoint import training
-from utils import devices, image_records, resnet_model
+from save_checkpoint import training, training_settings
+from utils import devices, digests, image_records
 
 
 def main(number: int) -> None:
@@ -30,15 +29,12 @@ def main(number: int) -> None:
   )
   trainer = training.Trainer(
     strategy,
-    resnet_model.Architecture(18, 0.125, 10),
     records,
     np.full(6, 0.1, np.float32),
-    batch_size=8,
-    label_smoothing=0.1,
-    weight_decay=1e-4,
-    precision='float32',
-    pruning_method='threshold',
-    block_size=(1, 1),
+    training_settings.Settings(
+      resnet_depth=18, width=0.125, train_batch_size=8
+    ),
+    'threshold',
   )
   trainer.reset(seed=0)
   rng = np.random.default_rng(0)
@@ -53,8 +49,8 @@ def main(number: int) -> None:
   trainer.update_masks(0.9, seed=1)
   losses += [trainer.train(batches, 1)[0] for _ in range(3)]
   masks = [v for n, v in trainer.state().items() if n.endswith('/mask')]
-  digest = hashlib.sha256(b''.join(mask.tobytes() for mask in masks))
-  print(json.dumps({'losses': losses, 'masks': digest.hexdigest()}))
+  digest = digests.of_bytes(b''.join(mask.tobytes() for mask in masks))
+  print(json.dumps({'losses': losses, 'masks': digest}))
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras import (
   pruning_schedule,
 )
 
-from save_checkpoint import training
+from save_checkpoint import training, training_settings
 from tests import reference_values
 from utils import (
   data_input,
@@ -73,15 +73,12 @@ def make_trainer(precision: str, batch_size: int) -> training.Trainer:
   """Our ResNet-50, as ImageNet is trained."""
   return training.Trainer(
     devices.strategy(),
-    resnet_model.Architecture(50, 1.0, _CLASSES),
     image_records.imagenet(),
     np.full(10_000, 0.01, np.float32),
-    batch_size=batch_size,
-    label_smoothing=0.1,
-    weight_decay=1e-4,
-    precision=precision,
-    pruning_method='threshold',
-    block_size=(1, 1),
+    training_settings.Settings(
+      train_batch_size=batch_size, precision=precision
+    ),
+    'threshold',
   )
 
 
