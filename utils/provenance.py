@@ -72,6 +72,8 @@ class Provenance:
       raise ValueError(f'{self._path} is damaged: made_from is no object')
     changed: list[str] = []
     united = _united(before, self._made_from, changed)
+    # In words, which inputs are not what they were when results were made.
+    self.changed = changed
     self.is_finished = (
       bool(former.get('finished')) and not changed and united == before
     )
