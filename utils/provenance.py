@@ -11,6 +11,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 
@@ -160,6 +161,11 @@ def read(path: str) -> dict[str, object]:
   if not isinstance(record, dict):
     raise ValueError(f'{path} is damaged: wanted a JSON object')
   return record
+
+
+def command(record: Mapping[str, object]) -> str:
+  """The command of a record, as a person types it."""
+  return shlex.join(['python', '-m', record['script'], *record['command'][1:]])
 
 
 def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:

@@ -24,12 +24,20 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from pie_dataset_gen import generate_pie_dataset
-from utils import csvs, image_records, paths, storage, tables, tfrecords
+from utils import (
+  csvs,
+  image_records,
+  paths,
+  populations,
+  storage,
+  tables,
+  tfrecords,
+)
 
 # The mean of ImageNet's validation images.
 IMAGE_BYTES = 133_000
 NUM_CLASSES = 1000
-LEVEL = ('threshold', 0.9)
+LEVEL = populations.Level('threshold', 0.9)
 
 
 def define_flags() -> None:
@@ -72,15 +80,15 @@ def write_data(root: str, images: int, shards: int) -> list[str]:
         'true_class_label': label,
         'baseline_modal_label': label,
         'variant_modal_label': np.where(pie, (label + 1) % NUM_CLASSES, label),
-        'pruning_method': LEVEL[0],
-        'pruning_fraction': LEVEL[1],
+        'pruning_method': LEVEL.pruning_method,
+        'pruning_fraction': LEVEL.fraction_pruned,
         'filename': storage.name(path),
       }
     )
     csvs.write(
       tables.MODAL_LABELS,
       frame,
-      paths.modal_labels(root, 'bench', 'eval', storage.name(path), *LEVEL),
+      paths.modal_labels(root, 'bench', 'eval', storage.name(path), LEVEL),
     )
   image_records.write(
     f'{root}/data',
