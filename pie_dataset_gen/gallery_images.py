@@ -5,7 +5,6 @@ holds, decides about a path. A record at a time is in memory for each thread.
 """
 
 import concurrent.futures
-import hashlib
 import io
 import itertools
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import PIL
 from PIL import Image
 
-from utils import image_records, storage, tfrecords
+from utils import digests, image_records, storage, tfrecords
 
 # What every browser shows as it is.
 _SUFFIXES = {'JPEG': 'jpg', 'PNG': 'png', 'GIF': 'gif', 'WEBP': 'webp'}
@@ -112,7 +111,7 @@ def _read(shard, records, keys):
 
 
 def _write(key, encoded, label, folder, large_size, small_size) -> Picture:
-  digest = hashlib.sha256(key.encode()).hexdigest()
+  digest = digests.of_bytes(key)
   # Folders stay small, however many images there are.
   stem = f'{digest[:2]}/{digest[2:16]}'
   # Others of Pillow's formats start programs.

@@ -17,9 +17,8 @@ and writes, for each level and shard,
   <output_file>/<dataset_name>/stats/<mode>_<shard>_<method>_<level>.csv
     how many PIEs there are and how many of them each modal label has right.
 
-  python -m pie_dataset_gen.generate_pie_dataset --is_pie=both \
-      --data_directory=runs/digits/data \
-      --predictions_file=runs/digits/results --output_file=runs/digits/pie
+  python -m pie_dataset_gen.generate_pie_dataset --study=runs/digits \
+      --is_pie=both
 
 Records are joined with modal labels by image key. Work that is finished, and
 was made from the same modal labels, is skipped. A record at a time is in
@@ -30,7 +29,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -53,28 +51,24 @@ from utils import (
 )
 
 PIE, NON_PIE = 'pie', 'non_pie'
-_LEVEL = ('pruning_method', 'pruning_fraction')
 _KINDS = {PIE: (PIE,), NON_PIE: (NON_PIE,), 'both': (PIE, NON_PIE)}
 
 
 def define_flags() -> None:
   """Defines the flags of this script."""
+  command_line.define_study()
   flags.DEFINE_string(
     'data_directory',
-    None,
+    '',
     'TFRecord shards: a folder, of which the split --mode is read, or a path, '
     'pattern or list of files.',
-    required=True,
   )
   flags.DEFINE_string(
     'predictions_file',
-    None,
+    '',
     'Folder of modal labels: the --output_path of aggregate_predictions.',
-    required=True,
   )
-  flags.DEFINE_string(
-    'output_file', None, 'Folder that results go into.', required=True
-  )
+  flags.DEFINE_string('output_file', '', 'Folder that results go into.')
   flags.DEFINE_enum('mode', 'eval', ['eval', 'train'], 'Split to read.')
   flags.DEFINE_list(
     'end_sparsity',
@@ -110,7 +104,7 @@ def define_flags() -> None:
   )
 
 
-class Level(NamedTuple):
+class Decision(NamedTuple):
   """What decides about a shard's images at one level of sparsity.
 
   Attributes:
@@ -144,7 +138,7 @@ def pie_features(row) -> dict[str, int | float]:
 def write_records(
   shard: str,
   records: image_records.ImageRecords,
-  levels: Sequence[Level],
+  levels: Sequence[Decision],
   kinds: Sequence[Sequence[str]],
   record: provenance.Provenance,
 ) -> None:
@@ -201,7 +195,7 @@ def write_records(
     record.start()
 
 
-def check_labels(level: Level, stored: pd.Series, shard: str) -> None:
+def check_labels(level: Decision, stored: pd.Series, shard: str) -> None:
   """Compares modal labels with the records they are joined with.
 
   Args:
@@ -234,8 +228,8 @@ def check_labels(level: Level, stored: pd.Series, shard: str) -> None:
 
 def find_levels(
   folder: str, fractions: Sequence[float], method: str
-) -> dict[tuple[str, float], tuple[str, pd.DataFrame]]:
-  """Reads a shard's modal labels by (pruning_method, fraction).
+) -> dict[populations.Level, tuple[str, pd.DataFrame]]:
+  """Reads a shard's modal labels by level.
 
   Returns:
     For each level the CSV and its rows, with a column is_pie.
@@ -247,18 +241,20 @@ def find_levels(
   for path in csvs.find(tables.MODAL_LABELS, folder):
     labels = csvs.read(tables.MODAL_LABELS, path)
     labels = labels.assign(is_pie=populations.is_pie(labels))
-    for level in labels[list(_LEVEL)].drop_duplicates().itertuples(index=False):
-      found[tuple(level)] = path, labels
+    for level in populations.by_level(labels):
+      found[level] = path, labels
   chosen = {
     level: of
     for level, of in sorted(found.items(), key=lambda item: item[0])
-    if method in ('', level[0]) and (not fractions or level[1] in fractions)
+    if method in ('', level.pruning_method)
+    and (not fractions or level.fraction_pruned in fractions)
   }
-  missing = set(fractions) - {fraction for _, fraction in chosen}
+  missing = set(fractions) - {level.fraction_pruned for level in chosen}
   if missing or not chosen:
     raise ValueError(
       f'{folder} has no modal labels at {sorted(missing) or "any level"}'
-      f'{f" by {method}" if method else ""}, there are {sorted(found)}'
+      f'{f" by {method}" if method else ""}, there are '
+      f'{[tuple(level) for level in sorted(found)]}'
     )
   return chosen
 
@@ -304,10 +300,10 @@ def run(
       str(epath.Path(folder) / name), end_sparsity, pruning_method
     )
     levels = {
-      level: Level(
+      level: Decision(
         csv,
         labels,
-        hashlib.sha256(epath.Path(csv).read_bytes()).hexdigest(),
+        digests.of_file(csv),
         _outputs(output_file, dataset_name, mode, level, name),
       )
       for level, (csv, labels) in found.items()
@@ -330,7 +326,7 @@ def run(
 def write_shard(
   shard: str,
   records: image_records.ImageRecords,
-  levels: dict[tuple[str, float], Level],
+  levels: dict[populations.Level, Decision],
   kinds: Sequence[str],
   mode: str,
   record: provenance.Provenance,
@@ -340,7 +336,7 @@ def write_shard(
   Args:
     shard: its path.
     records: the data set's description.
-    levels: what decides, by (pruning_method, fraction).
+    levels: what decides, by level.
     kinds: which kinds of records are wanted.
     mode: for the statistics.
     record: as of `write_records`.
@@ -373,18 +369,18 @@ def write_shard(
 def _outputs(output_file, dataset_name, mode, level, shard):
   return {
     'stats': paths.pie_statistics(
-      output_file, dataset_name, mode, shard, populations.Level(*level)
+      output_file, dataset_name, mode, shard, level
     ),
     **{
       kind: paths.pie_records(
-        output_file, dataset_name, mode, kind, populations.Level(*level), shard
+        output_file, dataset_name, mode, kind, level, shard
       )
       for kind in (PIE, NON_PIE)
     },
   }
 
 
-def _missing(level: Level, kinds: Sequence[str]) -> list[str]:
+def _missing(level: Decision, kinds: Sequence[str]) -> list[str]:
   """The kinds of records still to be written; removes outdated ones.
 
   Statistics come last and name the modal labels they were made from, so
@@ -400,7 +396,7 @@ def _missing(level: Level, kinds: Sequence[str]) -> list[str]:
   return list(kinds)
 
 
-def _statistics(level: Level, shard, name, mode) -> pd.DataFrame:
+def _statistics(level: Decision, shard, name, mode) -> pd.DataFrame:
   labels = level.labels
   pies = labels[labels['is_pie']]
   true = pies['true_class_label']
@@ -410,9 +406,9 @@ def _statistics(level: Level, shard, name, mode) -> pd.DataFrame:
       'pie_count': len(pies),
       'pruned_correct_count': (pies['variant_modal_label'] == true).sum(),
       'total_images_count': len(labels),
-      'sparsity': name[1],
+      'sparsity': name.fraction_pruned,
       'mode': mode,
-      'pruning_method': name[0],
+      'pruning_method': name.pruning_method,
       'baseline_correct_count': (pies['baseline_modal_label'] == true).sum(),
       'modal_labels_sha256': level.digest,
     }
@@ -447,16 +443,14 @@ def _describe(output_file, dataset_name, mode, level, shards, records):
         splits[split_of.get(shard, mode)][shard] = image_records.Shard(
           int(count[kind][shard]), epath.Path(of[kind]).stat().length
         )
-    folder = paths.pie_records(
-      output_file, dataset_name, mode, kind, populations.Level(*level), ''
-    )
+    folder = paths.pie_records(output_file, dataset_name, mode, kind, level, '')
     if not splits:
       epath.Path(paths.image_records(folder)).unlink(missing_ok=True)
       continue
     description = dataclasses.replace(
       records,
       # Not the source's name: results of both would fall into one folder.
-      name=f'{dataset_name}_{kind}_{level[0]}_{level[1]}',
+      name=f'{dataset_name}_{kind}_{paths.level_name(level)}',
       label_base=tfrecords.PIE.label_base,
       splits=dict(splits),
     )
@@ -467,18 +461,20 @@ def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
   f = flags.FLAGS
-  try:
-    fractions = [float(text) for text in f.end_sparsity]
-  except ValueError:
-    raise ValueError(
-      f'--end_sparsity={f.end_sparsity}, wanted numbers'
-    ) from None
+  command_line.with_study(
+    f,
+    {
+      'data_directory': 'data',
+      'predictions_file': 'results',
+      'output_file': 'pie',
+    },
+  )
   run(
     f.data_directory,
     f.predictions_file,
     f.output_file,
     mode=f.mode,
-    end_sparsity=fractions,
+    end_sparsity=command_line.fractions('end_sparsity', f.end_sparsity),
     pruning_method=f.pruning_method,
     subdirectory=f.subdirectory,
     dataset_name=f.dataset_name,

@@ -1,25 +1,21 @@
 r"""Prints the table at the end of a run: what pruning cost, and whom.
 
-Reads what the other scripts wrote, each part if its flag is given:
+Reads in --results_directory what the other scripts wrote there:
 
-  --class_metrics_directory  CSVs of per_class_accuracy.aggregate_ckpt_metrics:
-                             members, top-1, top-5
-  --predictions_file         --output_path of aggregate_predictions: PIEs, their
-                             number by chance, accuracy with and without them
-  --t_statistic_file         --output_file of per_class_accuracy.gen_tstatistic:
-                             classes that lost and gained
-  --robustness_directory     --dest_dir of robustness_tests: corrupted images
+  class metrics   of per_class_accuracy.aggregate_ckpt_metrics: members, top-1,
+                  top-5
+  modal labels    of pie_dataset_gen.aggregate_predictions, with the PIE null:
+                  PIEs, their number by chance, accuracy with and without them
+  class impact    of per_class_accuracy.gen_tstatistic: classes that lost and
+                  gained
 
-and writes <output_path>/headline_table.csv, one row for each measure and level
-of sparsity; in the terminal the levels stand side by side. What was not given
-or cannot be computed is "n/a", with the reason below the table and in the CSV.
+and in --robustness_directory the summary of robustness_tests.summarize:
+corrupted images. Writes <results_directory>/headline_table.csv, one row for
+each measure and level of sparsity; in the terminal the levels stand side by
+side. What is not there or cannot be computed is "n/a", with the reason below
+the table and in the CSV. Parts that different networks made are refused.
 
-  python -m pie_dataset_gen.headline_table --dataset_name=digits \
-      --predictions_file=runs/digits/results \
-      --class_metrics_directory=runs/digits/results/digits/class_metrics/eval \
-      --t_statistic_file=runs/digits/results \
-      --robustness_directory=runs/digits/results/robustness \
-      --output_path=runs/digits/results
+  python -m pie_dataset_gen.headline_table --study=runs/digits
 
 Expect the paper's findings: more PIEs at a higher sparsity, an accuracy on
 PIEs far below that on all images, and one without PIEs above it.
@@ -31,54 +27,58 @@ import numpy as np
 import pandas as pd
 from absl import flags, logging
 
-from utils import command_line, csvs, paths, populations, provenance, tables
+from pie_dataset_gen import same_networks
+from utils import (
+  command_line,
+  csvs,
+  paths,
+  populations,
+  provenance,
+  storage,
+  tables,
+)
 
-_LEVEL = ['pruning_method', 'pruning_fraction']
 _LABEL_COLUMNS = (
-  *_LEVEL,
+  'pruning_method',
+  'pruning_fraction',
   'image_key',
   'baseline_modal_label',
   'variant_modal_label',
+  'baseline_number_observ',
+  'variant_number_observ',
   'baseline_correct_share',
   'variant_correct_share',
 )
 _NO_PIES = 'the baseline is what the others are held against'
 
-Level = tuple[str, float]
-BASELINE: Level = (populations.BASELINE, 0.0)
+_TABLES = (
+  tables.CLASS_METRICS,
+  tables.PIE_NULL,
+  tables.CLASS_IMPACT_SUMMARY,
+  tables.ROBUSTNESS_SUMMARY,
+)
 
 
 def define_flags() -> None:
   """Defines the flags of this script."""
+  command_line.define_study()
   flags.DEFINE_string(
-    'output_path', None, 'Folder that the table goes into.', required=True
-  )
-  flags.DEFINE_string(
-    'class_metrics_directory',
+    'results_directory',
     '',
-    'Folder or pattern of CSVs of class metrics. Empty: not available.',
-  )
-  flags.DEFINE_string(
-    'predictions_file',
-    '',
-    'Folder of modal labels: the --output_path of aggregate_predictions. '
-    'Empty: not available.',
-  )
-  flags.DEFINE_string(
-    't_statistic_file',
-    '',
-    'Folder of t-tests: the --output_file of gen_tstatistic. Empty: not '
-    'available.',
+    'Folder of the results; the table goes into it too.',
   )
   flags.DEFINE_string(
     'robustness_directory',
     '',
-    'Folder of the robustness summary: the --dest_dir of '
-    'imagenet_corruptions. Empty: not available.',
+    'Folder of the summary of robustness: the --output_directory of '
+    'robustness_tests.summarize. Empty: not available.',
   )
   flags.DEFINE_enum('mode', 'eval', ['eval', 'train'], 'Split of the images.')
   flags.DEFINE_string(
-    'dataset_name', 'imagenet', 'Name of the data set, a folder of the results.'
+    'dataset_name',
+    '',
+    'Name of the data set, a folder of the results. Empty: that of --study, or '
+    "'imagenet'.",
   )
 
 
@@ -96,22 +96,26 @@ class Row(NamedTuple):
 
   measure: str
   form: str
-  cells: dict[Level, Cell]
+  cells: dict[populations.Level, Cell]
   has_interval: bool = False
   not_available: str = 'no data at this level'
 
-  def cell(self, level: Level) -> Cell:
+  def cell(self, level: populations.Level) -> Cell:
     """The cell of a level, with a reason where there is none."""
     return self.cells.get(level, Cell(not_available=self.not_available))
 
 
-def absent(measure: str, flag: str) -> list[Row]:
-  """The line of a part that was not given."""
-  return [Row(measure, '', {}, not_available=f'--{flag} was not given')]
+def absent(measure: str, table: csvs.Table) -> list[Row]:
+  """The line of a part that is not there."""
+  return [Row(measure, '', {}, not_available=f'{table.written_by} makes it')]
 
 
-def accuracy_rows(files: list[str], mode: str) -> list[Row]:
-  """Members, top-1 and top-5, from the class metrics of all members.
+def read_members(files: list[str], mode: str) -> pd.DataFrame:
+  """Reads accuracies, a row for each member, from the class metrics of all.
+
+  Returns:
+    Identity, eval_accuracy, top_5_eval_accuracy and the number of images,
+    support.
 
   Raises:
     ValueError: the rows of a member disagree about its accuracy, or members
@@ -121,28 +125,29 @@ def accuracy_rows(files: list[str], mode: str) -> list[Row]:
     *tables.MEMBER_KEY,
     *('split', 'preprocessing', 'compute_precision'),
     'class_id',
+    'support',
     'eval_accuracy',
     'top_5_eval_accuracy',
   )
   frame = csvs.read_all(tables.CLASS_METRICS, files, columns)
   populations.check_one_study(frame, mode, files[0])
+  members = populations.one_row_per_member(
+    frame, ('eval_accuracy', 'top_5_eval_accuracy')
+  )
   key = list(tables.MEMBER_KEY)
-  # NaN counts as a value: top-5 is absent in all of a member's rows, or none.
-  members = frame[[*key, 'eval_accuracy', 'top_5_eval_accuracy']]
-  members = members.drop_duplicates().sort_values(key)
-  repeated = members.duplicated(key)
-  if repeated.any():
-    raise ValueError(
-      'the class metrics hold more than one accuracy of the member '
-      f'{members.loc[repeated, key].iloc[0].to_dict()}'
-    )
+  images = frame.groupby(key, as_index=False)['support'].sum()
+  return members.merge(images, on=key)
+
+
+def accuracy_rows(members: pd.DataFrame) -> list[Row]:
+  """Members, top-1 and top-5, as `read_members` gives them."""
   rows = [
     Row('members', '.0f', {}),
     Row('top-1', '.4f', {}),
     Row('top-1, sd over members', '.4f', {}),
     Row('top-5', '.4f', {}),
   ]
-  for level, of in members.groupby(['pruning_method', 'fraction_pruned']):
+  for level, of in populations.by_level(members).items():
     top_1, top_5 = of['eval_accuracy'], of['top_5_eval_accuracy']
     cells = (
       Cell(len(of)),
@@ -180,17 +185,18 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
     for images in ('all images', 'PIEs', 'the others')
     for who in ('dense', 'pruned')
   ]
-  groups = dict(list(labels.groupby(_LEVEL)))
+  groups = populations.by_level(labels)
   for level in null.to_dict('records'):
-    name = (level['pruning_method'], level['pruning_fraction'])
+    name = populations.level_of(level)
     images = groups.pop(name, labels.iloc[:0])
     pie = populations.is_pie(images)
     total = level['total_images_count']
     if (len(images), pie.sum()) != (total, level['pie_count']):
       raise ValueError(
-        f'at {name} there are {pie.sum()} PIEs among {len(images)} modal '
-        f'labels, but the PIE null counts {level["pie_count"]} among {total}: '
-        'wanted both from one run of aggregate_predictions over all shards'
+        f'at {tuple(name)} there are {pie.sum()} PIEs among {len(images)} '
+        f'modal labels, but the PIE null counts {level["pie_count"]} among '
+        f'{total}: wanted both from one run of aggregate_predictions over all '
+        'shards'
       )
     reason = level['not_available']
     cells = [
@@ -213,8 +219,8 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
     ]
     for row, cell in zip(counts, cells, strict=True):
       row.cells[name] = cell
-      row.cells[BASELINE] = Cell(not_available=_NO_PIES)
-    counts[0].cells[BASELINE] = Cell(total)
+      row.cells[populations.DENSE] = Cell(not_available=_NO_PIES)
+    counts[0].cells[populations.DENSE] = Cell(total)
     cells = [
       Cell(
         images.loc[chosen, f'{who}_correct_share'].mean(),
@@ -225,11 +231,12 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
     ]
     for row, cell in zip(shares, cells, strict=True):
       row.cells[name] = cell
-      row.cells[BASELINE] = Cell(not_available=_NO_PIES)
+      row.cells[populations.DENSE] = Cell(not_available=_NO_PIES)
   if groups:
     raise ValueError(
-      f'there are modal labels at {sorted(groups)} that the PIE null does not '
-      'count: wanted both from one run of aggregate_predictions'
+      f'there are modal labels at {[tuple(level) for level in groups]} that '
+      'the PIE null does not count: wanted both from one run of '
+      'aggregate_predictions'
     )
   return counts + shares
 
@@ -244,14 +251,18 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
   rows = []
   for measure, (column, form) in columns.items():
     cells = {
-      (level['pruning_method'], level['pruning_fraction']): Cell(
+      populations.level_of(level): Cell(
         level[column] if level['tested'] else np.nan,
         not_available='' if level['tested'] else 'no class could be tested',
       )
       for level in summary.to_dict('records')
     }
     rows.append(
-      Row(measure, form, {BASELINE: Cell(not_available=_NO_PIES), **cells})
+      Row(
+        measure,
+        form,
+        {populations.DENSE: Cell(not_available=_NO_PIES), **cells},
+      )
     )
   return rows
 
@@ -270,7 +281,7 @@ def robustness_rows(summary: pd.DataFrame) -> list[Row]:
     if level['corruption_intensity'] or (corruption == 'all' and uncorrupted):
       continue
     names = {'': level['dataset_name'], 'all': 'corrupted images'}
-    place = level['pruning_method'], level['fraction_pruned']
+    place = populations.level_of(level)
     name = names.get(corruption, corruption)
     accuracy = rows.setdefault(name, Row(f'top-1 on {name}', '.4f', {}))
     accuracy.cells[place] = Cell(
@@ -302,7 +313,7 @@ def robustness_rows(summary: pd.DataFrame) -> list[Row]:
 
 def no_loss(level: dict) -> str:
   """Why a row of the summary has no relative loss, or no interval of it."""
-  if level['pruning_method'] == populations.BASELINE:
+  if populations.level_of(level).is_dense:
     return _NO_PIES
   if np.isnan(level['clean_accuracy_loss']):
     return 'summarize had no --clean_directory'
@@ -313,7 +324,9 @@ def no_loss(level: dict) -> str:
   return ''
 
 
-def write_rows(rows: list[Row], levels: list[Level], path: str) -> None:
+def write_rows(
+  rows: list[Row], levels: list[populations.Level], path: str
+) -> None:
   """Writes the table as `tables.HEADLINE`."""
   lines = [
     {
@@ -328,7 +341,7 @@ def write_rows(rows: list[Row], levels: list[Level], path: str) -> None:
   csvs.write(tables.HEADLINE, pd.DataFrame(lines), path)
 
 
-def render(rows: list[Row], levels: list[Level]) -> str:
+def render(rows: list[Row], levels: list[populations.Level]) -> str:
   """The table as aligned text: a line for each measure, levels side by side.
 
   A value that is not available is 'n/a' with the number of its reason, which
@@ -369,63 +382,83 @@ def render(rows: list[Row], levels: list[Level]) -> str:
   return '\n'.join([*aligned, *notes])
 
 
+def _files(table: csvs.Table, folder: str) -> list[str]:
+  """The CSVs of a table below a folder, none where there are none."""
+  try:
+    return csvs.find(table, folder)
+  except FileNotFoundError:
+    return []
+
+
 def run(
-  output_path: str,
+  results_directory: str,
   *,
   mode: str,
   dataset_name: str,
-  class_metrics_directory: str = '',
-  predictions_file: str = '',
-  t_statistic_file: str = '',
   robustness_directory: str = '',
 ) -> str:
-  """Makes the table of the parts that are given; returns it as text.
+  """Makes the table of the parts that are there; returns it as text.
 
   Raises:
-    FileNotFoundError: a part was given, but its files are not there.
-    ValueError: no part was given, or one contradicts itself.
+    FileNotFoundError: there is no part.
+    ValueError: parts contradict themselves or one another.
   """
   rows, inputs = [], []
-  if class_metrics_directory:
-    files = csvs.find(tables.CLASS_METRICS, class_metrics_directory)
-    rows += accuracy_rows(files, mode)
+  members = labels = None
+  metrics_folder = paths.class_metrics_folder(
+    results_directory, dataset_name, mode
+  )
+  if files := _files(tables.CLASS_METRICS, metrics_folder):
+    members = read_members(files, mode)
+    rows += accuracy_rows(members)
     inputs += files
   else:
-    rows += absent('members, top-1, top-5', 'class_metrics_directory')
-  if predictions_file:
-    null = paths.pie_null(predictions_file, dataset_name, mode)
-    files = csvs.find(
-      tables.MODAL_LABELS,
-      paths.modal_labels_folder(predictions_file, dataset_name, mode),
-    )
-    rows += pie_rows(
-      csvs.read(tables.PIE_NULL, null),
-      csvs.read_all(tables.MODAL_LABELS, files, _LABEL_COLUMNS),
-    )
+    rows += absent('members, top-1, top-5', tables.CLASS_METRICS)
+  null = paths.pie_null(results_directory, dataset_name, mode)
+  labels_folder = paths.modal_labels_folder(
+    results_directory, dataset_name, mode
+  )
+  if storage.exists(null):
+    files = csvs.find(tables.MODAL_LABELS, labels_folder)
+    labels = csvs.read_all(tables.MODAL_LABELS, files, _LABEL_COLUMNS)
+    rows += pie_rows(csvs.read(tables.PIE_NULL, null), labels)
     inputs += [null, *files]
   else:
-    rows += absent('PIEs', 'predictions_file')
-  if t_statistic_file:
-    path = paths.class_impact_summary(t_statistic_file, dataset_name, mode)
+    rows += absent('PIEs', tables.PIE_NULL)
+  path = paths.class_impact_summary(results_directory, dataset_name, mode)
+  if storage.exists(path):
     rows += class_rows(csvs.read(tables.CLASS_IMPACT_SUMMARY, path))
     inputs.append(path)
   else:
-    rows += absent('classes that lost or gained', 't_statistic_file')
-  if robustness_directory:
-    path = paths.robustness_summary(robustness_directory)
-    rows += robustness_rows(csvs.read(tables.ROBUSTNESS_SUMMARY, path))
+    rows += absent('classes that lost or gained', tables.CLASS_IMPACT_SUMMARY)
+  if not inputs:
+    folder = storage.within(results_directory, dataset_name)
+    raise FileNotFoundError(
+      f'there are no results of the split {mode} in {folder}'
+      f'{storage.nearest(metrics_folder)}: wanted one or more parts that '
+      f'{", ".join(table.written_by for table in _TABLES[:-1])} make'
+    )
+  if members is not None and labels is not None:
+    same_networks.check_labels(members, labels, metrics_folder, labels_folder)
+  if robustness_directory and not storage.exists(robustness_directory):
+    raise FileNotFoundError(
+      f'there is no {robustness_directory}'
+      f'{storage.nearest(robustness_directory)} '
+      f'({tables.ROBUSTNESS_SUMMARY.written_by} writes into it)'
+    )
+  path = paths.robustness_summary(robustness_directory)
+  if robustness_directory and storage.exists(path):
+    summary = csvs.read(tables.ROBUSTNESS_SUMMARY, path)
+    # Of the other split, clean images have another loss.
+    if members is not None and mode == 'eval':
+      same_networks.check_loss(members, summary, metrics_folder, path)
+    rows += robustness_rows(summary)
     inputs.append(path)
   else:
-    rows += absent('top-1 on corrupted images', 'robustness_directory')
-  if not inputs:
-    raise ValueError(
-      'no part was given, wanted one or more of --class_metrics_directory, '
-      '--predictions_file, --t_statistic_file and --robustness_directory'
-    )
-  levels = sorted({level for row in rows for level in row.cells})
-  levels.sort(key=lambda level: level != BASELINE)
-  write_rows(rows, levels, paths.headline_table(output_path))
-  provenance.write(output_path, 'pie_dataset_gen.headline_table', inputs)
+    rows += absent('top-1 on corrupted images', tables.ROBUSTNESS_SUMMARY)
+  levels = populations.sort_levels(level for row in rows for level in row.cells)
+  write_rows(rows, levels, paths.headline_table(results_directory))
+  provenance.write(results_directory, 'pie_dataset_gen.headline_table', inputs)
   return render(rows, levels)
 
 
@@ -433,18 +466,20 @@ def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
   f = flags.FLAGS
+  command_line.with_study(
+    f,
+    {'results_directory': 'results'},
+    {'robustness_directory': 'robustness'},
+  )
   print(
     run(
-      f.output_path,
+      f.results_directory,
       mode=f.mode,
-      dataset_name=f.dataset_name,
-      class_metrics_directory=f.class_metrics_directory,
-      predictions_file=f.predictions_file,
-      t_statistic_file=f.t_statistic_file,
+      dataset_name=f.dataset_name or 'imagenet',
       robustness_directory=f.robustness_directory,
     )
   )
-  logging.info('wrote %s', paths.headline_table(f.output_path))
+  logging.info('wrote %s', paths.headline_table(f.results_directory))
 
 
 if __name__ == '__main__':

@@ -1,14 +1,13 @@
 r"""Ranks images by how much their label should be looked at.
 
 Reads the modal labels of all levels, as aggregate_predictions wrote them, and
-writes <output_path>/<dataset_name>/<mode>_suspects.csv (utils/tables.py:
+writes <results_directory>/<dataset_name>/<mode>_suspects.csv (utils/tables.py:
 SUSPECTS), a row for each image. First come the labels that fewest members of
 the populations agree with, dense and pruned ones counting alike; among equals
 those for which most members suggest one and the same other label. A threshold
 on correct_share, or the first rows, are the images for a person to look at.
 
-  python -m pie_dataset_gen.rank_suspects --dataset_name=digits \
-      --predictions_file=runs/digits/results --output_path=runs/digits/results
+  python -m pie_dataset_gen.rank_suspects --study=runs/digits
 
 Does it find errors? Of labels that were made wrong on purpose, nearly all
 (tests/benchmarks/label_errors.py; README has the figures). Being a PIE hardly
@@ -50,14 +49,11 @@ _COLUMNS = (
 
 def define_flags() -> None:
   """Defines the flags of this script."""
+  command_line.define_study()
   flags.DEFINE_string(
-    'predictions_file',
-    None,
-    'Folder of modal labels: the --output_path of aggregate_predictions.',
-    required=True,
-  )
-  flags.DEFINE_string(
-    'output_path', None, 'Folder of the results.', required=True
+    'results_directory',
+    '',
+    'Folder of the results: modal labels are read there, and this goes there.',
   )
   flags.DEFINE_string(
     'data_directory',
@@ -67,7 +63,10 @@ def define_flags() -> None:
   )
   flags.DEFINE_enum('mode', 'eval', ['eval', 'train'], 'Split of the images.')
   flags.DEFINE_string(
-    'dataset_name', 'imagenet', 'Name of the data set, a folder of the results.'
+    'dataset_name',
+    '',
+    'Name of the data set, a folder of the results. Empty: that of --study or '
+    "of --data_directory, or 'imagenet'.",
   )
 
 
@@ -85,7 +84,7 @@ def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     ValueError: levels differ in their images or classes, or a class has no
       name.
   """
-  levels = labels.groupby(['pruning_method', 'pruning_fraction'])
+  levels = labels.groupby(populations.level_columns(labels))
   sizes = levels.size()
   described = labels[_IMAGE].drop_duplicates()
   if (sizes != len(described)).any():
@@ -159,23 +158,25 @@ def _sum(frame: pd.DataFrame, by: list[str], column: str) -> pd.Series:
 
 
 def run(
-  predictions_file: str,
-  output_path: str,
+  results_directory: str,
   *,
   mode: str,
-  dataset_name: str,
+  dataset_name: str = '',
   data_directory: str = '',
 ) -> pd.DataFrame:
   """Writes the ranking; returns its rows."""
-  files = csvs.find(
-    tables.MODAL_LABELS,
-    paths.modal_labels_folder(predictions_file, dataset_name, mode),
-  )
   names = ()
   if data_directory:
-    names = image_records.read(data_directory).class_names
+    records = image_records.read(data_directory)
+    names = records.class_names
+    dataset_name = dataset_name or records.name
+  dataset_name = dataset_name or 'imagenet'
+  files = csvs.find(
+    tables.MODAL_LABELS,
+    paths.modal_labels_folder(results_directory, dataset_name, mode),
+  )
   ranked = rank(csvs.read_all(tables.MODAL_LABELS, files, _COLUMNS), names)
-  path = paths.suspects(output_path, dataset_name, mode)
+  path = paths.suspects(results_directory, dataset_name, mode)
   csvs.write(tables.SUSPECTS, ranked, path)
   wrong = (ranked['correct_share'] < 0.5).sum()
   logging.info(
@@ -194,9 +195,11 @@ def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
   f = flags.FLAGS
+  command_line.with_study(
+    f, {'results_directory': 'results'}, {'data_directory': 'data'}
+  )
   run(
-    f.predictions_file,
-    f.output_path,
+    f.results_directory,
     mode=f.mode,
     dataset_name=f.dataset_name,
     data_directory=f.data_directory,

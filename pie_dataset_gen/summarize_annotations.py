@@ -1,19 +1,18 @@
 r"""Summarises what people said of PIEs and of other images.
 
 Reads
-  --annotations       CSVs that the page of pie_dataset_gen.gallery exported,
-                      of one or many annotators (utils/tables.py: ANNOTATIONS)
-  --predictions_file  the --output_path of aggregate_predictions, which says
-                      what is a PIE
+  --annotations        CSVs that the page of pie_dataset_gen.gallery exported,
+                       of one or many annotators (utils/tables.py: ANNOTATIONS)
+  --results_directory  with the modal labels of aggregate_predictions, which say
+                       what is a PIE
 
-and writes <output_path>/<dataset_name>/<mode>_annotation_summary.csv (utils/
-tables.py: ANNOTATION_SUMMARY): for each level that was studied and each
+and writes <results_directory>/<dataset_name>/<mode>_annotation_summary.csv
+(utils/tables.py: ANNOTATION_SUMMARY): for each level that was studied and each
 question the share of yes, among the PIEs and among the others, with a 95 %
 interval over images, and how far annotators agree.
 
-  python -m pie_dataset_gen.summarize_annotations --dataset_name=digits \
-      --annotations='downloads/annotations-*.csv' \
-      --predictions_file=runs/digits/results --output_path=runs/digits/results
+  python -m pie_dataset_gen.summarize_annotations --study=runs/digits \
+      --annotations='downloads/annotations-*.csv'
 
 An annotator who answered twice about an image at one level is an error, since
 one of the two answers would count for nothing.
@@ -37,6 +36,7 @@ PIES, OTHERS = 'PIEs', 'others'
 
 def define_flags() -> None:
   """Defines the flags of this script."""
+  command_line.define_study()
   flags.DEFINE_string(
     'annotations',
     None,
@@ -44,17 +44,16 @@ def define_flags() -> None:
     required=True,
   )
   flags.DEFINE_string(
-    'predictions_file',
-    None,
-    'Folder of modal labels: the --output_path of aggregate_predictions.',
-    required=True,
-  )
-  flags.DEFINE_string(
-    'output_path', None, 'Folder of the results.', required=True
+    'results_directory',
+    '',
+    'Folder of the results: modal labels are read there, and this goes there.',
   )
   flags.DEFINE_enum('mode', 'eval', ['eval', 'train'], 'Split of the images.')
   flags.DEFINE_string(
-    'dataset_name', 'imagenet', 'Name of the data set, a folder of the results.'
+    'dataset_name',
+    '',
+    'Name of the data set, a folder of the results. Empty: that of --study, or '
+    "'imagenet'.",
   )
 
 
@@ -163,8 +162,7 @@ def summarise(annotations: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 
 def run(
   annotations: str,
-  predictions_file: str,
-  output_path: str,
+  results_directory: str,
   *,
   mode: str,
   dataset_name: str,
@@ -173,7 +171,7 @@ def run(
   answered = csvs.find(tables.ANNOTATIONS, annotations)
   files = csvs.find(
     tables.MODAL_LABELS,
-    paths.modal_labels_folder(predictions_file, dataset_name, mode),
+    paths.modal_labels_folder(results_directory, dataset_name, mode),
   )
   columns = (
     *_LEVEL,
@@ -185,7 +183,7 @@ def run(
     csvs.read_all(tables.ANNOTATIONS, answered),
     csvs.read_all(tables.MODAL_LABELS, files, columns),
   )
-  path = paths.annotation_summary(output_path, dataset_name, mode)
+  path = paths.annotation_summary(results_directory, dataset_name, mode)
   csvs.write(tables.ANNOTATION_SUMMARY, summary, path)
   for row in summary.itertuples():
     logging.info(
@@ -212,12 +210,12 @@ def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
   f = flags.FLAGS
+  command_line.with_study(f, {'results_directory': 'results'})
   run(
     f.annotations,
-    f.predictions_file,
-    f.output_path,
+    f.results_directory,
     mode=f.mode,
-    dataset_name=f.dataset_name,
+    dataset_name=f.dataset_name or 'imagenet',
   )
 
 

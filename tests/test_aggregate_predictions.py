@@ -1,5 +1,6 @@
 """Laws of the vote: order and copies of models cannot matter, chance can."""
 
+import json
 import pathlib
 import shutil
 import subprocess
@@ -9,10 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pie_dataset_gen import aggregate_predictions
-from utils import csvs, paths, tables
+from pie_dataset_gen import (
+  aggregate_predictions,
+  pie_resampling,
+  shard_predictions,
+  votes,
+)
+from utils import csvs, paths, populations, provenance, tables
 
-LEVEL = ('threshold', 0.5)
+LEVEL = populations.Level('threshold', 0.5)
 NUM_LABELS = 4
 
 
@@ -102,13 +108,15 @@ def arrays(labels_by_level, probability=None):
   members, columns = [], []
   for level, labels in labels_by_level.items():
     for replicate in range(labels.shape[1]):
-      members.append(('', *level, 0, 0, 0, 0, replicate))
+      members.append(
+        shard_predictions.Identity('', *level, 0, 0, 0, 0, replicate)
+      )
       columns.append(labels[:, replicate])
   labels = np.stack(columns, axis=1)
   images = np.arange(len(labels))
   if probability is None:
     probability = np.full(labels.shape, 0.5)
-  return aggregate_predictions.Predictions(
+  return shard_predictions.Predictions(
     members,
     np.array([f'{i}' for i in images], object),
     images,
@@ -120,16 +128,14 @@ def arrays(labels_by_level, probability=None):
 
 def count(dense, pruned, *, repeats=50, seed=0, tie_rule='largest', prob=None):
   """The modal labels and counts of one shard at one level."""
-  drawn = aggregate_predictions.draw_resamples(
-    dense.shape[1], pruned.shape[1], repeats, seed
-  )
+  drawn = pie_resampling.draw(dense.shape[1], pruned.shape[1], repeats, seed)
   frames, counts = aggregate_predictions.count_shard(
-    arrays({aggregate_predictions.BASELINE: dense, LEVEL: pruned}, prob),
+    arrays({populations.DENSE: dense, LEVEL: pruned}, prob),
     [LEVEL],
     {LEVEL: drawn},
     tie_rule,
   )
-  row = aggregate_predictions.summarise(
+  row = pie_resampling.summarise(
     LEVEL,
     dense.shape[1],
     pruned.shape[1],
@@ -205,11 +211,17 @@ def test_renumbering_the_models_changes_no_modal_label(tmp_path):
   assert labels == csv_bytes(tmp_path / 'again' / 'toy' / 'modal_labels')
 
 
-@pytest.mark.parametrize('name', ['_BLOCK_IMAGES', '_BATCH_BYTES'])
-def test_sizes_of_blocks_change_no_byte(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+  ('module', 'name'),
+  [
+    (aggregate_predictions, '_BLOCK_IMAGES'),
+    (shard_predictions, '_BATCH_BYTES'),
+  ],
+)
+def test_sizes_of_blocks_change_no_byte(tmp_path, monkeypatch, module, name):
   folder = write_population(tmp_path / 'in')
   run(folder, tmp_path / 'out')
-  monkeypatch.setattr(aggregate_predictions, name, 7)
+  monkeypatch.setattr(module, name, 7)
   run(folder, tmp_path / 'again')
   assert csv_bytes(tmp_path / 'out') == csv_bytes(tmp_path / 'again')
 
@@ -231,14 +243,14 @@ def test_the_folder_of_imagenet_predictions_is_found(tmp_path):
   write_population(pathlib.Path(folder))
   # Its own results among the inputs are not read on the second run.
   first = run(tmp_path, tmp_path, num_resamples=0)
-  second = run(tmp_path, tmp_path, num_resamples=2)
+  second = run(tmp_path, tmp_path, num_resamples=0)
   assert first['pie_count'].tolist() == second['pie_count'].tolist()
   pattern = f'{folder}/*/*.csv'
   third = run(pattern, tmp_path / 'out', num_resamples=0)
   assert first['pie_count'].tolist() == third['pie_count'].tolist()
 
 
-@pytest.mark.parametrize('tie_rule', aggregate_predictions.TIE_RULES)
+@pytest.mark.parametrize('tie_rule', votes.TIE_RULES)
 def test_copies_of_every_model_change_no_modal_label(tie_rule):
   dense, pruned = draw_labels(1, 300, 6), draw_labels(2, 300, 4)
   prob = np.random.default_rng(3).random((300, 10))
@@ -257,7 +269,7 @@ def test_copies_of_every_model_change_no_modal_label(tie_rule):
     assert row[name] == copied_row[name] > 0
 
 
-@pytest.mark.parametrize('tie_rule', aggregate_predictions.TIE_RULES)
+@pytest.mark.parametrize('tie_rule', votes.TIE_RULES)
 def test_a_population_against_itself_has_no_pies(tie_rule):
   labels = draw_labels(1, 300, 6)
   prob = np.tile(np.random.default_rng(3).random((300, 6)), 2)
@@ -308,7 +320,7 @@ def test_images_that_hang_on_the_rule_are_those_that_change():
 
 
 def test_halves_are_halves_and_depend_on_nothing_else():
-  drawn = aggregate_predictions.draw_resamples(7, 9, 200, 3)
+  drawn = pie_resampling.draw(7, 9, 200, 3)
   assert (drawn.first_half.sum(axis=0) == 3).all()
   assert (drawn.second_half.sum(axis=0) == 3).all()
   assert (drawn.pruned_half.sum(axis=0) == 3).all()
@@ -317,9 +329,9 @@ def test_halves_are_halves_and_depend_on_nothing_else():
   assert (drawn.pruned.sum(axis=0) == 9).all()
   # Every member is as likely as another.
   assert abs(drawn.first_half.mean(axis=1) - 3 / 7).max() < 0.12
-  again = aggregate_predictions.draw_resamples(7, 5, 200, 3)
+  again = pie_resampling.draw(7, 5, 200, 3)
   assert (again.first_half == drawn.first_half).all()
-  few = aggregate_predictions.draw_resamples(7, 2, 5, 3)
+  few = pie_resampling.draw(7, 2, 5, 3)
   assert (few.first_half.sum(axis=0) == 2).all()
 
 
@@ -362,9 +374,9 @@ def test_the_interval_covers_the_expected_count():
 
 def test_resampled_counts_agree_with_the_plain_version():
   dense, pruned = draw_labels(1, 80, 6), draw_labels(2, 80, 5)
-  drawn = aggregate_predictions.draw_resamples(6, 5, 10, 0)
+  drawn = pie_resampling.draw(6, 5, 10, 0)
   _, counts = aggregate_predictions.count_shard(
-    arrays({aggregate_predictions.BASELINE: dense, LEVEL: pruned}),
+    arrays({populations.DENSE: dense, LEVEL: pruned}),
     [LEVEL],
     {LEVEL: drawn},
     'largest',
@@ -459,6 +471,157 @@ def test_finished_work_is_skipped_until_a_model_is_added(tmp_path):
   ) == {6, 5}
 
 
+def train_again(folder, shard='*'):
+  """Other members predict."""
+  for path in folder.glob(f'{shard}/threshold_0.9_*.csv'):
+    frame = pd.read_csv(path)
+    frame.assign(predictions=0).to_csv(path, index=False)
+
+
+def made(folder):
+  return {p: p.stat().st_mtime_ns for p in folder.rglob('*.csv')}
+
+
+@pytest.mark.parametrize(
+  'changed',
+  [
+    {'tie_rule': 'smallest'},
+    {'seed': 1},
+    {'num_resamples': 30},
+    {'sparsity_fraction': [0.9]},
+    {'num_classes': 4},
+  ],
+)
+def test_other_settings_are_refused_by_name(tmp_path, changed):
+  folder = write_population(tmp_path / 'in')
+  run(folder, tmp_path / 'out')
+  before = made(tmp_path / 'out')
+  (name,) = changed
+  with pytest.raises(ValueError, match=f'other settings: {name} was .*, is '):
+    run(folder, tmp_path / 'out', **changed)
+  train_again(folder)
+  with pytest.raises(ValueError, match=f'other settings: {name} was .*, is '):
+    run(folder, tmp_path / 'out', **changed)
+  assert made(tmp_path / 'out') == before
+
+
+def test_a_setting_that_cannot_be_leaves_nothing_to_refuse_the_right_one(
+  tmp_path,
+):
+  folder = write_population(tmp_path / 'in')
+  for wrong in ({'sparsity_fraction': [0.7]}, {'num_classes': 2}):
+    with pytest.raises(ValueError, match='at .0.7.|below --num_classes=2'):
+      run(folder, tmp_path / 'out', **wrong)
+  run(folder, tmp_path / 'out')
+
+
+def test_networks_that_were_trained_again_are_counted_again(tmp_path, caplog):
+  caplog.set_level('INFO')
+  folder = write_population(tmp_path / 'in')
+  first = run(folder, tmp_path / 'out')
+  assert 'made again' not in caplog.text
+  train_again(folder)
+  second = run(folder, tmp_path / 'out')
+  assert 'made again: PIE null all shards was' in caplog.text
+  assert 'predictions validation-00001-of-00002 was' in caplog.text
+  assert first['pie_count'].tolist() != second['pie_count'].tolist()
+  assert csv_bytes(tmp_path / 'out') == csv_bytes_of(folder, tmp_path / 'new')
+
+
+def csv_bytes_of(folder, out, **options):
+  run(folder, out, **options)
+  return csv_bytes(out)
+
+
+@pytest.mark.parametrize('writes', range(6))
+def test_a_killed_run_is_done_again(tmp_path, monkeypatch, writes):
+  folder = write_population(tmp_path / 'in')
+  train_again(folder)
+  whole = csv_bytes_of(folder, tmp_path / 'whole')
+  folder = write_population(tmp_path / 'in2')
+  # Before the first results, and over those of other networks.
+  for _ in range(2):
+    left = writes
+    write = csvs.write
+
+    def killed(*args, write=write):
+      nonlocal left
+      if not left:
+        raise KeyboardInterrupt
+      left -= 1
+      write(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+      patch.setattr(csvs, 'write', killed)
+      if writes == 5:
+        patch.setattr(
+          provenance.Provenance, 'finish', lambda *_, **__: killed()
+        )
+      run(folder, tmp_path / 'out')
+    first = csv_bytes_of(folder, tmp_path / 'out')
+    train_again(folder)
+  del first
+  assert csv_bytes_of(folder, tmp_path / 'out') == whole
+
+
+def test_single_shards_do_not_stand_for_the_whole(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  shards = ('validation-00001-of-00002', 'validation-00000-of-00002')
+  out = tmp_path / 'out'
+  run(folder, out)
+  train_again(folder)
+  for shard in shards:
+    run(folder, out, subdirectory=shard)
+  wanted = csv_bytes_of(folder, tmp_path / 'new')
+  null = 'toy/eval_pie_null.csv'
+  assert csv_bytes(out)[null] != wanted[null]
+  run(folder, out)
+  assert csv_bytes(out)[null] == wanted[null]
+  # One shard's job after another, and the whole, leave one another alone.
+  before = made(out)
+  for shard in (*shards, ''):
+    run(folder, out, subdirectory=shard)
+  assert made(out) == before
+  with pytest.raises(ValueError, match='seed was 0, is 1'):
+    run(folder, out, subdirectory=shards[0], seed=1)
+
+
+def test_a_killed_shard_is_not_finished_by_anothers_end(tmp_path, monkeypatch):
+  folder = write_population(tmp_path / 'in')
+  one, other = 'validation-00001-of-00002', 'validation-00000-of-00002'
+  out = tmp_path / 'out'
+  for shard in (one, other):
+    run(folder, out, subdirectory=shard)
+  train_again(folder)
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+    def killed(*_):
+      raise KeyboardInterrupt
+
+    patch.setattr(csvs, 'write', killed)
+    run(folder, out, subdirectory=one)
+  run(folder, out, subdirectory=other)
+  run(folder, out, subdirectory=one)
+  new = tmp_path / 'new'
+  for shard in (one, other):
+    run(folder, new, subdirectory=shard)
+  assert csv_bytes(out) == csv_bytes(new)
+
+
+def test_a_record_of_former_versions_is_made_again(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  whole = csv_bytes_of(folder, tmp_path / 'out')
+  record = tmp_path / 'out/toy/modal_labels/eval/aggregate_predictions.run.json'
+  former = provenance.read(record)
+  del former['settings'], former['made_from']
+  record.write_text(json.dumps(former))
+  before = made(tmp_path / 'out')
+  run(folder, tmp_path / 'out', tie_rule='largest')
+  after = made(tmp_path / 'out')
+  assert all(after[path] != before[path] for path in before)
+  assert csv_bytes(tmp_path / 'out') == whole
+
+
 def drop_a_row(frame):
   return frame.drop(index=3)
 
@@ -505,10 +668,14 @@ def drop_a_row(frame):
     (lambda f: f.assign(split='train'), 'holds the train split'),
     (lambda f: f.assign(precision='bfloat16'), 'precision is'),
     (lambda f: f.assign(fraction_pruned=0.7), 'different members'),
-    (lambda f: f.assign(pruning_method=''), 'one word that names a method'),
+    (lambda f: f.assign(pruning_method=''), 'wanted the name of one folder'),
     (
       lambda f: f.assign(pruning_method='baseline'),
-      "'baseline' at fraction_pruned 0.5",
+      'a baseline member has fraction_pruned 0.5',
+    ),
+    (
+      lambda f: f.assign(fraction_pruned=1.0),
+      r'fraction_pruned is 1.0, wanted a number in \[0, 1\)',
     ),
     (lambda f: f.iloc[:0], 'has no rows'),
   ],

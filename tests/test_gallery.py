@@ -15,6 +15,7 @@ from PIL import Image
 from pie_dataset_gen import (
   aggregate_predictions,
   gallery,
+  gallery_data,
   headline_table,
   summarize_annotations,
 )
@@ -90,6 +91,12 @@ def encoded(index):
   return data.getvalue()
 
 
+def predictions_of(folder):
+  return pathlib.Path(
+    paths.predictions_folder(str(folder / 'results'), 'pets', 'eval')
+  )
+
+
 def write_run(folder):
   """A small run up to the headline table."""
   shards = {}
@@ -106,7 +113,8 @@ def write_run(folder):
     str(folder / 'data'),
     image_records.ImageRecords('pets', CLASSES, splits={'eval': shards}),
   )
-  predictions = folder / 'predictions'
+  results = str(folder / 'results')
+  predictions = predictions_of(folder)
   for level in LEVELS:
     for replicate in range(MEMBERS):
       for number in range(SHARDS):
@@ -125,23 +133,17 @@ def write_run(folder):
             'replicate': replicate,
           }
         ).to_csv(path, index=False)
-  results = str(folder / 'results')
   aggregate_predictions.run(
     str(predictions), results, mode='eval', dataset_name='pets', num_resamples=4
   )
-  headline_table.run(
-    results, mode='eval', dataset_name='pets', predictions_file=results
-  )
+  headline_table.run(results, mode='eval', dataset_name='pets')
 
 
 def arguments(folder, **changes):
   return {
     'data_directory': str(folder / 'data'),
-    'predictions_file': str(folder / 'results'),
-    'output_path': str(folder / 'results'),
+    'results_directory': str(folder / 'results'),
     'mode': 'eval',
-    'predictions_directory': str(folder / 'predictions'),
-    'headline_directory': str(folder / 'results'),
     **changes,
   }
 
@@ -226,7 +228,7 @@ def test_all_pies_and_others_of_their_classes(run_folder):
     key(i) for i in range(IMAGES) if any(is_pie(i, x) for x in LEVELS[1:])
   }
   for number in (0, 3, IMAGES):
-    chosen = gallery.choose_images(labels, number)
+    chosen = gallery_data.choose_images(labels, number)
     assert pies <= set(chosen['image_key'])
     others = chosen[~chosen['image_key'].isin(pies)].drop_duplicates(
       'image_key'
@@ -239,7 +241,7 @@ def test_all_pies_and_others_of_their_classes(run_folder):
       for c, n in present.groupby('true_class_label').size().items()
       if number
     }
-    shuffled = gallery.choose_images(
+    shuffled = gallery_data.choose_images(
       labels.sample(frac=1, random_state=0), number
     )
     pd.testing.assert_frame_equal(
@@ -282,16 +284,9 @@ def test_made_again_alike(copy_of_run, page_folder):
 
 
 def test_without_the_optional_parts(copy_of_run):
-  page = pathlib.Path(
-    gallery.run(
-      **arguments(
-        copy_of_run,
-        predictions_directory='',
-        headline_directory='',
-        others_per_class=0,
-      )
-    )
-  )
+  shutil.rmtree(predictions_of(copy_of_run))
+  (copy_of_run / 'results/headline_table.csv').unlink()
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run, others_per_class=0)))
   data = read_data(page.parent)
   assert all(i['dense']['votes'] == [] for i in data['images'])
   assert 'id="headline"' not in page.read_text()
@@ -369,9 +364,54 @@ def test_an_image_that_stands_twice_is_named(copy_of_run):
     gallery.run(**arguments(copy_of_run))
 
 
-def test_figures_that_were_asked_for_are_wanted(copy_of_run):
-  with pytest.raises(FileNotFoundError, match='no figure of class impact'):
-    gallery.run(**arguments(copy_of_run, t_statistic_file=str(copy_of_run)))
+def test_figures_are_shown_where_they_are(copy_of_run):
+  robustness = copy_of_run / 'robustness'
+  asked = arguments(copy_of_run, robustness_directory=str(robustness))
+  with pytest.raises(FileNotFoundError, match='no .*robustness.*summarize'):
+    gallery.run(**asked)
+  robustness.mkdir()
+  assert 'Accuracy off' not in pathlib.Path(gallery.run(**asked)).read_text()
+  drawn = (
+    paths.robustness_figure(str(robustness), 'svg'),
+    paths.class_impact_figure(
+      str(copy_of_run / 'results'), 'pets', 'eval', 'x', 'svg'
+    ),
+  )
+  for path in drawn:
+    storage.write_complete(path, '<svg/>')
+  page = pathlib.Path(gallery.run(**asked))
+  for path in drawn:
+    name = f'figures/{storage.name(path)}'
+    assert f'"{name}"' in page.read_text()
+    assert (page.parent / name).read_text() == '<svg/>'
+
+
+def test_results_under_another_name_are_named(copy_of_run):
+  message = r'holds .*pets.*pie_dataset_gen.aggregate_predictions writes it'
+  with pytest.raises(FileNotFoundError, match=message):
+    gallery.run(**arguments(copy_of_run, dataset_name='imagenet'))
+
+
+def test_the_command_that_trained_a_population_is_listed(copy_of_run):
+  experiment = copy_of_run / 'checkpoints/pets'
+  member = experiment / 'baseline/0.0/0/0/0/0'
+  storage.write_complete(member / 'model.ckpt-4.index', '')
+  for folder, flag in ((experiment, 'whole'), (experiment.parent, 'others')):
+    record = {
+      'script': 'save_checkpoint.imagenet_train_eval',
+      'command': ['/x/script.py', f'--flag={flag}'],
+      'finished': '2026-01-01',
+      'python': '3.11',
+      'packages': {},
+    }
+    path = folder / 'imagenet_train_eval.run.json'
+    path.write_text(json.dumps(record))
+  (member / 'imagenet_train_eval.run.json').write_text('{"finished": "x"}')
+  for pattern in (experiment, member / 'model.ckpt-4'):
+    page = gallery.run(**arguments(copy_of_run, ckpt_dir=str(pattern)))
+    text = pathlib.Path(page).read_text()
+    assert 'imagenet_train_eval --flag=whole' in text
+    assert '--flag=others' not in text
 
 
 def test_commands_of_finished_work_are_listed_once(tmp_path):
@@ -701,7 +741,6 @@ def test_answers_survive_and_travel(open_page, run_folder, tmp_path):
   summary = summarize_annotations.run(
     str(tmp_path / 'both.csv'),
     str(run_folder / 'results'),
-    str(tmp_path),
     mode='eval',
     dataset_name='pets',
   )

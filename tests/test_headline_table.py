@@ -1,6 +1,9 @@
 """Laws of the table at the end: right numbers, and never a zero for a gap."""
 
 import io
+import json
+import pathlib
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -33,6 +36,10 @@ def labels_of(level, replicate):
   return labels
 
 
+def metrics_folder(folder):
+  return pathlib.Path(paths.class_metrics_folder(str(folder), 'toy', 'eval'))
+
+
 def write_predictions(folder, members=MEMBERS):
   for method, fraction in LEVELS:
     for replicate in range(members):
@@ -56,9 +63,13 @@ def accuracy(level, replicate):
   return (labels_of(level, replicate) == true_class()).mean()
 
 
-def write_class_metrics(folder, top_5=0.99):
+def mean_accuracy(level):
+  return np.mean([accuracy(level, r) for r in range(MEMBERS)])
+
+
+def write_class_metrics(folder, top_5=0.99, members=MEMBERS):
   for level in LEVELS:
-    for replicate in range(MEMBERS):
+    for replicate in range(members):
       frame = pd.DataFrame({'class_id': range(5)}).assign(
         **{'class': 'x'},
         support=6,
@@ -81,7 +92,9 @@ def write_class_metrics(folder, top_5=0.99):
         ckpt='',
       )
       csvs.write(
-        tables.CLASS_METRICS, frame, str(folder / f'{level}_{replicate}.csv')
+        tables.CLASS_METRICS,
+        frame,
+        str(metrics_folder(folder) / f'{tuple(level)}_{replicate}.csv'),
       )
 
 
@@ -127,7 +140,8 @@ def write_robustness(folder, corruptions=('fog', 'snow'), name='toy_c'):
       'relative_error_low': 1 + fraction / 2 if fraction else np.nan,
       'relative_error_high': 1 + fraction * 2 if fraction else np.nan,
       'accuracy_loss': fraction / 10,
-      'clean_accuracy_loss': fraction - 0.5,
+      'clean_accuracy_loss': mean_accuracy(LEVELS[0])
+      - mean_accuracy((method, fraction)),
       'relative_accuracy_loss': 3.25 if fraction > 0.5 else np.nan,
       'num_corruptions': 1,
     }
@@ -152,25 +166,19 @@ def folder(tmp_path):
     mode='eval',
     dataset_name='toy',
   )
-  write_class_metrics(tmp_path / 'metrics')
+  write_class_metrics(tmp_path)
   write_summary(tmp_path)
   return tmp_path
 
 
 def run(folder, **parts):
-  if not parts:
-    parts = {
-      'class_metrics_directory': str(folder / 'metrics'),
-      'predictions_file': str(folder),
-      't_statistic_file': str(folder),
-    }
   return headline_table.run(
-    str(folder / 'out'), mode='eval', dataset_name='toy', **parts
+    str(folder), **{'mode': 'eval', 'dataset_name': 'toy', **parts}
   )
 
 
 def cells(folder):
-  frame = csvs.read(tables.HEADLINE, paths.headline_table(str(folder / 'out')))
+  frame = csvs.read(tables.HEADLINE, paths.headline_table(str(folder)))
   key = ['measure', 'pruning_method', 'pruning_fraction']
   return frame.set_index(key).sort_index()
 
@@ -230,8 +238,8 @@ def test_null_and_intervals_are_those_of_the_aggregation(folder):
 def test_robustness_is_the_mean_over_severities(folder):
   text = run(folder, robustness_directory=write_robustness(folder))
   found = cells(folder)
-  measures = [m for m in found.index.unique('measure') if 'not given' not in m]
-  assert {m for m in measures if m.endswith(('images', 'fog', 'snow'))} == {
+  ends = ('corrupted images', 'fog', 'snow')
+  assert {m for m in found.index.unique('measure') if m.endswith(ends)} == {
     'top-1 on corrupted images',
     'top-1 on fog',
     'top-1 on snow',
@@ -250,10 +258,10 @@ def test_robustness_is_the_mean_over_severities(folder):
   # Of the baseline there is none, and one level loses nothing on clean images.
   line = next(lines)
   assert line.startswith('loss on corrupted images, clean = 1')
-  assert line.split()[-4:] == ['-', 'n/a', '(4)', '3.250']
-  assert next(lines).split()[-4:] == ['n/a', '(4)', 'n/a', '(5)']
-  assert '(4) no loss on clean images' in text
-  assert '(5) one model, or a loss on clean images that may be none' in text
+  assert line.split()[-4:] == ['-', 'n/a', '(1)', '3.250']
+  assert next(lines).split()[-4:] == ['n/a', '(1)', 'n/a', '(2)']
+  assert '(1) no loss on clean images' in text
+  assert '(2) one model, or a loss on clean images that may be none' in text
 
 
 def test_images_that_are_hard_by_nature_stand_once(folder):
@@ -280,32 +288,118 @@ def test_print_is_plain_aligned_text(folder):
   assert len(ends - {len(line) for line in lines if line.startswith('(')}) == 1
 
 
-@pytest.mark.parametrize(
-  'part',
-  [
-    'class_metrics_directory',
-    'predictions_file',
-    't_statistic_file',
-    'robustness_directory',
-  ],
-)
-def test_a_part_that_is_not_given_is_not_available(folder, part):
-  given = {
-    'class_metrics_directory': str(folder / 'metrics'),
-    'predictions_file': str(folder),
-    't_statistic_file': str(folder),
-    'robustness_directory': write_robustness(folder),
-  }
-  complete = run(folder, **given)
-  text = run(folder, **{part: given[part]})
+PARTS = {
+  tables.CLASS_METRICS: 'toy/class_metrics',
+  tables.PIE_NULL: 'toy/eval_pie_null.csv',
+  tables.CLASS_IMPACT_SUMMARY: 'toy/eval/class_impact_summary.csv',
+  tables.ROBUSTNESS_SUMMARY: 'toy_c/robustness_summary.csv',
+}
+
+
+@pytest.mark.parametrize('kept', PARTS)
+def test_a_part_that_is_not_there_is_not_available(folder, kept):
+  robustness = write_robustness(folder)
+  complete = run(folder, robustness_directory=robustness)
+  for table, name in PARTS.items():
+    if table is kept:
+      continue
+    path = folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  if kept is tables.ROBUSTNESS_SUMMARY:
+    with pytest.raises(FileNotFoundError, match='there are no results'):
+      run(folder, robustness_directory=robustness)
+    return
+  text = run(folder, robustness_directory=robustness)
   found = cells(folder)
-  for other in set(given) - {part}:
-    reason = f'--{other} was not given'
+  for table in set(PARTS) - {kept}:
+    reason = f'{table.written_by} makes it'
     rows = found[found['not_available'] == reason]
     assert len(rows) and rows['value'].isna().all()
     assert reason in text
     assert reason not in complete
   assert found['value'].notna().any()
+
+
+def test_results_under_another_name_are_named(folder):
+  message = (
+    r'no results .* holds .*toy.*: .*aggregate_ckpt_metrics, .*'
+    'aggregate_predictions'
+  )
+  with pytest.raises(FileNotFoundError, match=message):
+    run(folder, dataset_name='imagenet')
+  with pytest.raises(FileNotFoundError, match=r'holds .*toy.*summarize'):
+    run(folder, robustness_directory=str(folder / 'nowhere'))
+
+
+def finished(folder, script, when):
+  record = {
+    'script': script,
+    'command': ['/x/y.py', '--output_path=some folder'],
+    'finished': when,
+  }
+  name = f'{script.split(".")[1]}.run.json'
+  (pathlib.Path(folder) / name).write_text(json.dumps(record))
+
+
+def test_parts_of_different_networks_are_refused(folder):
+  run(folder)
+  metrics = metrics_folder(folder)
+  labels = paths.modal_labels_folder(str(folder), 'toy', 'eval')
+  write_class_metrics(folder, members=MEMBERS + 1)
+  with pytest.raises(ValueError, match='are of different networks') as error:
+    run(folder)
+  said = "('baseline', 0.0) the members are 7 in the class metrics and 6 in"
+  assert said in str(error.value)
+  assert str(metrics) in str(error.value)
+  assert labels in str(error.value)
+  aggregation = 'pie_dataset_gen.aggregate_predictions'
+  finished(labels, aggregation, '2026-01-01')
+  finished(metrics, 'per_class_accuracy.aggregate_ckpt_metrics', '2026-01-02')
+  command = "modal labels: python -m pie_dataset_gen.* '--output_path=some fol"
+  with pytest.raises(ValueError, match=command):
+    run(folder)
+  finished(labels, aggregation, '2026-01-03')
+  command = 'class metrics: python -m per_class_accuracy.aggregate_ckpt_metrics'
+  with pytest.raises(ValueError, match=command):
+    run(folder)
+  for path in metrics.glob('*_6.csv'):
+    path.unlink()
+  run(folder)
+  for path in sorted(metrics.glob('*0.9*.csv'))[:1]:
+    frame = csvs.read(tables.CLASS_METRICS, str(path))
+    for change, message in (
+      ({'eval_accuracy': 0.25}, r'0.9\) the mean top-1 are .* in the class'),
+      ({'support': 7}, r'0.9\) the images are 35 in the class .* 30 in'),
+    ):
+      csvs.write(tables.CLASS_METRICS, frame.assign(**change), str(path))
+      with pytest.raises(ValueError, match=message):
+        run(folder)
+
+
+def test_robustness_of_other_networks_is_refused(folder):
+  robustness = write_robustness(folder)
+  path = paths.robustness_summary(robustness)
+  frame = csvs.read(tables.ROBUSTNESS_SUMMARY, path)
+  loss = frame['clean_accuracy_loss']
+  csvs.write(
+    tables.ROBUSTNESS_SUMMARY,
+    frame.assign(clean_accuracy_loss=loss + 1e-6),
+    path,
+  )
+  message = (
+    r'different networks: the loss of .* by the class metrics; '
+    'make the summary again: python -m robustness_tests.summarize'
+  )
+  with pytest.raises(ValueError, match=message) as error:
+    run(folder, robustness_directory=robustness)
+  assert path in str(error.value)
+  # Of fewer networks the loss is another one.
+  csvs.write(
+    tables.ROBUSTNESS_SUMMARY,
+    frame.assign(clean_accuracy_loss=loss + 1e-6, num_models=2),
+    path,
+  )
+  run(folder, robustness_directory=robustness)
 
 
 def test_too_few_members_leave_a_reason(tmp_path):
@@ -315,9 +409,7 @@ def test_too_few_members_leave_a_reason(tmp_path):
     dataset_name='toy',
   )  # fmt: skip
   write_summary(tmp_path, tested=0)
-  text = run(
-    tmp_path, predictions_file=str(tmp_path), t_statistic_file=str(tmp_path)
-  )
+  text = run(tmp_path)
   found = cells(tmp_path)
   for measure in (
     'PIEs by chance, two dense halves',
@@ -342,26 +434,20 @@ def test_no_pie_is_no_accuracy_on_pies(tmp_path):
     mode='eval',
     dataset_name='toy',
   )
-  run(tmp_path, predictions_file=str(tmp_path))
+  run(tmp_path)
   row = cells(tmp_path).loc[('top-1 of dense on PIEs', *LEVELS[1])]
   assert np.isnan(row['value'])
   assert row['not_available'] == 'no such image'
 
 
 def test_absent_top_5_is_not_available(folder):
-  write_class_metrics(folder / 'metrics', top_5=np.nan)
+  write_class_metrics(folder, top_5=np.nan)
   run(folder)
   assert cells(folder).loc['top-5', 'value'].isna().all()
 
 
 def test_contradictions_and_gaps_are_refused(folder):
-  with pytest.raises(ValueError, match='no part was given'):
-    run(folder, predictions_file='')
-  with pytest.raises(FileNotFoundError, match='no CSV of class metrics'):
-    run(folder, class_metrics_directory=str(folder / 'nowhere'))
-  with pytest.raises(FileNotFoundError):
-    run(folder, t_statistic_file=str(folder / 'nowhere'))
-  path = next((folder / 'metrics').iterdir())
+  path = next(metrics_folder(folder).iterdir())
   frame = csvs.read(tables.CLASS_METRICS, str(path))
   for name in ('split', 'preprocessing', 'compute_precision', 'exp'):
     other = frame.assign(**{name: 'other'})
@@ -370,18 +456,21 @@ def test_contradictions_and_gaps_are_refused(folder):
       run(folder)
   frame.loc[2, 'eval_accuracy'] = 0.5
   csvs.write(tables.CLASS_METRICS, frame, str(path))
-  with pytest.raises(ValueError, match='more than one accuracy of the member'):
+  with pytest.raises(
+    ValueError, match='more than one of .*eval_accuracy.* of the member'
+  ):
     run(folder)
+  shutil.rmtree(metrics_folder(folder))
   labels = paths.modal_labels(str(folder), 'toy', 'eval', 'shard', LEVELS[1])
   frame = csvs.read(tables.MODAL_LABELS, labels)
   csvs.write(tables.MODAL_LABELS, frame[1:], labels)
-  with pytest.raises(ValueError, match='2 PIEs among 29 modal labels, .* 30'):
-    run(folder, predictions_file=str(folder))
+  with pytest.raises(ValueError, match='2 PIEs among 29 modal labels, .* 30: '):
+    run(folder)
 
 
 def test_same_inputs_give_the_same_bytes(folder):
   text = run(folder)
-  path = folder / 'out' / 'headline_table.csv'
+  path = folder / 'headline_table.csv'
   first = path.read_bytes()
   assert run(folder) == text
   assert path.read_bytes() == first

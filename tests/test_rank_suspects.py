@@ -47,7 +47,7 @@ def write_labels(folder, said, true, dataset='toy'):
 
 def run(folder, **options):
   return rank_suspects.run(
-    str(folder), str(folder), mode='eval', dataset_name='toy', **options
+    str(folder), **{'mode': 'eval', 'dataset_name': 'toy', **options}
   )
 
 
@@ -136,3 +136,13 @@ def test_levels_with_other_images_are_refused(tmp_path):
   csvs.write(tables.MODAL_LABELS, frame[1:], path)
   with pytest.raises(ValueError, match='the same images'):
     run(tmp_path)
+
+
+def test_results_under_another_name_are_named(tmp_path):
+  write_labels(tmp_path, votes(), np.arange(40) % 3, dataset='flowers')
+  message = r'holds .*flowers.*pie_dataset_gen.aggregate_predictions writes it'
+  with pytest.raises(FileNotFoundError, match=message):
+    run(tmp_path, dataset_name='')
+  folder = str(tmp_path / 'data')
+  image_records.write(folder, image_records.ImageRecords('flowers', CLASSES))
+  assert len(run(tmp_path, dataset_name='', data_directory=folder)) == 40

@@ -134,10 +134,8 @@ def test_answers_that_stand_twice_are_refused(tmp_path):
   csvs.write(tables.MODAL_LABELS, full, str(folder / 'threshold_0.9.csv'))
   options = {'mode': 'eval', 'dataset_name': 'toy'}
   with pytest.raises(ValueError, match='more than once'):
-    summarize_annotations.run(
-      f'{tmp_path}/?.csv', str(tmp_path), str(tmp_path), **options
-    )
+    summarize_annotations.run(f'{tmp_path}/?.csv', str(tmp_path), **options)
   found = summarize_annotations.run(
-    f'{tmp_path}/a.csv', str(tmp_path), str(tmp_path), **options
+    f'{tmp_path}/a.csv', str(tmp_path), **options
   )
   assert found['num_images'].tolist() == [1] * 7

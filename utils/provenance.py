@@ -11,6 +11,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 
@@ -72,6 +73,8 @@ class Provenance:
       raise ValueError(f'{self._path} is damaged: made_from is no object')
     changed: list[str] = []
     united = _united(before, self._made_from, changed)
+    # In words, which inputs are not what they were when results were made.
+    self.changed = changed
     self.is_finished = (
       bool(former.get('finished')) and not changed and united == before
     )
@@ -158,6 +161,11 @@ def read(path: str) -> dict[str, object]:
   if not isinstance(record, dict):
     raise ValueError(f'{path} is damaged: wanted a JSON object')
   return record
+
+
+def command(record: Mapping[str, object]) -> str:
+  """The command of a record, as a person types it."""
+  return shlex.join(['python', '-m', record['script'], *record['command'][1:]])
 
 
 def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from absl import app, flags, logging
 
-from pie_dataset_gen import aggregate_predictions
+from pie_dataset_gen import shard_predictions
 from utils import csvs, tables
 
 LEVELS = (
@@ -38,7 +38,7 @@ NUM_CLASSES = 1000
 
 def define_flags() -> None:
   """Defines the flags of this script."""
-  flags.DEFINE_integer('shards', 128, 'Shards.', lower_bound=4)
+  flags.DEFINE_integer('shards', 128, 'Shards.', lower_bound=8)
   flags.DEFINE_integer('images', 391, 'Images in a shard.', lower_bound=1)
   flags.DEFINE_integer('replicates', 30, 'Members at a level.', lower_bound=1)
 
@@ -93,7 +93,7 @@ def write_shard(folder: pathlib.Path, images: int, replicates: int) -> None:
 
 def parse(files: list[pathlib.Path]) -> float:
   """Seconds in which pandas reads the columns that aggregation needs."""
-  columns = list(aggregate_predictions.COLUMNS)
+  columns = list(shard_predictions.COLUMNS)
   start = time.perf_counter()
   for path in files:
     pd.read_csv(path, usecols=columns)

@@ -145,7 +145,7 @@ def main(argv):
   with tempfile.TemporaryDirectory() as folder:
     write_run(folder, FLAGS.images, photograph)
     start = time.perf_counter()
-    page = gallery.run(f'{folder}/data', folder, folder, mode='eval')
+    page = gallery.run(f'{folder}/data', folder, mode='eval')
     made = time.perf_counter() - start
     bare = pillow_seconds(photograph, FLAGS.images)
     print(

@@ -138,8 +138,7 @@ def scores(folder: str, mode: str) -> pd.DataFrame:
   )
   stage(
     'pie_dataset_gen.rank_suspects',
-    predictions_file=results,
-    output_path=results,
+    results_directory=results,
     dataset_name='wrong_labels',
     mode=mode,
   )

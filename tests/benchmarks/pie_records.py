@@ -28,6 +28,7 @@ from utils import (
   csvs,
   image_records,
   paths,
+  populations,
   shard_files,
   storage,
   tables,
@@ -37,7 +38,7 @@ from utils import (
 # The mean of ImageNet's validation images.
 IMAGE_BYTES = 133_000
 NUM_CLASSES = 1000
-LEVEL = ('threshold', 0.9)
+LEVEL = populations.Level('threshold', 0.9)
 
 
 def define_flags() -> None:
@@ -80,15 +81,15 @@ def write_data(root: str, images: int, shards: int) -> list[str]:
         'true_class_label': label,
         'baseline_modal_label': label,
         'variant_modal_label': np.where(pie, (label + 1) % NUM_CLASSES, label),
-        'pruning_method': LEVEL[0],
-        'pruning_fraction': LEVEL[1],
+        'pruning_method': LEVEL.pruning_method,
+        'pruning_fraction': LEVEL.fraction_pruned,
         'filename': storage.name(path),
       }
     )
     csvs.write(
       tables.MODAL_LABELS,
       frame,
-      paths.modal_labels(root, 'bench', 'eval', storage.name(path), *LEVEL),
+      paths.modal_labels(root, 'bench', 'eval', storage.name(path), LEVEL),
     )
   image_records.write(
     f'{root}/data',

@@ -1,0 +1,131 @@
+"""Whether the parts of a table of findings are about the same networks.
+
+They meet in one table though scripts made them at different times; whoever
+trained again and repeated only some stages would see two populations as one.
+"""
+
+import numpy as np
+import pandas as pd
+from etils import epath
+
+from utils import csvs, paths, populations, provenance, storage, tables
+
+# Two ways to the same mean differ in their last digits only.
+_ROUNDING = 1e-9
+
+
+def check_labels(
+  members: pd.DataFrame,
+  labels: pd.DataFrame,
+  metrics_folder: str,
+  labels_folder: str,
+) -> None:
+  """Refuses modal labels of other networks than the class metrics'.
+
+  Args:
+    members: a row for each, with eval_accuracy and support, its images.
+    labels: rows of `tables.MODAL_LABELS`, of all shards.
+    metrics_folder: where the former lie.
+    labels_folder: where the latter lie.
+
+  Raises:
+    ValueError: a level differs in its members, images or mean accuracy; says
+      which command makes the older part again.
+  """
+  measured = populations.by_level(members)
+  for level, rows in populations.by_level(labels).items():
+    for who, of in (('baseline', populations.DENSE), ('variant', level)):
+      if of not in measured:
+        continue
+      found = measured[of]
+      for what, in_metrics, in_labels in (
+        ('members', len(found), rows[f'{who}_number_observ'].iloc[0]),
+        ('images', found['support'].iloc[0], len(rows)),
+        (
+          'mean top-1',
+          found['eval_accuracy'].mean(),
+          rows[f'{who}_correct_share'].mean(),
+        ),
+      ):
+        if abs(in_metrics - in_labels) > _ROUNDING:
+          outdated = _older(
+            {
+              tables.CLASS_METRICS: metrics_folder,
+              tables.MODAL_LABELS: labels_folder,
+            }
+          )
+          raise ValueError(
+            f'{metrics_folder} and {labels_folder} are of different networks: '
+            f'at {tuple(of)} the {what} are {in_metrics} in the class metrics '
+            f'and {in_labels} in the modal labels; {outdated}'
+          )
+
+
+def check_loss(
+  members: pd.DataFrame,
+  summary: pd.DataFrame,
+  metrics_folder: str,
+  summary_path: str,
+) -> None:
+  """Refuses a summary that saw other networks lose on clean images.
+
+  Args:
+    members: a row for each, with eval_accuracy and support, its images.
+    summary: rows of `tables.ROBUSTNESS_SUMMARY`; those about fewer members, or
+      others, have a loss of their own.
+    metrics_folder: where the former lie.
+    summary_path: where the latter lie.
+
+  Raises:
+    ValueError: the loss of a level is another; says which command makes the
+      summary again.
+  """
+  of = {
+    level: (len(rows), rows['eval_accuracy'].mean())
+    for level, rows in populations.by_level(members).items()
+  }
+  number = {
+    populations.level_of(row): row['num_models']
+    for row in summary.to_dict('records')
+  }
+  dense = populations.DENSE
+  if dense not in of or number.get(dense) != of[dense][0]:
+    return
+  for row in summary.to_dict('records'):
+    level, loss = populations.level_of(row), row['clean_accuracy_loss']
+    if level not in of or of[level][0] != row['num_models'] or np.isnan(loss):
+      continue
+    wanted = of[dense][1] - of[level][1]
+    if abs(loss - wanted) > _ROUNDING:
+      raise ValueError(
+        f'{summary_path} and {metrics_folder} are of different networks: the '
+        f'loss of {tuple(level)} on clean images is {loss} in the former, '
+        f'{wanted} by the class metrics; make the summary again: '
+        f'{_command_of(summary_path, tables.ROBUSTNESS_SUMMARY)}'
+      )
+
+
+def _older(folders: dict[csvs.Table, str]) -> str:
+  """Says how the part is made again whose record is the oldest."""
+  finished = {}
+  for table, folder in folders.items():
+    record = _record(folder, table)
+    finished[table] = str(record.get('finished', ''))
+  oldest = min(finished, key=finished.get)
+  return (
+    f'make the older part again, the {oldest.name}: '
+    f'{_command_of(folders[oldest], oldest)}'
+  )
+
+
+def _record(where: str, table: csvs.Table) -> dict[str, object]:
+  folder = epath.Path(where)
+  folder = folder.parent if folder.suffix == '.csv' else folder
+  path = paths.provenance(str(folder), table.written_by.split('.')[-1])
+  return provenance.read(path) if storage.exists(path) else {}
+
+
+def _command_of(where: str, table: csvs.Table) -> str:
+  return provenance.command(
+    {'script': table.written_by, 'command': [''], **_record(where, table)}
+  )

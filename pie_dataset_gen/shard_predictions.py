@@ -1,0 +1,239 @@
+"""What all members predicted for the images of one shard.
+
+A shard's predictions lie in a folder of its own, one CSV for each member; here
+they become matrices whose rows are the images and whose columns the members.
+"""
+
+import collections
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from etils import epath
+
+from utils import csvs, member_paths, paths, populations, storage, tables
+
+# Whatever else changes predictions: populations that differ in it cannot be
+# compared.
+_CONDITIONS = ('preprocessing', 'precision')
+COLUMNS = (
+  'predictions',
+  'true_class',
+  'predicted_probability',
+  'split',
+  *_CONDITIONS,
+  'image_key',
+  'image_index',
+  *tables.MEMBER_KEY,
+)
+# Bounds the memory: text that is parsed at once.
+_BATCH_BYTES = 32 * 2**20
+
+# A member, as the rows about it name it. Not a `populations.Member`: of tables
+# that were written by hand, most of this is empty.
+Identity = collections.namedtuple('Identity', tables.MEMBER_KEY)
+
+
+def level_of(identity: Identity) -> populations.Level:
+  """The level that a member is of."""
+  return populations.level_of(identity._asdict())
+
+
+class Predictions(NamedTuple):
+  """What all members predicted for the images of one shard.
+
+  Attributes:
+    members: [members] sorted.
+    image_key: [images] in the order of image_index.
+    image_index: [images].
+    true_class: [images].
+    label: [images, members] predicted class ids.
+    probability: [images, members] of the predicted class.
+  """
+
+  members: list[Identity]
+  image_key: np.ndarray
+  image_index: np.ndarray
+  true_class: np.ndarray
+  label: np.ndarray
+  probability: np.ndarray
+
+  def columns_of(self, level: populations.Level) -> np.ndarray:
+    """Columns of the matrices that hold a level's members."""
+    return np.flatnonzero(
+      [level_of(member) == level for member in self.members]
+    )
+
+
+def find_shards(
+  data_directory: str, dataset_name: str, mode: str, subdirectory: str
+) -> dict[str, list[str]]:
+  """Lists the files of predictions by the name of their shard.
+
+  Raises:
+    FileNotFoundError: there are none.
+    ValueError: two folders are named after one shard.
+  """
+  folder = paths.predictions_folder(data_directory, dataset_name, mode)
+  if storage.exists(folder):
+    data_directory = folder
+  shards = collections.defaultdict(list)
+  folders = collections.defaultdict(set)
+  for path in csvs.find(tables.PREDICTIONS, data_directory):
+    folder = epath.Path(path).parent
+    shards[folder.name].append(path)
+    folders[folder.name].add(str(folder))
+  for name, found in folders.items():
+    if len(found) > 1:
+      raise ValueError(
+        f'shard {name} stands in {len(found)} folders, {sorted(found)[:3]}: '
+        'wanted one; name it by a pattern'
+      )
+  if not subdirectory:
+    return dict(sorted(shards.items()))
+  if subdirectory not in shards:
+    raise FileNotFoundError(
+      f'no predictions for shard {subdirectory} in {data_directory}; there are '
+      f'{sorted(shards)[:3]}...'
+    )
+  return {subdirectory: shards[subdirectory]}
+
+
+def read_shard(
+  files: Sequence[str], mode: str, num_classes: int = 0
+) -> Predictions:
+  """Reads what all members predicted for one shard.
+
+  The files' order and that of their rows do not matter: rows are joined by
+  image_key, members are sorted.
+
+  Raises:
+    ValueError: a file is no table of predictions, holds more than one member
+      or another split; two files hold one member; members differ in their
+      images, labels or the way they saw them.
+  """
+  source = {}
+  columns = {}
+  first = None
+  for path, rows in _read_in_batches(files):
+    member = _the_member(path, rows, mode)
+    _check_class_ids(path, rows, num_classes)
+    if member in source:
+      raise ValueError(
+        f'{path} and {source[member]} hold the same member {member._asdict()}'
+      )
+    source[member] = path
+    if first is None:
+      by_position = np.lexsort((rows['image_key'], rows['image_index']))
+      first = {
+        name: rows[name][by_position]
+        for name in ('image_key', 'image_index', 'true_class')
+      }
+      first |= {name: rows[name][:1] for name in _CONDITIONS}
+      first |= {'path': path}
+    order = _align(path, rows, first)
+    # Taken, not sliced: a slice would keep its batch of files in memory.
+    columns[member] = (
+      rows['predictions'][order],
+      rows['predicted_probability'][order],
+    )
+  members = sorted(columns)
+  return Predictions(
+    members,
+    first['image_key'],
+    first['image_index'],
+    first['true_class'],
+    np.stack([columns[member][0] for member in members], axis=1),
+    np.stack([columns[member][1] for member in members], axis=1),
+  )
+
+
+def _read_in_batches(files):
+  """Yields each file's path and its columns, a name and an array each."""
+  batch, size = [], 0
+  for path in files:
+    batch.append(path)
+    size += epath.Path(path).stat().length
+    if size > _BATCH_BYTES or path == files[-1]:
+      frame, ends = csvs.read_stacked(tables.PREDICTIONS, batch, COLUMNS)
+      columns = {name: frame[name].to_numpy() for name in COLUMNS}
+      for name, start, end in zip(batch, [0, *ends[:-1]], ends, strict=True):
+        yield name, {c: values[start:end] for c, values in columns.items()}
+      batch, size = [], 0
+
+
+def _the_member(path: str, rows: dict, mode: str) -> Identity:
+  """The one member whose predictions a file holds."""
+  if not len(rows['image_key']):
+    raise ValueError(f'{path} has no rows, wanted the predictions of a member')
+  for name in (*tables.MEMBER_KEY, 'split', *_CONDITIONS):
+    values = rows[name]
+    if not (values == values[0]).all():
+      raise ValueError(
+        f'{path}: column {name!r} holds {sorted(set(values))[:3]}, wanted the '
+        'predictions of one member in a file'
+      )
+  split = rows['split'][0]
+  if split not in ('', mode):
+    raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')
+  member = Identity(*(rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY))
+  try:
+    member_paths.check_level(level_of(member))
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+  return member
+
+
+def _check_class_ids(path: str, rows: dict, num_classes: int) -> None:
+  for name in ('predictions', 'true_class'):
+    line = rows[name].argmax()
+    if num_classes and rows[name][line] >= num_classes:
+      raise ValueError(
+        f'{path}: column {name!r} holds {rows[name][line]} in line {line + 2}, '
+        f'wanted a class id below --num_classes={num_classes}'
+      )
+
+
+def _align(path: str, rows: dict, first: dict) -> np.ndarray:
+  """Order of a file's rows that puts its images in the order of the first."""
+  keys, wanted = rows['image_key'], first['image_key']
+  order = np.arange(len(keys))
+  if len(keys) != len(wanted) or not (keys == wanted).all():
+    order = pd.Index(keys).get_indexer(wanted)
+    missing = wanted[order < 0]
+    extra = np.setdiff1d(keys, wanted)
+    if len(missing) or len(extra):
+      raise ValueError(
+        f'{path} and {first["path"]} hold different images: the former lacks '
+        f'{len(missing)} {list(missing[:3])} of the latter and has '
+        f'{len(extra)} others {list(extra[:3])}'
+      )
+  for name, what in (('true_class', 'class'), ('image_index', 'position')):
+    values = rows[name][order]
+    differs = values != first[name]
+    if differs.any():
+      i = np.flatnonzero(differs)[0]
+      raise ValueError(
+        f'{path} and {first["path"]} disagree on the {what} ({name}) of '
+        f'{int(differs.sum())} images, for example {wanted[i]!r}: '
+        f'{values[i]} and {first[name][i]}'
+      )
+  for name in _CONDITIONS:
+    if rows[name][0] != first[name][0]:
+      raise ValueError(
+        f'{path} and {first["path"]} were predicted under different '
+        f'conditions: {name} is {rows[name][0]!r} and {first[name][0]!r}'
+      )
+  return order
+
+
+def part_of(predictions: Predictions, images: slice) -> Predictions:
+  """The predictions for some of the images."""
+  return predictions._replace(
+    **{
+      name: getattr(predictions, name)[images]
+      for name in Predictions._fields
+      if name != 'members'
+    }
+  )
