@@ -12,8 +12,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 ./make_environment.sh .venv-tests requirements.txt tests/requirements.txt
-# TensorFlow's remarks on the processor and on GPUs that are not there.
-export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 .venv-tests/bin/ruff format --check .
 .venv-tests/bin/ruff check .
 exec .venv-tests/bin/python -m pytest "$@"

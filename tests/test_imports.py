@@ -32,6 +32,7 @@ UTILS = (
     'provenance',
     'storage',
     'tables',
+    'tensorflow_start',
     'workers',
   ),
   ('class_level_metrics', 'populations'),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from absl import app, flags, logging
 from etils import epath
 
-from utils import image_records, paths, storage
+from utils import image_records, paths, storage, tensorflow_start
 
 # What a shell reports of a process that Ctrl-C ended: 128 + SIGINT.
 _INTERRUPTED = 130
@@ -31,6 +31,7 @@ def run_script(
   missing file, a full disk. Anything else is a fault of the program and shows
   its traceback.
   """
+  tensorflow_start.hush()
   define_flags()
   logging.set_verbosity(logging.INFO)
 
@@ -88,7 +89,8 @@ def with_study(
       if study:
         value = getattr(study, attribute)
         if not may_lack or storage.exists(value):
-          f[flag].value = [value] if f[flag].flag_type() == 'list' else value
+          is_list = isinstance(f[flag].value, list)
+          f[flag].value = [value] if is_list else value
       elif not may_lack:
         raise ValueError(f'--{flag} is missing: wanted it, or --study')
   if study and 'dataset_name' in f and not f.dataset_name:

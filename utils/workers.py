@@ -7,6 +7,8 @@ import os
 import signal
 from collections.abc import Iterator
 
+from utils import tensorflow_start
+
 
 @contextlib.contextmanager
 def processes(
@@ -18,7 +20,7 @@ def processes(
   neither TensorFlow nor the clients of buckets survive.
   """
   pool = concurrent.futures.ProcessPoolExecutor(
-    number, multiprocessing.get_context('spawn'), _end_on_interrupt
+    number, multiprocessing.get_context('spawn'), _start
   )
   try:
     # While they start they wait with it: imports would show a traceback.
@@ -33,6 +35,7 @@ def processes(
     pool.shutdown(cancel_futures=True)
 
 
-def _end_on_interrupt() -> None:
+def _start() -> None:
+  tensorflow_start.hush()
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,0 +1,71 @@
+"""TensorFlow's remarks at its start stay out of sight, and nothing else."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHOUT = """
+import os, sys
+try:
+  with tensorflow_start.without_lines('to no use'):
+    os.write(2, b'first\\nsaid to no use\\nsecond\\n')
+    %s
+finally:
+  print('after', file=sys.stderr)
+"""
+
+
+def run(script, **environ):
+  without = {k: v for k, v in os.environ.items() if not k.startswith('TF_CPP')}
+  return subprocess.run(
+    [sys.executable, '-c', script],
+    cwd=ROOT,
+    env={**without, **environ},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+@pytest.mark.parametrize('ending', ['pass', 'raise ValueError(1)'])
+def test_all_other_lines_come_out_in_their_order(ending):
+  process = run(SHOUT % ending)
+  assert process.stderr.startswith('first\nsecond\nafter\n')
+  assert ('ValueError' in process.stderr) == (ending != 'pass')
+
+
+def test_last_words_of_a_process_that_is_aborted_come_out():
+  process = run(SHOUT % 'os.write(2, b"why"); os.abort()')
+  assert process.returncode < 0
+  assert process.stderr == 'first\nsecond\nwhy'
+
+
+def test_a_process_without_stderr_is_no_fault():
+  process = run(
+    'import os\n'
+    'from utils import tensorflow_start\n'
+    'os.close(2)\n'
+    "with tensorflow_start.without_lines('to no use'):\n"
+    "  print('done', flush=True)\n"
+  )
+  assert process.stdout == 'done\n'
+
+
+def test_the_import_of_tensorflow_is_hushed_and_a_user_may_have_all_of_it():
+  script = (
+    'import importlib.util\n'
+    'from utils import tensorflow_start\n'
+    'tensorflow_start.hush()\n'
+    "importlib.util.find_spec('tensorflow')\n"  # which imports nothing
+    'import tensorflow as tf\n'
+    "tf.config.list_physical_devices('GPU')\n"
+    'print(tf.constant(1) + 1)\n'
+  )
+  hushed = run(script)
+  assert hushed.returncode == 0
+  assert not hushed.stderr
+  assert run(script, TF_CPP_MIN_LOG_LEVEL='0').stderr
