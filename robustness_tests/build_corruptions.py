@@ -6,8 +6,8 @@ input size as evaluation does, and corrupts it. Of ImageNet-C's 15 corruptions
 frost needs the authors' photographs.
 
 Writes, for each corruption and severity, a data set of the same shards
-  <output_path>/<corruption>_<severity>/<version>/<shard>
-  <output_path>/<corruption>_<severity>/<version>/image_records.json
+  <output_directory>/<corruption>_<severity>/<version>/<shard>
+  <output_directory>/<corruption>_<severity>/<version>/image_records.json
 with the keys and labels of the source. Images are stored as PNG, so that what
 is measured is the corruption alone; --image_format=jpeg stores them as the
 official set does, at quality 85. They have the network's input size and are
@@ -16,8 +16,7 @@ skipped then. The random numbers of an image follow from corruption, severity
 and image key, so processes (--num_workers) share the shards, and machines may
 share the corruptions, without a trace in the bytes.
 
-  python -m robustness_tests.build_corruptions \
-      --data_directory=runs/digits/data --output_path=runs/digits/corrupted \
+  python -m robustness_tests.build_corruptions --study=runs/digits \
       --corruptions=gaussian_noise,contrast --severities=1,3,5
 
 A thousand images of 32x32 pixels take a core about two seconds for each
@@ -59,7 +58,6 @@ from utils import (
 with epy.lazy_imports():
   import tensorflow as tf
 
-FLAGS = flags.FLAGS
 VERSION = '1.0.0'
 _JPEG_QUALITY = 85
 # Below this a process would spend longer importing TensorFlow than working.
@@ -68,10 +66,13 @@ _IMAGES_PER_WORKER = 5_000
 
 def define_flags() -> None:
   """Defines the flags of this script."""
+  command_line.define_study()
   flags.DEFINE_string(
     'data_directory', '', 'TFRecord shards: folder, glob, or a list of files.'
   )
-  flags.DEFINE_string('output_path', '', 'Folder of the corrupted data sets.')
+  flags.DEFINE_string(
+    'output_directory', '', 'Folder of the corrupted data sets.'
+  )
   flags.DEFINE_enum(
     'mode', 'eval', ['eval', 'train'], 'Split that a folder is read for.'
   )
@@ -192,7 +193,7 @@ def write_copy(
 
 def run(
   data_directory: str,
-  output_path: str,
+  output_directory: str,
   mode: str,
   names: Sequence[str],
   severities: Sequence[int],
@@ -201,8 +202,6 @@ def run(
   num_workers: int = 1,
 ) -> None:
   """Writes the data sets that are missing; the arguments are the flags."""
-  if not output_path:
-    raise ValueError('--output_path is empty, wanted a folder')
   if not severities:
     raise ValueError('--severities is empty, wanted some of 1,2,3,4,5')
   folders = {}
@@ -210,12 +209,12 @@ def run(
     for severity in severities:
       corruptions.check(name, severity)
       folders[name, severity] = paths.corrupted_folder(
-        output_path, name, severity, VERSION
+        output_directory, name, severity, VERSION
       )
   shards = image_records.find_shards(data_directory, mode)
   records = tfrecords.describe(shards)
   record = provenance.Provenance(
-    output_path,
+    output_directory,
     'robustness_tests.build_corruptions',
     {
       'preprocessing': preprocessing_name,
@@ -233,7 +232,7 @@ def run(
     '%d of %d data sets below %s are complete',
     len(folders) - len(missing),
     len(folders),
-    output_path,
+    output_directory,
   )
   if not missing:
     record.finish(shards)
@@ -304,22 +303,22 @@ def severities_of(texts: Sequence[str]) -> list[int]:
 def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
-  data_directory = FLAGS.data_directory
-  if FLAGS.test_small_sample:
-    if not FLAGS.output_path:
-      raise ValueError('--output_path is empty, wanted a folder')
-    data_directory = data_input.synthetic_data_set(
-      storage.within(FLAGS.output_path, 'test_small_sample')
+  f = flags.FLAGS
+  command_line.with_study(f, {'output_directory': 'corrupted'})
+  if f.test_small_sample:
+    f.data_directory = data_input.synthetic_data_set(
+      storage.within(f.output_directory, 'test_small_sample')
     )
+  command_line.with_study(f, {'data_directory': 'data'})
   run(
-    data_directory,
-    FLAGS.output_path,
-    FLAGS.mode,
-    FLAGS.corruptions,
-    severities_of(FLAGS.severities),
-    FLAGS.preprocessing,
-    FLAGS.image_format,
-    FLAGS.num_workers,
+    f.data_directory,
+    f.output_directory,
+    f.mode,
+    f.corruptions,
+    severities_of(f.severities),
+    f.preprocessing,
+    f.image_format,
+    f.num_workers,
   )
 
 

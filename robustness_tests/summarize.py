@@ -1,15 +1,18 @@
 r"""Says how much more the pruned models lose off the clean distribution.
 
 Reads, without TensorFlow,
-  --data_directory   CSVs of imagenet_corruptions (utils/tables.py: ROBUSTNESS)
-  --clean_directory  CSVs of aggregate_ckpt_metrics on the clean images, for
-                     the loss of accuracy relative to that on clean images, and
-                     for the relative mean corruption error; may be left out
+  --robustness_directory   CSVs of imagenet_corruptions (utils/tables.py:
+                           ROBUSTNESS)
+  --clean_directory        CSVs of aggregate_ckpt_metrics on the clean images,
+                           for the loss of accuracy relative to that on clean
+                           images, and for the relative mean corruption error;
+                           may be left out
 
 Writes
-  <dest_dir>/robustness_summary.csv        (utils/tables.py: ROBUSTNESS_SUMMARY)
-  <dest_dir>/robustness_summary.{png,svg}  top-1 and the error relative to the
-                                           dense models', by corruption
+  <output_directory>/robustness_summary.csv
+      `tables.ROBUSTNESS_SUMMARY`
+  <output_directory>/robustness_summary.{png,svg}
+      top-1 and the error relative to the dense models', by corruption
 
 For each level of sparsity, corruption and severity: top-1 with a 95 % interval
 over models, error relative to the dense models (1 is as good as they), loss of
@@ -27,24 +30,19 @@ clean data set with the same --modal_labels measures them apart as well.
 Models that measured other sets, sets with other numbers of images, models that
 are not among the clean ones: each is an error, and nothing is averaged over it.
 
-  python -m robustness_tests.summarize \
-      --data_directory=runs/digits/results/robustness/digits_c \
-      --clean_directory=runs/digits/results/digits/class_metrics/eval \
-      --dest_dir=runs/digits/results/robustness
+  python -m robustness_tests.summarize --study=runs/digits
 
 takes seconds.
 """
 
-import io
 from collections.abc import Collection, Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from absl import flags, logging
-from matplotlib import figure as mpl_figure
 from scipy import stats
 
+from robustness_tests import summary_figure
 from utils import (
   command_line,
   csvs,
@@ -55,7 +53,6 @@ from utils import (
   tables,
 )
 
-FLAGS = flags.FLAGS
 # Mean error of AlexNet over the five severities; it normalises the corruption
 # error (arXiv 1903.12261; the six digits as augmix's imagenet.py has them).
 ALEXNET_ERROR = {
@@ -83,7 +80,6 @@ _EXTRA = ('gaussian_blur', 'saturate', 'spatter', 'speckle_noise')
 _SEVERITIES = (1, 2, 3, 4, 5)
 # 75 sets by 150 members are 11 million rows: not all in memory at once.
 _FILES_AT_A_TIME = 256
-_LEVEL = ['pruning_method', 'fraction_pruned']
 _SET = ['corruption', 'corruption_intensity']
 _MODEL = list(tables.MEMBER_KEY)
 _COLUMNS = (
@@ -100,14 +96,18 @@ _COLUMNS = (
 )
 # Numbers are compared only where these agree.
 _CONDITIONS = ('split', 'preprocessing', 'compute_precision')
-ALL = 'all'
+ALL = summary_figure.ALL
 IMAGENET_C = 'imagenet_c'
 
 
 def define_flags() -> None:
   """Defines the flags of this script."""
+  command_line.define_study()
   flags.DEFINE_string(
-    'data_directory', '', 'Folder or pattern of CSVs of imagenet_corruptions.'
+    'robustness_directory',
+    '',
+    'Folder at or above the CSVs of imagenet_corruptions for one data set, or '
+    'a pattern of them.',
   )
   flags.DEFINE_string(
     'clean_directory',
@@ -115,7 +115,9 @@ def define_flags() -> None:
     'Folder or pattern of CSVs of aggregate_ckpt_metrics on clean images; '
     'empty: what needs them is not available.',
   )
-  flags.DEFINE_string('dest_dir', '', 'Folder of the results.')
+  flags.DEFINE_string(
+    'output_directory', '', 'Folder that the summary and its figure go into.'
+  )
   flags.DEFINE_boolean(
     'allow_partial',
     False,
@@ -463,193 +465,139 @@ def summarize(models: pd.DataFrame, partial: bool | None) -> pd.DataFrame:
   if partial is not None:
     averaged &= set(ALEXNET_ERROR)
   frame = with_means(models, averaged)
-  dense = frame[
-    (frame['pruning_method'] == populations.BASELINE)
-    & (frame['fraction_pruned'] == 0)
-  ]
-  if dense.empty:
+  by_level = populations.by_level(frame)
+  if populations.DENSE not in by_level:
     raise ValueError(
       'no dense model (pruning_method '
       f'{populations.BASELINE!r}, fraction_pruned 0) among the files, wanted '
       'some to compare with'
     )
-  dense = dict(tuple(dense.groupby(_SET)))
+  dense = dict(list(by_level[populations.DENSE].groupby(_SET)))
   rows = []
-  for (method, fraction, *which), part in frame.groupby([*_LEVEL, *_SET]):
-    accuracy = part['eval_accuracy'].to_numpy()
-    reference = dense[tuple(which)]['eval_accuracy'].to_numpy()
-    low, high = np.clip(mean_interval(accuracy), 0, 1)
-    row = {
-      'dataset_name': models['dataset_name'].iloc[0],
-      'pruning_method': method,
-      'fraction_pruned': fraction,
-      'corruption': which[0],
-      'corruption_intensity': which[1],
-      'num_models': len(part),
-      'mean_accuracy': accuracy.mean(),
-      'mean_accuracy_low': low,
-      'mean_accuracy_high': high,
-      'mean_top_5_accuracy': part['top_5_eval_accuracy'].mean(),
-      'accuracy_loss': reference.mean() - accuracy.mean(),
-      'num_corruptions': len(averaged) if which[0] == ALL else 1,
-    }
-    if reference.mean() < 1:
-      error = 1 - accuracy, 1 - reference
-      row['relative_error'] = error[0].mean() / error[1].mean()
-      if method != populations.BASELINE:
-        low, high = ratio_interval(*error)
-        row |= {'relative_error_low': low, 'relative_error_high': high}
-    if 'clean_accuracy' in part:
-      row['clean_accuracy_loss'] = (
-        dense[tuple(which)]['clean_accuracy'].mean()
-        - part['clean_accuracy'].mean()
-      )
-      pair = ['eval_accuracy', 'clean_accuracy']
-      names = (f'relative_accuracy_loss{end}' for end in ('', '_low', '_high'))
-      if method != populations.BASELINE:
-        values = relative_loss(
-          part[pair].to_numpy().T, dense[tuple(which)][pair].to_numpy().T
-        )
-        row |= dict(zip(names, values, strict=True))
-    if which == [ALL, 0] and partial is not None:
-      of_level = frame[
-        (frame['pruning_method'] == method)
-        & (frame['fraction_pruned'] == fraction)
-      ]
-      absolute, relative = corruption_errors(of_level)
-      for name, values in (
-        ('mean_corruption_error', absolute),
-        ('relative_mean_corruption_error', relative),
-      ):
-        if values is not None:
-          low, high = mean_interval(values)
-          row |= {
-            name: values.mean(),
-            f'{name}_low': low,
-            f'{name}_high': high,
-          }
-      row['is_partial'] = int(partial)
-    rows.append(row)
+  for level, of_level in by_level.items():
+    for which, part in of_level.groupby(_SET):
+      row = {
+        'dataset_name': models['dataset_name'].iloc[0],
+        'pruning_method': level.pruning_method,
+        'fraction_pruned': level.fraction_pruned,
+        'corruption': which[0],
+        'corruption_intensity': which[1],
+        'num_models': len(part),
+        'num_corruptions': len(averaged) if which[0] == ALL else 1,
+        **_beside_dense(part, dense[which], level.is_dense),
+      }
+      if which == (ALL, 0) and partial is not None:
+        row |= {**_corruption_error_cells(of_level), 'is_partial': int(partial)}
+      rows.append(row)
   columns = [column.name for column in tables.ROBUSTNESS_SUMMARY.columns]
   return pd.DataFrame(rows).reindex(columns=columns)
 
 
-def draw(summary: pd.DataFrame, write: Mapping[str, str]) -> None:
-  """Draws top-1 and relative error by corruption and level.
+def _beside_dense(
+  part: pd.DataFrame, dense: pd.DataFrame, is_dense: bool
+) -> dict[str, float]:
+  """What the models of a level lose on one set, beside the dense ones."""
+  accuracy = part['eval_accuracy'].to_numpy()
+  reference = dense['eval_accuracy'].to_numpy()
+  low, high = np.clip(mean_interval(accuracy), 0, 1)
+  row = {
+    'mean_accuracy': accuracy.mean(),
+    'mean_accuracy_low': low,
+    'mean_accuracy_high': high,
+    'mean_top_5_accuracy': part['top_5_eval_accuracy'].mean(),
+    'accuracy_loss': reference.mean() - accuracy.mean(),
+  }
+  if reference.mean() < 1:
+    error = 1 - accuracy, 1 - reference
+    row['relative_error'] = error[0].mean() / error[1].mean()
+    if not is_dense:
+      low, high = ratio_interval(*error)
+      row |= {'relative_error_low': low, 'relative_error_high': high}
+  if 'clean_accuracy' in part:
+    row['clean_accuracy_loss'] = (
+      dense['clean_accuracy'].mean() - part['clean_accuracy'].mean()
+    )
+    if not is_dense:
+      pair = ['eval_accuracy', 'clean_accuracy']
+      names = (f'relative_accuracy_loss{end}' for end in ('', '_low', '_high'))
+      values = relative_loss(part[pair].to_numpy().T, dense[pair].to_numpy().T)
+      row |= dict(zip(names, values, strict=True))
+  return row
 
-  Args:
-    summary: rows of `tables.ROBUSTNESS_SUMMARY`.
-    write: file format -> path.
-  """
-  means = summary[summary['corruption_intensity'] == 0]
-  corruptions = sorted(set(means['corruption']) - {ALL})
-  if corruptions != ['']:
-    corruptions.append(ALL)
-  levels = sorted(
-    {tuple(level) for level in means[_LEVEL].to_numpy()},
-    key=lambda level: (level[1], level[0]),
-  )
-  colours = mpl.colormaps['viridis'](np.linspace(0, 0.85, len(levels)))
-  figure = mpl_figure.Figure(
-    figsize=(max(6, 1.1 * len(corruptions) + 2), 6.5), layout='constrained'
-  )
-  axes = figure.subplots(2, 1, sharex=True)
-  width = 0.8 / len(levels)
-  for number, (level, colour) in enumerate(zip(levels, colours, strict=True)):
-    part = means[(means[_LEVEL] == list(level)).all(axis=1)]
-    part = part.set_index('corruption').loc[corruptions]
-    place = (
-      np.arange(len(corruptions)) + (number - (len(levels) - 1) / 2) * width
-    )
-    bars = part['mean_accuracy'].to_numpy()
-    ends = part[['mean_accuracy_low', 'mean_accuracy_high']].to_numpy().T
-    style = {
-      'color': colour,
-      'error_kw': {'elinewidth': 1, 'capsize': 2, 'ecolor': '0.3'},
-    }
-    label = (
-      'dense'
-      if level[0] == populations.BASELINE
-      else f'{level[0]}, {level[1]:g} pruned'
-    )
-    axes[0].bar(
-      place, bars, width * 0.9, yerr=np.abs(ends - bars), label=label, **style
-    )
-    error = part['relative_error'].to_numpy()
-    ends = part[['relative_error_low', 'relative_error_high']].to_numpy().T
-    axes[1].bar(place, error, width * 0.9, yerr=np.abs(ends - error), **style)
-  axes[0].set_ylabel('top-1')
-  axes[0].set_ylim(0, 1)
-  axes[0].legend(
-    frameon=False,
-    ncols=min(3, len(levels)),
-    loc='lower left',
-    bbox_to_anchor=(0, 1),
-  )
-  axes[1].axhline(1, color='0.3', linewidth=1)
-  axes[1].set_ylabel('error / error of dense')
-  axes[1].set_xticks(
-    range(len(corruptions)),
-    [name.replace('_', ' ') or 'images' for name in corruptions],
-    rotation=30,
-    ha='right',
-  )
-  for axis in axes:
-    axis.spines[['top', 'right']].set_visible(False)
-  # Without date and version, so that equal tables give equal files.
-  metadata = {'svg': {'Date': None, 'Creator': None}, 'png': {'Software': None}}
-  for kind, path in write.items():
-    data = io.BytesIO()
-    with mpl.rc_context({'svg.hashsalt': 'robustness'}):
-      figure.savefig(data, format=kind, dpi=150, metadata=metadata[kind])
-    storage.write_complete(path, data.getvalue())
+
+def _corruption_error_cells(of_level: pd.DataFrame) -> dict[str, float]:
+  """The mean corruption errors of a level, with their intervals."""
+  cells = {}
+  absolute, relative = corruption_errors(of_level)
+  for name, values in (
+    ('mean_corruption_error', absolute),
+    ('relative_mean_corruption_error', relative),
+  ):
+    if values is not None:
+      low, high = mean_interval(values)
+      cells |= {name: values.mean(), f'{name}_low': low, f'{name}_high': high}
+  return cells
 
 
 def run(
-  data_directory: str,
+  robustness_directory: str,
   clean_directory: str,
-  dest_dir: str,
+  output_directory: str,
   allow_partial: bool,
 ) -> None:
   """Writes the summary and its figure; the arguments are the flags."""
-  if not dest_dir:
-    raise ValueError('--dest_dir is empty, wanted a folder')
-  summary_path = paths.robustness_summary(dest_dir)
-  files = [
+  summary_path = paths.robustness_summary(output_directory)
+  inputs = [
     path
-    for path in csvs.find(tables.ROBUSTNESS, data_directory)
+    for path in csvs.find(tables.ROBUSTNESS, robustness_directory)
     if storage.name(path) != storage.name(summary_path)
   ]
-  if not files:
-    raise FileNotFoundError(f'no CSV of robustness below {data_directory}')
-  models = read_models(files)
+  if not inputs:
+    raise FileNotFoundError(
+      f'no CSV of robustness below {robustness_directory} '
+      f'({tables.ROBUSTNESS.written_by} writes it)'
+    )
+  record = provenance.Provenance(
+    output_directory,
+    'robustness_tests.summarize',
+    {'allow_partial': allow_partial},
+  )
+  models = read_models(inputs)
   partial = None
   if models['dataset_name'].iloc[0] == IMAGENET_C:
     partial = is_partial(models, allow_partial)
-  clean_files = []
   if clean_directory:
     clean_files = csvs.find(tables.CLASS_METRICS, clean_directory)
     models = add_clean(models, clean_files)
+    inputs += clean_files
   summary = summarize(models, partial)
+  record.start()
   csvs.write(tables.ROBUSTNESS_SUMMARY, summary, summary_path)
-  draw(
+  summary_figure.draw(
     summary,
-    {kind: paths.robustness_figure(dest_dir, kind) for kind in ('png', 'svg')},
+    {
+      kind: paths.robustness_figure(output_directory, kind)
+      for kind in ('png', 'svg')
+    },
   )
-  provenance.write(
-    dest_dir, 'robustness_tests.summarize', [*files, *clean_files]
-  )
+  record.finish(inputs)
   logging.info('wrote %s', summary_path)
 
 
 def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
+  f = flags.FLAGS
+  command_line.with_study(
+    f,
+    {'robustness_directory': 'robustness', 'output_directory': 'robustness'},
+    {'clean_directory': 'class_metrics'},
+  )
   run(
-    FLAGS.data_directory,
-    FLAGS.clean_directory,
-    FLAGS.dest_dir,
-    FLAGS.allow_partial,
+    f.robustness_directory,
+    f.clean_directory,
+    f.output_directory,
+    f.allow_partial,
   )
 
 

@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from robustness_tests import imagenet_corruptions, summarize
+from robustness_tests import (
+  image_folders,
+  image_sets,
+  imagenet_corruptions,
+  summarize,
+  views,
+)
 from tests import test_inference
 from utils import (
   csvs,
@@ -201,8 +207,8 @@ def test_layouts_give_the_same_metrics(members, clean, tmp_path):
 
 
 def open_tiny(folder, clean):
-  (one,) = imagenet_corruptions.find_sets(str(folder), ())
-  return imagenet_corruptions.open_set(
+  (one,) = image_sets.find_sets(str(folder), ())
+  return image_sets.open_set(
     one, 'eval', len(KEYS), image_records.read(clean), lambda records: None
   )
 
@@ -383,7 +389,7 @@ def thousand(tmp_path_factory):
 def imagenet_a():
   return [
     (label, picture(label, (SIZE + 5, SIZE + 12)))
-    for label in imagenet_corruptions.IMAGENET_A_CLASSES
+    for label in views.IMAGENET_A_CLASSES
   ]
 
 
@@ -432,7 +438,7 @@ def test_imagenet_a_is_scored_on_its_classes_and_on_all(
     preprocessing_name='legacy',
     precision='float32',
     label_smoothing=0.1,
-    class_subset=imagenet_corruptions.IMAGENET_A_CLASSES,
+    class_subset=views.IMAGENET_A_CLASSES,
   )
   truth = wanted['true_class']
   for frame, column in (
@@ -446,7 +452,7 @@ def test_imagenet_a_is_scored_on_its_classes_and_on_all(
       pd.Series(np.bincount(wanted[column], minlength=1000)),
       check_names=False,
     )
-  outside = set(range(1000)) - set(imagenet_corruptions.IMAGENET_A_CLASSES)
+  outside = set(range(1000)) - set(views.IMAGENET_A_CLASSES)
   assert of_200['predicted_count'][sorted(outside)].sum() == 0
   assert of_all['predicted_count'][sorted(outside)].sum() > 0
   # Top-5 and loss are those over all classes, and stand there only.
@@ -520,9 +526,9 @@ def test_one_reader_and_one_trace_serve_all_sets(
   for name, severity in itertools.product(('fog', 'snow'), (1, 2)):
     write_folders(tmp_path / 'c' / name / str(severity), pictures())
   made = []
-  reader = imagenet_corruptions.image_folders.FolderReader
+  reader = image_folders.FolderReader
   monkeypatch.setattr(
-    imagenet_corruptions.image_folders,
+    image_folders,
     'FolderReader',
     lambda *args: made.append(reader(*args)) or made[-1],
   )
@@ -560,31 +566,31 @@ def test_sets_are_found_sorted_and_chosen_by_name(tmp_path, caplog):
   for name in ('snow_10', 'fog_2', 'gaussian_noise_1', 'fog_1', 'snow/3'):
     (tmp_path / name).mkdir(parents=True)
   with pytest.raises(ValueError, match='snow_10 has severity 10, wanted 1, 2'):
-    imagenet_corruptions.find_sets(str(tmp_path), ())
+    image_sets.find_sets(str(tmp_path), ())
   (tmp_path / 'snow_10').rmdir()
-  found = imagenet_corruptions.find_sets(str(tmp_path), ())
+  found = image_sets.find_sets(str(tmp_path), ())
   names = ['fog_1', 'fog_2', 'gaussian_noise_1', 'snow_3']
   assert [one.name for one in found] == names
-  chosen = imagenet_corruptions.find_sets(str(tmp_path), ('fog', 'snow_3'))
+  chosen = image_sets.find_sets(str(tmp_path), ('fog', 'snow_3'))
   assert [one.name for one in chosen] == ['fog_1', 'fog_2', 'snow_3']
   with pytest.raises(FileNotFoundError, match="'fog_3' in .*'fog_1', 'fog_2'"):
-    imagenet_corruptions.find_sets(str(tmp_path), ('fog_3',))
+    image_sets.find_sets(str(tmp_path), ('fog_3',))
   (tmp_path / 'blur4').mkdir()
-  imagenet_corruptions.find_sets(str(tmp_path), ())
+  image_sets.find_sets(str(tmp_path), ())
   assert "['blur4'], which are not called" in caplog.text
   (tmp_path / 'snow' / '0').mkdir()
   with pytest.raises(ValueError, match='snow/0 has severity 0'):
-    imagenet_corruptions.find_sets(str(tmp_path), ())
+    image_sets.find_sets(str(tmp_path), ())
   (tmp_path / 'snow' / '0').rmdir()
   (tmp_path / 'snow_3').mkdir()
   with pytest.raises(ValueError, match='are both snow_3'):
-    imagenet_corruptions.find_sets(str(tmp_path), ())
+    image_sets.find_sets(str(tmp_path), ())
   (tmp_path / 'fog_1' / '3.0.1').mkdir()
   (tmp_path / 'fog_1' / '3.1.0').mkdir()
   with pytest.raises(ValueError, match=r'fog_1 holds 2 versions \(3.0.1, 3.1'):
-    imagenet_corruptions.find_sets(str(tmp_path), ())
+    image_sets.find_sets(str(tmp_path), ())
   with pytest.raises(FileNotFoundError, match='nowhere'):
-    imagenet_corruptions.find_sets(str(tmp_path / 'nowhere'), ())
+    image_sets.find_sets(str(tmp_path / 'nowhere'), ())
 
 
 def damage(folder, fault):
@@ -702,9 +708,9 @@ def test_faults_of_records_are_named(members, clean, tmp_path):
   (data / 'dataset_info.json').write_text(
     '{"splits": [{"name": "validation"}]}'
   )
-  (one,) = imagenet_corruptions.find_sets(str(tmp_path / 'c'), ())
+  (one,) = image_sets.find_sets(str(tmp_path / 'c'), ())
   shards = image_records.find_shards(one.folder, 'eval')
-  assert not imagenet_corruptions.counts_of_tfds(one.folder, 'eval', shards)
+  assert not image_sets.counts_of_tfds(one.folder, 'eval', shards)
   assert not list((tmp_path / 'out').rglob('*.csv'))
 
 
