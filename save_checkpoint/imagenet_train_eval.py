@@ -15,8 +15,9 @@ Writes, for each member of the population, a folder
   imagenet_train_eval.run.json        settings, seeds, versions, digests of the
                                       data, times, final metrics
   resume/                             what an interrupted run goes on from
-and in <output_dir> imagenet_train_eval.run.json, which says whether the command
-as a whole has finished.
+
+and in <output_dir> an imagenet_train_eval.run.json of the command as a whole,
+which says whether it has finished.
 
 One process trains the missing members one after another and traces the
 training step once. A member that is finished is skipped; one that was
@@ -28,8 +29,8 @@ Thirty digit classifiers (dense, half and nine tenths pruned; 2 to 3 minutes on
 two cores):
 
   python -m save_checkpoint.imagenet_train_eval \
-      --study=runs/digits \
-      --pruning_method=threshold --end_sparsity=0,0.5,0.9 --num_replicates=10 \
+      --study=runs/digits --pruning_method=threshold \
+      --end_sparsity=0,0.5,0.9 --num_replicates=10 \
       --resnet_depth=18 --width=0.125 --train_batch_size=64 --train_steps=168 \
       --base_learning_rate=0.4 --warmup_epochs=1 --decay_epochs=8,11 \
       --sparsity_begin_step=28 --sparsity_end_step=147 --pruning_frequency=12

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn import datasets
 
-from save_checkpoint import build_image_data, image_sources, planned_shards
+from save_checkpoint import build_image_data, planned_shards
 from utils import image_records, paths, shard_files, storage, tfrecords
 
 
@@ -416,11 +416,3 @@ def test_any_number_of_shards_holds_every_image_once(tmp_path):
     assert sorted(e.key for e in found) == sorted(TREE)
     sizes = [shard.examples for shard in records.splits['train'].values()]
     assert max(sizes) - min(sizes) <= 1
-
-
-def test_sources_list_without_reading(tmp_path):
-  """Offsets in a tar of tars point at the very bytes."""
-  path = tmp_path / 'images.tar'
-  path.write_bytes(tar_of(tar_of_classes(TREE)))
-  found = image_sources.find_pictures(str(path))
-  assert {p.key: p.read() for p in found} == TREE
