@@ -15,16 +15,15 @@ loss over all images in every row. A network whose file exists is skipped. With
 --groups_file the rows are groups instead of classes, the folder is
 group_metrics, and gen_tstatistic reads it as it reads classes.
 
-  python -m per_class_accuracy.aggregate_ckpt_metrics \
-      --predictions_directory=runs/digits/predictions_dataframe/eval \
-      --data_directory=data/digits --output_path=runs
+  python -m per_class_accuracy.aggregate_ckpt_metrics --study=runs/digits
 
 Expect about a second per network and 50,000 predictions. Every network must
 cover the same images; those of a data set whose image_records.json counts them
 must be complete.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,11 +36,13 @@ from utils import (
   csvs,
   digests,
   image_records,
+  inference,
   member_paths,
   paths,
   provenance,
   storage,
   tables,
+  tfrecords,
 )
 
 _COLUMNS = (
@@ -59,6 +60,7 @@ _COLUMNS = (
 
 def define_flags() -> None:
   """Defines the flags of this script."""
+  command_line.define_study()
   flags.DEFINE_list(
     'ckpt_dir',
     [],
@@ -146,7 +148,7 @@ def run(
   groups_file: str,
   batch_size: int,
   preprocessing: str,
-  precision: str,
+  compute_precision: str,
   label_smoothing: float,
 ) -> list[str]:
   """Measures every network; arguments as the flags say.
@@ -164,98 +166,66 @@ def run(
       'wanted one of --ckpt_dir and --predictions_directory, got '
       + ('both' if ckpt_dir else 'none')
     )
-  if not output_path:
-    raise ValueError('--output_path is empty, wanted the folder of results')
+  if ckpt_dir and num_classes is not None:
+    raise ValueError('--num_classes goes with --predictions_directory')
   if ckpt_dir:
-    # TensorFlow, which the other way does without.
-    from utils import inference, tfrecords
-
-    if num_classes is not None:
-      raise ValueError('--num_classes goes with --predictions_directory')
-    checkpoints = member_paths.find(ckpt_dir)
-    inputs = image_records.find_shards(data_directory, mode)
-    records = tfrecords.describe(inputs)
-    class_names = records.class_names
+    source = _by_networks(
+      ckpt_dir,
+      data_directory,
+      mode,
+      batch_size=batch_size,
+      preprocessing_name=preprocessing,
+      precision=compute_precision,
+      label_smoothing=label_smoothing,
+    )
   else:
-    records = image_records.read(data_directory) if data_directory else None
-    inputs = csvs.find(tables.PREDICTIONS, predictions_directory)
-    files = _files_by_member(inputs)
-    checkpoints = sorted(files)
-    class_names = _class_names(records, num_classes, inputs)
-  dataset_name = dataset_name or (records.name if records else '')
+    source = _from_csvs(
+      predictions_directory, data_directory, mode, num_classes
+    )
+  dataset_name = dataset_name or (source.records.name if source.records else '')
   if not dataset_name:
     raise ValueError(
       '--dataset_name is empty, and there is no --data_directory to take it '
       'from'
     )
-  groups = _read_groups(groups_file, class_names) if groups_file else None
-  path_of = paths.class_metrics if groups is None else paths.group_metrics
+  groups = None
+  settings = {'class_names': list(source.class_names), **source.settings}
+  path_of = paths.class_metrics
+  if groups_file:
+    groups = _read_groups(groups_file, source.class_names)
+    settings['groups'] = digests.of_files([groups_file])
+    path_of = paths.group_metrics
   outputs = {
     checkpoint: path_of(output_path, dataset_name, mode, checkpoint)
-    for checkpoint in checkpoints
+    for checkpoint in source.checkpoints
   }
-  settings = {'class_names': list(class_names)}
-  if groups_file:
-    settings['groups'] = digests.of_files([groups_file])
-  if ckpt_dir:
-    settings |= {
-      'preprocessing': preprocessing,
-      'precision': precision,
-      'label_smoothing': label_smoothing,
-      'data set': records.reading,
-      'shards': digests.of_each({storage.name(s): s for s in inputs}),
-      'checkpoints': digests.of_each(
-        {c.file_stem: c.completed_by for c in checkpoints}
-      ),
-    }
-  else:
-    settings['predictions'] = {
-      c.file_stem: digests.of_files(files[c]) for c in checkpoints
-    }
   record = provenance.Provenance(
-    str(epath.Path(outputs[checkpoints[0]]).parent),
+    str(epath.Path(outputs[source.checkpoints[0]]).parent),
     'per_class_accuracy.aggregate_ckpt_metrics',
     settings,
   )
-  todo = [c for c in checkpoints if not storage.exists(outputs[c])]
-  if len(todo) < len(checkpoints):
+  todo = [c for c in source.checkpoints if not storage.exists(outputs[c])]
+  if len(todo) < len(outputs):
     logging.info(
       '%d of %d networks are measured already',
-      len(checkpoints) - len(todo),
-      len(checkpoints),
+      len(outputs) - len(todo),
+      len(outputs),
     )
-  if ckpt_dir:
-    members = _complete_members(
-      inference.predict(
-        todo,
-        inputs,
-        records,
-        batch_size=batch_size,
-        preprocessing_name=preprocessing,
-        precision=precision,
-        label_smoothing=label_smoothing,
-      ),
-      len(inputs),
-    )
-  else:
-    members = ((c, _read_predictions(files[c], mode)) for c in todo)
-
   images = None
-  for checkpoint, predictions in members:
-    _check_complete(predictions, records, checkpoint)
+  for checkpoint, predictions in source.predictions_of(todo):
+    _check_complete(predictions, source.records, checkpoint)
     images = _check_same_images(predictions, images, checkpoint)
     if groups is not None:
       _check_group_members(groups, predictions, groups_file)
     metrics = class_level_metrics.member_metrics(
-      predictions, class_names, groups
+      predictions, source.class_names, groups
+    ).assign(
+      # The same words on both ways, and on every machine.
+      ckpt=checkpoint.path_in_study,
+      split=mode,
+      preprocessing=_only(predictions, 'preprocessing', checkpoint),
+      compute_precision=_only(predictions, 'precision', checkpoint),
     )
-    # The same words on both ways, and on every machine.
-    metrics['ckpt'] = member_paths.prefix_in(
-      checkpoint.member.folder, checkpoint.step
-    )
-    metrics['split'] = mode
-    metrics['preprocessing'] = _only(predictions, 'preprocessing', checkpoint)
-    metrics['compute_precision'] = _only(predictions, 'precision', checkpoint)
     record.start()
     csvs.write(tables.CLASS_METRICS, metrics, outputs[checkpoint])
     logging.info(
@@ -264,8 +234,91 @@ def run(
       metrics['eval_accuracy'].iloc[0],
       len(predictions),
     )
-  record.finish([*inputs, *([groups_file] if groups_file else [])])
+  record.finish([*source.inputs, *([groups_file] if groups_file else [])])
   return list(outputs.values())
+
+
+class Source(NamedTuple):
+  """Where the predictions of all networks come from.
+
+  Attributes:
+    checkpoints: the networks, sorted.
+    records: description of the data set, or None where it is not known.
+    class_names: [num_classes].
+    inputs: files that are read.
+    settings: all that decides about the predictions, for the record.
+    predictions_of: yields some of the networks, each with its predictions.
+  """
+
+  checkpoints: Sequence[member_paths.Checkpoint]
+  records: image_records.ImageRecords | None
+  class_names: Sequence[str]
+  inputs: Sequence[str]
+  settings: Mapping[str, object]
+  predictions_of: Callable[
+    [Sequence[member_paths.Checkpoint]],
+    Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]],
+  ]
+
+
+def _by_networks(
+  ckpt_dir: Sequence[str], data_directory: str, mode: str, **options
+) -> Source:
+  """Networks that are evaluated; options are those of inference.predict."""
+  checkpoints = member_paths.find(ckpt_dir)
+  shards = image_records.find_shards(data_directory, mode)
+  records = tfrecords.describe(shards)
+
+  def predictions_of(todo):
+    predicted = inference.predict(todo, shards, records, **options)
+    yield from _complete_members(predicted, len(shards))
+
+  return Source(
+    checkpoints,
+    records,
+    records.class_names,
+    shards,
+    {
+      'preprocessing': options['preprocessing_name'],
+      'precision': options['precision'],
+      'label_smoothing': options['label_smoothing'],
+      'data set': records.reading,
+      'shards': digests.of_each({storage.name(s): s for s in shards}),
+      'checkpoints': digests.of_each(
+        {c.file_stem: c.completed_by for c in checkpoints}
+      ),
+    },
+    predictions_of,
+  )
+
+
+def _from_csvs(
+  predictions_directory: str,
+  data_directory: str,
+  mode: str,
+  num_classes: int | None,
+) -> Source:
+  """Predictions that somebody has made already."""
+  records = image_records.read(data_directory) if data_directory else None
+  inputs = csvs.find(tables.PREDICTIONS, predictions_directory)
+  files_of = _files_by_checkpoint(inputs)
+
+  def predictions_of(todo):
+    for checkpoint in todo:
+      yield checkpoint, _read_predictions(files_of[checkpoint], mode)
+
+  return Source(
+    sorted(files_of),
+    records,
+    _class_names(records, num_classes, inputs),
+    inputs,
+    {
+      'predictions': {
+        c.file_stem: digests.of_files(files_of[c]) for c in sorted(files_of)
+      }
+    },
+    predictions_of,
+  )
 
 
 def _only(
@@ -281,12 +334,12 @@ def _only(
   return values[0]
 
 
-def _files_by_member(
-  files: Sequence[str],
+def _files_by_checkpoint(
+  inputs: Sequence[str],
 ) -> dict[member_paths.Checkpoint, list[str]]:
   """Sorts files by the network that their first row is about."""
-  found = {}
-  for path in files:
+  found: dict[member_paths.Checkpoint, list[str]] = {}
+  for path in inputs:
     try:
       with epath.Path(path).open('rb') as file:
         head = pd.read_csv(file, nrows=1, dtype=str, keep_default_na=False)
@@ -304,20 +357,11 @@ def _files_by_member(
       row[column.name] = [column.default]
       if column.name in head:
         row[column.name] = head[column.name]
-    row = csvs.check(tables.PREDICTIONS, pd.DataFrame(row), path).iloc[0]
+    identity = csvs.check(tables.PREDICTIONS, pd.DataFrame(row), path).iloc[0]
     try:
-      member = member_paths.Member(
-        row['exp'],
-        row['pruning_method'],
-        float(row['fraction_pruned']),
-        int(row['start_pruning_step']),
-        int(row['end_pruning_step']),
-        int(row['pruning_frequency']),
-        int(row['replicate']),
-      )
+      checkpoint = member_paths.from_row(identity)
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
-    checkpoint = member_paths.Checkpoint(member, int(row['global_step']), '')
     found.setdefault(checkpoint, []).append(path)
   return found
 
@@ -477,17 +521,20 @@ def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
   f = flags.FLAGS
-  ckpt_dir, data_directory = f.ckpt_dir, f.data_directory
+  required = {'output_path': 'results'}
+  command_line.with_study(f, required)
   if f.test_small_sample:
-    from utils import inference
-
-    ckpt_dir, data_directory = inference.small_sample(
-      f.output_path, ','.join(ckpt_dir)
+    folder, f.data_directory = inference.small_sample(
+      f.output_path, ','.join(f.ckpt_dir)
     )
+    f.ckpt_dir = [folder]
+  if f.study and not f.ckpt_dir:
+    required |= {'predictions_directory': 'predictions'}
+  command_line.with_study(f, required, {'data_directory': 'data'})
   run(
-    ckpt_dir=ckpt_dir,
+    ckpt_dir=f.ckpt_dir,
     predictions_directory=f.predictions_directory,
-    data_directory=data_directory,
+    data_directory=f.data_directory,
     output_path=f.output_path,
     mode=f.mode,
     dataset_name=f.dataset_name,
@@ -495,7 +542,7 @@ def main(argv: list[str]) -> None:
     groups_file=f.groups_file,
     batch_size=f.batch_size,
     preprocessing=f.preprocessing,
-    precision=f.precision,
+    compute_precision=f.precision,
     label_smoothing=f.label_smoothing,
   )
 

@@ -1,7 +1,7 @@
 r"""Draws which classes pruning costs more, and which less, than the whole.
 
-Reads what gen_tstatistic has written below --output_file and writes beside it,
-as PNG and SVG,
+Reads what gen_tstatistic has written below --results_directory and writes beside
+it, as PNG and SVG,
   class_impact_<pruning_method>_<fraction>   for each level: every class's
       change of recall (bar) and the same minus the change of the accuracy of
       the whole (points with 95 % intervals, or a line for many classes), in
@@ -10,8 +10,7 @@ as PNG and SVG,
   class_impact_significant_classes           the number of significant classes
       against sparsity, with what random halves of the dense models give.
 
-  python -m per_class_accuracy.plot_class_impact \
-      --output_file=runs/digits/results --dataset_name=digits
+  python -m per_class_accuracy.plot_class_impact --study=runs/digits
 
 Expect a second or two for each level. Figures are drawn anew at every run;
 equal tables give equal files.
@@ -27,7 +26,15 @@ from absl import flags, logging
 from etils import epath
 from matplotlib import axes, figure, lines, patches
 
-from utils import command_line, csvs, paths, provenance, storage, tables
+from utils import (
+  command_line,
+  csvs,
+  paths,
+  populations,
+  provenance,
+  storage,
+  tables,
+)
 
 # Of the palette of Okabe and Ito, told apart by colour-blind readers and, by
 # their lightness, in grey.
@@ -48,14 +55,18 @@ _OUTERMOST = 12
 
 def define_flags() -> None:
   """Defines the flags of this script."""
+  command_line.define_study()
   flags.DEFINE_string(
-    'output_file',
+    'results_directory',
     '',
-    'Folder that was given to gen_tstatistic as --output_file; the figures go '
-    'beside its tables.',
+    'Folder of the results: the --output_file of gen_tstatistic. The figures '
+    'go beside its tables.',
   )
   flags.DEFINE_string(
-    'dataset_name', 'imagenet', 'Data set, in the names of results.'
+    'dataset_name',
+    '',
+    "Data set, in the names of results. Empty: the study's; without --study "
+    'imagenet.',
   )
   flags.DEFINE_enum(
     'mode', 'eval', ['train', 'eval'], 'Split that was measured.'
@@ -285,7 +296,9 @@ def _save(fig: figure.Figure, path_of) -> list[str]:
   return written
 
 
-def run(*, output_file: str, dataset_name: str, mode: str) -> Sequence[str]:
+def run(
+  *, results_directory: str, dataset_name: str, mode: str
+) -> Sequence[str]:
   """Draws all figures; arguments as the flags say.
 
   Returns:
@@ -296,17 +309,13 @@ def run(*, output_file: str, dataset_name: str, mode: str) -> Sequence[str]:
     OSError: a table is missing.
   """
   inputs = [
-    of(output_file, dataset_name, mode)
+    of(results_directory, dataset_name, mode)
     for of in (paths.t_statistic, paths.class_impact_summary)
   ]
-  for path in inputs:
-    if not storage.exists(path):
-      raise FileNotFoundError(f'no {path}: gen_tstatistic writes it')
   rows = csvs.read(tables.T_STATISTIC, inputs[0])
   summary = csvs.read(tables.CLASS_IMPACT_SUMMARY, inputs[1])
-  level = ['pruning_method', 'pruning_fraction']
-  by_level = dict(list(rows.groupby(level)))
-  if set(by_level) != set(summary[level].itertuples(index=False, name=None)):
+  by_level = populations.by_level(rows)
+  if set(by_level) != set(populations.by_level(summary)):
     raise ValueError(
       f'{inputs[0]} and {inputs[1]} hold different levels, wanted the two '
       'tables of one run'
@@ -314,18 +323,18 @@ def run(*, output_file: str, dataset_name: str, mode: str) -> Sequence[str]:
   written = []
   with mpl.rc_context(_STYLE):
     for _, row in summary.iterrows():
-      key = row['pruning_method'], row['pruning_fraction']
-      name = '_'.join(str(part) for part in key if part != '')
+      level = populations.level_of(row)
+      name = '_'.join(str(part) for part in level if part != '')
       written += _save(
-        draw_level(by_level[key], row),
+        draw_level(by_level[level], row),
         lambda suffix, name=name: paths.class_impact_figure(
-          output_file, dataset_name, mode, name, suffix
+          results_directory, dataset_name, mode, name, suffix
         ),
       )
     written += _save(
       draw_counts(summary),
       lambda suffix: paths.class_impact_figure(
-        output_file, dataset_name, mode, 'significant_classes', suffix
+        results_directory, dataset_name, mode, 'significant_classes', suffix
       ),
     )
   logging.info('%d figures: %s and the like', len(written), written[0])
@@ -341,7 +350,12 @@ def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
   f = flags.FLAGS
-  run(output_file=f.output_file, dataset_name=f.dataset_name, mode=f.mode)
+  command_line.with_study(f, {'results_directory': 'results'})
+  run(
+    results_directory=f.results_directory,
+    dataset_name=f.dataset_name or 'imagenet',
+    mode=f.mode,
+  )
 
 
 if __name__ == '__main__':

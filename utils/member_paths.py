@@ -68,6 +68,7 @@ class Member:
 
   Attributes:
     experiment: name of the study; the same for all members of a population.
+      Empty for predictions from elsewhere that name none.
     pruning_method: 'baseline', or the word for a way to compress.
     fraction_pruned: share of the weights that is zero at the end, in [0, 1).
     begin_step: first optimiser step after which masks are updated.
@@ -85,7 +86,8 @@ class Member:
   replicate: int
 
   def __post_init__(self):
-    storage.check_component('experiment', self.experiment)
+    if self.experiment:
+      storage.check_component('experiment', self.experiment)
     check_level(self.level)
     for field in ('begin_step', 'end_step', 'pruning_frequency', 'replicate'):
       if getattr(self, field) < 0:
@@ -101,7 +103,7 @@ class Member:
     """Where the member lives below the root of all experiments."""
     return '/'.join(
       (
-        self.experiment,
+        *([self.experiment] if self.experiment else []),
         self.pruning_method,
         str(float(self.fraction_pruned)),
         str(self.begin_step),
@@ -216,6 +218,7 @@ def parse(prefix: str, kind: str = 'bundle') -> Checkpoint:
       raise ValueError(f'{parts[-1]!r} is no {CHECKPOINT_NAME}<step>')
     step = int(parts[-1].removeprefix(CHECKPOINT_NAME))
     experiment, method, fraction, *numbers = parts[-8:-1]
+    storage.check_component('experiment', experiment)
     begin, end, frequency, replicate = map(_step_count, numbers)
     member = Member(
       experiment, method, float(fraction), begin, end, frequency, replicate
