@@ -364,8 +364,8 @@ def test_interrupted_anywhere_then_run_again_is_never_interrupted(
     with monkeypatch.context() as patch:
       write = shard_files.write
       patch.setattr(
-        tfrecords,
-        'write_shard',
+        shard_files,
+        'write',
         lambda path, e, w=write, o=written: o.append(path) or w(path, e),
       )
       build_small(folder)

@@ -37,6 +37,7 @@ UTILS = (
   ),
   ('class_level_metrics', 'populations'),
   (
+    'bundle_index',
     'checkpoints',
     'data_input',
     'devices',

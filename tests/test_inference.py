@@ -2,8 +2,10 @@
 
 import dataclasses
 import io
+import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -319,3 +321,53 @@ def test_spreading_over_devices_changes_no_label(population, tmp_path):
     assert list(spread[name]) == list(one[name])
   for name in ('predicted_probability', 'cross_entropy'):
     np.testing.assert_allclose(spread[name], one[name], atol=1e-5)
+
+
+class MeanColours:
+  """A kind of network: scores 10 classes by the mean of an image's channels."""
+
+  def __init__(self, precision, batch_size, strategy):
+    del precision, batch_size, strategy
+
+  @staticmethod
+  def num_classes(checkpoint):
+    return len(np.load(checkpoint.completed_by))
+
+  def open(self, checkpoint):
+    self.weights = np.load(checkpoint.completed_by)
+    return types.SimpleNamespace(
+      num_classes=len(self.weights),
+      scores=lambda images, records: tf.linalg.matmul(
+        tf.reduce_mean(images, axis=(1, 2)) / 255, self.weights.T
+      ),
+    )
+
+
+def test_a_new_kind_of_network_needs_a_row_in_two_tables(
+  population, tmp_path, monkeypatch
+):
+  """Found by its file, and predicted beside the bundles."""
+  members, shards, records = population
+  monkeypatch.setitem(member_paths.KINDS, 'colours', '.npy')
+  monkeypatch.setitem(inference._OPENERS, 'colours', MeanColours)
+  member = dataclasses.replace(members[0].member, pruning_method='int8')
+  prefix = member_paths.prefix_in(str(tmp_path / member.folder), 10)
+  os.makedirs(os.path.dirname(prefix))
+  weights = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+  np.save(f'{prefix}.npy', weights)
+  (checkpoint,) = member_paths.find(str(tmp_path))
+  assert checkpoint.kind == 'colours'
+  assert inference.num_classes(checkpoint) == 10
+  assert inference.num_classes(members[0]) == 10
+  frames = predictions(population, [*members, checkpoint])
+  for one, frame in predictions(population).items():
+    pd.testing.assert_frame_equal(frames[one], frame)
+  frame = frames[checkpoint]
+  csvs.check(tables.PREDICTIONS, frame.assign(split='eval'), 'test')
+  reader = data_input.OrderedReader(
+    records, tfrecords.detect(shards), 'legacy', 100
+  )
+  ((_, _, images),) = reader.read(shards[0], records)
+  scores = images.numpy().mean(axis=(1, 2)) / 255 @ weights.T
+  np.testing.assert_array_equal(frame['predictions'], scores.argmax(1))
+  assert set(frame['pruning_method']) == {'int8'}

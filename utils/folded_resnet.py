@@ -36,7 +36,7 @@ class Opener:
     self._precision = precision
     self._batch_size = batch_size
     self._strategy = strategy
-    self._forwards = {}
+    self._forwards: dict[tuple, Forward] = {}
 
   @staticmethod
   def num_classes(checkpoint: member_paths.Checkpoint) -> int:

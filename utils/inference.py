@@ -193,8 +193,8 @@ class Predictor:
     self._label_smoothing = label_smoothing
     self._class_subset = tuple(class_subset)
     self._strategy = strategy or devices.strategy()
-    self._openers = {}
-    self._outcomes = {}
+    self._openers: dict[str, Opener] = {}
+    self._outcomes: dict[int, Callable] = {}
     self._readers = {}
 
   def predict(
