@@ -261,8 +261,8 @@ class Predictor:
     self._label_smoothing = label_smoothing
     self._class_subset = tuple(class_subset)
     self._strategy = strategy or devices.strategy()
-    self._classifiers = {}
-    self._readers = {}
+    self._classifiers: dict = {}
+    self._readers: dict = {}
 
   def predict(
     self,
@@ -398,7 +398,10 @@ def _count(
   if not all(declared.values()):
     return None
   return sum(
-    declared[shard].examples for missing in to_do.values() for shard in missing
+    found.examples
+    for missing in to_do.values()
+    for found in (declared[shard] for shard in missing)
+    if found
   )
 
 
@@ -441,7 +444,7 @@ def _predict_shard(
   progress: tqdm.tqdm,
 ) -> dict[member_paths.Checkpoint, pd.DataFrame]:
   keys, classes = [], []
-  found = {member: [] for member in group}
+  found: dict[member_paths.Checkpoint, list] = {member: [] for member in group}
   for batch_keys, labels, images in batches:
     keys += batch_keys
     classes.append(labels)
