@@ -4,7 +4,8 @@
 #   ./make_environment.sh <folder> <requirements file>...
 #
 # Installs again only when one of the files changes. PYTHON=/path/to/python3.12
-# chooses the Python of a new environment.
+# chooses the Python of a new environment. OLDEST=1 installs the oldest versions
+# that the files allow, in place of the newest, by uv, which it installs too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -28,7 +29,7 @@ sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
   return 1
 }
 
-wanted=$(cat "$@" | cksum)
+wanted=$(cat "$@" | cksum)${OLDEST:+ oldest}
 # The stamp is written last: an interrupted installation is done again.
 if [[ ! -x $venv/bin/python ]] ||
   [[ $(cat "$venv/installed" 2>/dev/null) != "$wanted" ]]; then
@@ -36,7 +37,13 @@ if [[ ! -x $venv/bin/python ]] ||
   rm -f "$venv/installed"
   "$venv/bin/python" -c '' 2>/dev/null || "$python" -m venv --clear "$venv"
   echo "installing $* into $venv, a few minutes"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    "${@/#/--requirement=}"
+  if [[ -n ${OLDEST:-} ]]; then
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
+    "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+      --resolution lowest-direct "${@/#/--requirement=}"
+  else
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      "${@/#/--requirement=}"
+  fi
   echo "$wanted" >"$venv/installed"
 fi

@@ -1,7 +1,7 @@
 r"""Draws which classes pruning costs more, and which less, than the whole.
 
-Reads what gen_tstatistic has written below --results_directory and writes beside
-it, as PNG and SVG,
+Reads what gen_tstatistic has written below --results_directory and writes
+beside it, as PNG and SVG,
   class_impact_<pruning_method>_<fraction>   for each level: every class's
       change of recall (bar) and the same minus the change of the accuracy of
       the whole (points with 95 % intervals, or a line for many classes), in

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks format and style, then runs the tests.
+# Checks format, style, types and shell scripts, then runs the tests.
 #
 #   tests/run.sh                             everything
 #   tests/run.sh tests/test_tables.py -k read   arguments go to pytest
@@ -14,4 +14,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ./make_environment.sh .venv-tests requirements.txt tests/requirements.txt
 .venv-tests/bin/ruff format --check .
 .venv-tests/bin/ruff check .
+.venv-tests/bin/shellcheck ./*.sh .ci/run tests/run.sh
+.venv-tests/bin/mypy
 exec .venv-tests/bin/python -m pytest "$@"

@@ -16,15 +16,18 @@ WAYS_OUT = ('..', '../../x', '/x', 'a/b', 'a\\b', '', '.', 'a\nb', 'a\0b')
 def test_no_name_in_a_table_leads_out_of_the_output_folder(name):
   member = member_paths.Member('e', populations.BASELINE, 0.0, 0, 0, 0, 0)
   of = member_paths.Checkpoint(member, 5, 'x')
+  level = populations.Level('m', 0.5)
   calls = [
     lambda: paths.predictions('out', name, 'eval', 'shard', of),
     lambda: paths.predictions('out', 'digits', 'eval', name, of),
-    lambda: paths.modal_labels('out', name, 'eval', 'shard', 'm', 0.5),
-    lambda: paths.modal_labels('out', 'digits', 'eval', name, 'm', 0.5),
+    lambda: paths.modal_labels('out', name, 'eval', 'shard', level),
+    lambda: paths.modal_labels('out', 'digits', 'eval', name, level),
     lambda: paths.pie_null('out', name, 'eval'),
-    lambda: paths.pie_records('out', name, 'eval', 'pie', 'm', 0.5, 's'),
-    lambda: paths.pie_records('out', 'd', 'eval', 'pie', name, 0.5, 's'),
-    lambda: paths.pie_statistics('out', name, 'eval', 'shard', 'm', 0.5),
+    lambda: paths.pie_records('out', name, 'eval', 'pie', level, 's'),
+    lambda: paths.pie_records(
+      'out', 'd', 'eval', 'pie', populations.Level(name, 0.5), 's'
+    ),
+    lambda: paths.pie_statistics('out', name, 'eval', 'shard', level),
     lambda: paths.class_metrics('out', name, 'eval', of),
     lambda: paths.group_metrics('out', name, 'eval', of),
     lambda: paths.t_statistic('out', name, 'eval'),
@@ -40,10 +43,10 @@ def test_no_name_in_a_table_leads_out_of_the_output_folder(name):
   if name:
     # A method or a level is a part of a name.
     for method in (f'{name}/x', f'x/{name}'):
-      level = populations.Level(method, 0.5)
+      other = populations.Level(method, 0.5)
       calls += [
-        lambda of=level: paths.modal_labels('out', 'd', 'eval', 's', of),
-        lambda of=level: paths.pie_statistics('out', 'd', 'eval', 's', of),
+        lambda of=other: paths.modal_labels('out', 'd', 'eval', 's', of),
+        lambda of=other: paths.pie_statistics('out', 'd', 'eval', 's', of),
         lambda m=method: paths.class_impact_figure('out', 'd', 'eval', m, 'x'),
       ]
   for call in calls:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import pytest
@@ -209,3 +210,68 @@ def test_digests_may_be_absent(tmp_path):
 def test_absent_description_is_told_from_a_damaged_one(tmp_path):
   with pytest.raises(FileNotFoundError):
     image_records.read(tmp_path)
+
+
+def touch(folder, *names):
+  folder.mkdir(parents=True, exist_ok=True)
+  for name in names:
+    (folder / name).touch()
+  return str(folder)
+
+
+NAMING = {
+  'ours': ('train-{:05d}-of-{:05d}', 'validation-{:05d}-of-{:05d}'),
+  'the original': (
+    'imagenet-with-bbox-training-{:05d}-of-{:05d}',
+    'imagenet-with-bbox-validation-{:05d}-of-{:05d}',
+  ),
+  'tfds': (
+    'imagenet2012-train.tfrecord-{:05d}-of-{:05d}',
+    'imagenet2012-validation.tfrecord-{:05d}-of-{:05d}',
+  ),
+  'tfds imagenet_a': (
+    'imagenet_a-train.tfrecord-{:05d}-of-{:05d}',
+    'imagenet_a-test.tfrecord-{:05d}-of-{:05d}',
+  ),
+}
+
+
+@pytest.mark.parametrize('tool', NAMING)
+def test_a_folder_gives_the_shards_of_one_split(tool, tmp_path):
+  train, evaluation = NAMING[tool]
+  folder = touch(
+    tmp_path,
+    *(train.format(i, 12) for i in range(12)),
+    *(evaluation.format(i, 2) for i in range(2)),
+    'image_records.json',
+    'dataset_info.json',
+    f'.{train.format(0, 12)}.1a2b',
+    f'{train.format(0, 12)}.tar',
+  )
+  found = [
+    os.path.basename(p) for p in image_records.find_shards(folder, 'train')
+  ]
+  assert found == [train.format(i, 12) for i in range(12)]
+  found = [
+    os.path.basename(p) for p in image_records.find_shards(folder, 'eval')
+  ]
+  assert found == [evaluation.format(i, 2) for i in range(2)]
+
+
+def test_missing_and_mixed_shards_are_named(tmp_path):
+  some = touch(
+    tmp_path / 'some', 'train-00000-of-00003', 'train-00002-of-00003'
+  )
+  with pytest.raises(FileNotFoundError, match=r'2 of 3 .*missing \[1\]'):
+    image_records.find_shards(some, 'train')
+  mixed = touch(
+    tmp_path / 'mixed', 'train-00000-of-00001', 'train-00000-of-00002'
+  )
+  with pytest.raises(ValueError, match='more than one set of train shards'):
+    image_records.find_shards(mixed, 'train')
+  with pytest.raises(FileNotFoundError, match=r'eval split in .*mixed'):
+    image_records.find_shards(mixed, 'eval')
+  with pytest.raises(FileNotFoundError, match='no TFRecord file matches'):
+    image_records.find_shards(str(tmp_path / 'nothing*'), 'eval')
+  with pytest.raises(FileNotFoundError):
+    image_records.find_shards('', 'eval')

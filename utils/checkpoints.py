@@ -58,7 +58,7 @@ class Network:
     for conv in resnet_model.conv_layers(self.architecture):
       prefix = f'{resnet_model.SCOPE}{conv.name}/'
       kept = self.values[prefix + ('mask' if self.is_masked else 'kernel')]
-      sparsity[conv.name] = 1 - np.count_nonzero(kept) / kept.size
+      sparsity[conv.name] = 1 - int(np.count_nonzero(kept)) / kept.size
     return sparsity
 
 

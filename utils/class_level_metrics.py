@@ -176,12 +176,12 @@ def _top_5_accuracy(predictions: pd.DataFrame) -> float:
       'wanted the same number in each'
     )
   try:
-    ids = np.array([[int(i) for i in row] for row in ids])
+    top = np.array([[int(i) for i in row] for row in ids])
   except ValueError as error:
     raise ValueError(
       f'top_5_indices holds {cells[0]!r}, wanted "[682 141 933 ...]" ({error})'
     ) from None
-  return float((ids == predictions[['true_class']].to_numpy()).any(1).mean())
+  return float((top == predictions[['true_class']].to_numpy()).any(1).mean())
 
 
 def _mean_cross_entropy(cross_entropy: pd.Series) -> float:

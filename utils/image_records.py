@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 import re
+from typing import Any
 
 from etils import epath
 
@@ -25,7 +26,7 @@ _IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 def _check_whole(
-  field: str, value: object, low: int, high: int = 2**63 - 1
+  field: str, value: Any, low: int, high: int = 2**63 - 1
 ) -> None:
   # bool is an int in Python, and JSON's true would pass for 1.
   is_whole = isinstance(value, int) and not isinstance(value, bool)
@@ -275,7 +276,7 @@ def find_shards(data_directory: str, mode: str) -> list[str]:
   folder = epath.Path(data_directory or '.')
   if not data_directory or not folder.is_dir():
     return storage.find_files(data_directory, 'TFRecord file')
-  shards = {}
+  shards: dict[tuple[str, int], dict[int, str]] = {}
   for path in sorted(folder.iterdir()):
     match = paths.SHARD.match(path.name)
     if match and match[1] in paths.SPLITS[mode]:

@@ -195,7 +195,7 @@ class Predictor:
     self._strategy = strategy or devices.strategy()
     self._openers: dict[str, Opener] = {}
     self._outcomes: dict[int, Callable] = {}
-    self._readers = {}
+    self._readers: dict = {}
 
   def predict(
     self,

@@ -13,7 +13,7 @@ it. Nothing here imports TensorFlow.
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -164,7 +164,7 @@ class Checkpoint:
     }
 
 
-def from_row(row: Mapping[str, object]) -> Checkpoint:
+def from_row(row: Mapping[str, Any]) -> Checkpoint:
   """The checkpoint that the columns `tables.MEMBER` name: `row`, read back.
 
   Raises:
@@ -246,7 +246,7 @@ def find(patterns: str | Iterable[str]) -> list[Checkpoint]:
     ValueError: one does not lie in a member's folder, or two have the same
       identity.
   """
-  found = {}
+  found: dict[tuple[Member, int], Checkpoint] = {}
   for pattern in storage.split_list(patterns):
     completed_by = _complete(pattern)
     if not completed_by:
@@ -269,7 +269,8 @@ def find(patterns: str | Iterable[str]) -> list[Checkpoint]:
 
 def _complete(pattern: str) -> list[tuple[str, str]]:
   """The files that complete the networks a pattern names, and their kinds."""
-  last = {}
+  last: dict[str, tuple[str, str]] = {}
+  best: dict[str, int] = {}
   for kind, suffix in KINDS.items():
     for path in storage.match(pattern.removesuffix(suffix) + suffix):
       last[path] = path, kind
@@ -282,9 +283,9 @@ def _complete(pattern: str) -> list[tuple[str, str]]:
         if step is None:
           continue
         parent = str(epath.Path(path).parent)
-        best = last.get(parent)
-        if best is None or step_of(best[0], KINDS[best[1]]) < step:
-          last[parent] = path, kind
+        former = best.get(parent)
+        if former is None or former < step:
+          best[parent], last[parent] = step, (path, kind)
   return sorted(last.values())
 
 

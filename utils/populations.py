@@ -9,6 +9,7 @@ levels, as the original does; here both are one.
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -38,7 +39,7 @@ def by_level(frame: pd.DataFrame) -> dict[Level, pd.DataFrame]:
   return {level: found[level] for level in sort_levels(found)}
 
 
-def level_of(row: Mapping[str, object]) -> Level:
+def level_of(row: Mapping[str, Any]) -> Level:
   """The level that a row is about."""
   fraction = next(row[name] for name in _FRACTIONS if name in row)
   return Level(row['pruning_method'], fraction)

@@ -14,6 +14,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from absl import flags
 from etils import epath
@@ -84,7 +85,7 @@ class Provenance:
   def _path(self) -> str:
     return paths.provenance(self._folder, self._script.rsplit('.', 1)[-1])
 
-  def _former(self) -> dict[str, object]:
+  def _former(self) -> dict[str, Any]:
     path = self._path
     if not storage.exists(path):
       return {}
@@ -92,7 +93,7 @@ class Provenance:
     settings = former.get('settings', {})
     if not isinstance(settings, dict):
       raise ValueError(f'{path} is damaged: settings is no object')
-    differ = []
+    differ: list[str] = []
     self._settings = _united(settings, self._settings, differ)
     if differ:
       raise ValueError(
@@ -148,7 +149,7 @@ def _united(before: dict, now: dict, differ: list[str], within: str = ''):
   return united
 
 
-def read(path: str) -> dict[str, object]:
+def read(path: str) -> dict[str, Any]:
   """Reads a record, as `write` writes it.
 
   Raises:

@@ -163,6 +163,7 @@ def layers(
       stride = 2 if first and group else 1
       if architecture.has_bottlenecks:
         kind, out_channels = 'bottleneck', 4 * filters
+        shapes: tuple[tuple[int, int, int], ...]
         shapes = ((1, filters, 1), (3, filters, stride), (1, out_channels, 1))
       else:
         kind, out_channels = 'residual', filters
@@ -224,7 +225,7 @@ def variable_shapes(
   Returns:
     Names in the order of creation, `global_step` left out.
   """
-  shapes = {}
+  shapes: dict[str, tuple[int, ...]] = {}
   for conv in conv_layers(architecture):
     prefix = f'{SCOPE}{conv.name}/'
     if masked:
@@ -313,7 +314,7 @@ def forward(
 
 def conv2d(x: tf.Tensor, kernel: tf.Tensor, conv: ConvLayer) -> tf.Tensor:
   """The convolution of a layer, with the original's padding."""
-  padding = 'SAME'
+  padding: str | tuple[tuple[int, int], ...] = 'SAME'
   if conv.stride > 1:
     before = (conv.kernel_size - 1) // 2
     pad = (before, conv.kernel_size - 1 - before)
@@ -372,7 +373,7 @@ def fold_batch_norm(
 
 def folded_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
   """Names and shapes of what `fold_batch_norm` gives."""
-  shapes = {}
+  shapes: dict[str, tuple[int, ...]] = {}
   for conv in conv_layers(architecture):
     shapes[f'{conv.name}/kernel'] = conv.kernel_shape
     shapes[f'{conv.name}/bias'] = (conv.out_channels,)

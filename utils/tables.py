@@ -538,7 +538,7 @@ ROBUSTNESS = Table(
 )
 
 
-def _interval(name: str) -> tuple[Column, Column]:
+def _interval(name: str) -> tuple[Column, ...]:
   return tuple(
     Column(
       f'{name}_{end}', 'float', 'its 95 % interval', None, None, True, np.nan

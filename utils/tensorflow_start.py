@@ -68,7 +68,8 @@ class _Finder(importlib.abc.MetaPathFinder):
           # Which it would do later, and complain then.
           module.config.list_physical_devices()
 
-    spec.loader.exec_module = execute_hushed
+    # Of this loader alone.
+    vars(spec.loader)['exec_module'] = execute_hushed
     return spec
 
 
@@ -96,6 +97,7 @@ def without_lines(*remarks: str) -> Iterator[None]:
     os.close(stderr)
     yield
     return
+  assert lines.stdin
   try:
     sys.stderr.flush()
     os.dup2(lines.stdin.fileno(), 2)
