@@ -18,6 +18,7 @@ equal tables give equal files.
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -39,7 +40,7 @@ from utils import (
 # Of the palette of Okabe and Ito, told apart by colour-blind readers and, by
 # their lightness, in grey.
 _COLOURS = {'lower': '#D55E00', 'higher': '#0072B2', '': '#BBBBBB'}
-_STYLE = {
+_STYLE: dict[Any, object] = {
   'svg.hashsalt': 'class impact',
   'font.size': 9,
   'axes.spines.top': False,

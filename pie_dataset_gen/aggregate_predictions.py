@@ -34,8 +34,9 @@ which all members give.
 import collections
 import concurrent.futures
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -141,7 +142,7 @@ class ShardCounts(NamedTuple):
   shard: str
   members: list[shard_predictions.Identity]
   image_key: np.ndarray
-  counts: dict[populations.Level, dict[str, np.ndarray]]
+  counts: dict[populations.Level, pie_resampling.Counts]
 
 
 def count_shard(
@@ -151,7 +152,7 @@ def count_shard(
   tie_rule: str,
 ) -> tuple[
   dict[populations.Level, pd.DataFrame],
-  dict[populations.Level, dict[str, np.ndarray]],
+  dict[populations.Level, pie_resampling.Counts],
 ]:
   """The modal labels of a shard, with what its images add to the null.
 
@@ -165,8 +166,12 @@ def count_shard(
     For each level the rows of `tables.MODAL_LABELS` but the shard's name, and
     the counts by name; those over resamples have the shape [repeats].
   """
-  frames = {level: [] for level in levels}
-  counts = {level: collections.Counter() for level in levels}
+  frames: dict[populations.Level, list[pd.DataFrame]] = {
+    level: [] for level in levels
+  }
+  counts: dict[populations.Level, pie_resampling.Counts] = {
+    level: collections.defaultdict(int) for level in levels
+  }
   dense = predictions.columns_of(populations.DENSE)
   for start in range(0, len(predictions.image_key), _BLOCK_IMAGES):
     images = slice(start, start + _BLOCK_IMAGES)
@@ -176,10 +181,10 @@ def count_shard(
       part, levels, tie_rule
     ).items():
       frames[level].append(frame)
-      added |= pie_resampling.count_pies(
+      of_subsets = pie_resampling.count_pies(
         contested, dense, part.columns_of(level), resamples[level], tie_rule
       )
-      for name, count in added.items():
+      for name, count in {**added, **of_subsets}.items():
         counts[level][name] = counts[level][name] + count
   joined = {
     level: pd.concat(parts, ignore_index=True)
@@ -271,13 +276,13 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
   Raises:
     ValueError: an image stands in two shards, or members differ.
   """
-  total = None
-  seen = {}
-  for done, result in enumerate(results, 1):
-    if total is None:
-      total = result._replace(
-        counts={level: collections.Counter() for level in result.counts}
-      )
+  results = iter(results)
+  first = next(results)
+  total = first._replace(
+    counts={level: collections.defaultdict(int) for level in first.counts}
+  )
+  seen: dict[str, str] = {}
+  for done, result in enumerate(itertools.chain([first], results), 1):
     if result.members != total.members:
       differ = sorted(set(result.members) ^ set(total.members))
       raise ValueError(
@@ -336,7 +341,7 @@ def run(
   shards = shard_predictions.find_shards(
     data_directory, dataset_name, mode, subdirectory
   )
-  settings = {
+  settings: dict[str, Any] = {
     'mode': mode,
     'dataset_name': dataset_name,
     'num_classes': num_classes,

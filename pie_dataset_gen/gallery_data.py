@@ -53,14 +53,13 @@ def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
     'baseline_number_observ',
     'baseline_vote_share',
   ]
-  first = None
-  for level, rows in populations.by_level(labels).items():
-    rows = rows[shared].reset_index(drop=True)
-    if first is None:
-      first = level, rows
-    elif not rows.equals(first[1]):
+  rows_of = populations.by_level(labels)
+  first = next(iter(rows_of))
+  others = rows_of[first][shared].reset_index(drop=True)
+  for level, rows in rows_of.items():
+    if not rows[shared].reset_index(drop=True).equals(others):
       raise ValueError(
-        f'the modal labels at {tuple(first[0])} and {tuple(level)} differ in '
+        f'the modal labels at {tuple(first)} and {tuple(level)} differ in '
         'their images, classes or dense modal labels: wanted all levels from '
         'one run of aggregate_predictions'
       )
@@ -71,7 +70,6 @@ def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
     .astype(int),
   )
   pies = labels.loc[labels['is_pie'], ['image_key', 'true_class_label']]
-  others = first[1]
   others = others[
     ~others['image_key'].isin(pies['image_key'])
     & others['true_class_label'].isin(pies['true_class_label'])
@@ -103,7 +101,7 @@ def count_votes(
   Raises:
     ValueError: predictions and modal labels are not of the same population.
   """
-  votes = {}
+  votes: dict[tuple[str, populations.Level], dict[int, int]] = {}
   for shard, rows in chosen.groupby('filename'):
     files = csvs.find(
       tables.PREDICTIONS, str(epath.Path(predictions_directory) / shard)
@@ -206,7 +204,7 @@ def page_data(
         ],
       }
     )
-  data = {
+  data: dict[str, object] = {
     'dataset': dataset_name,
     'mode': mode,
     'classes': records.class_names,

@@ -6,7 +6,7 @@ how far the count moves when other members had been trained.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,10 @@ class Resamples(NamedTuple):
   pruned: np.ndarray | None
 
 
+# By name: a number of images, or an array of such numbers over the resamples.
+Counts = dict[str, Any]
+
+
 @functools.lru_cache
 def draw(num_dense: int, num_pruned: int, repeats: int, seed: int) -> Resamples:
   """Draws the halves and resamples of a level.
@@ -43,7 +47,7 @@ def draw(num_dense: int, num_pruned: int, repeats: int, seed: int) -> Resamples:
   They depend on nothing else, so all shards see the same ones (their counts
   add up) and a level's do not change when other levels come or go.
   """
-  halves = [None] * 3
+  halves: list[np.ndarray | None] = [None] * 3
   half = populations.half_size(num_dense, num_pruned)
   if repeats and half:
     random = np.random.default_rng([seed, 0])
@@ -51,7 +55,7 @@ def draw(num_dense: int, num_pruned: int, repeats: int, seed: int) -> Resamples:
     halves[0] = order < half
     halves[1] = (order >= half) & (order < 2 * half)
     halves[2] = random.random((num_pruned, repeats)).argsort(axis=0) < half
-  drawn = [None] * 2
+  drawn: list[np.ndarray | None] = [None] * 2
   if repeats and min(num_dense, num_pruned) >= MIN_MEMBERS_INTERVAL:
     random = np.random.default_rng([seed, 1])
     for i, size in enumerate((num_dense, num_pruned)):
@@ -115,7 +119,7 @@ def summarise(
   level: populations.Level,
   num_dense: int,
   num_pruned: int,
-  counts: dict[str, np.ndarray],
+  counts: Counts,
   repeats: int,
   tie_rule: str,
 ) -> dict[str, object]:
@@ -123,7 +127,7 @@ def summarise(
 
   What too few members cannot give stays empty, and `not_available` says why.
   """
-  row = {
+  row: dict[str, Any] = {
     'pruning_method': level.pruning_method,
     'pruning_fraction': level.fraction_pruned,
     'baseline_number_observ': num_dense,

@@ -6,7 +6,7 @@ they become matrices whose rows are the images and whose columns the members.
 
 import collections
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,9 +30,22 @@ COLUMNS = (
 # Bounds the memory: text that is parsed at once.
 _BATCH_BYTES = 32 * 2**20
 
-# A member, as the rows about it name it. Not a `populations.Member`: of tables
-# that were written by hand, most of this is empty.
-Identity = collections.namedtuple('Identity', tables.MEMBER_KEY)
+
+class Identity(NamedTuple):
+  """A member, as the rows about it name it: `tables.MEMBER_KEY`.
+
+  Not a `populations.Member`: of tables that were written by hand, most of this
+  is empty.
+  """
+
+  exp: str
+  pruning_method: str
+  fraction_pruned: float
+  start_pruning_step: int
+  end_pruning_step: int
+  pruning_frequency: int
+  global_step: int
+  replicate: int
 
 
 def level_of(identity: Identity) -> populations.Level:
@@ -113,9 +126,9 @@ def read_shard(
       or another split; two files hold one member; members differ in their
       images, labels or the way they saw them.
   """
-  source = {}
-  columns = {}
-  first = None
+  source: dict[Identity, str] = {}
+  columns: dict[Identity, tuple[np.ndarray, np.ndarray]] = {}
+  first: dict[str, Any] = {}
   for path, rows in _read_in_batches(files):
     member = _the_member(path, rows, mode)
     _check_class_ids(path, rows, num_classes)
@@ -124,7 +137,7 @@ def read_shard(
         f'{path} and {source[member]} hold the same member {member._asdict()}'
       )
     source[member] = path
-    if first is None:
+    if not first:
       by_position = np.lexsort((rows['image_key'], rows['image_index']))
       first = {
         name: rows[name][by_position]
@@ -177,7 +190,9 @@ def _the_member(path: str, rows: dict, mode: str) -> Identity:
   split = rows['split'][0]
   if split not in ('', mode):
     raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')
-  member = Identity(*(rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY))
+  member = Identity(
+    **{name: rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY}
+  )
   try:
     member_paths.check_level(level_of(member))
   except ValueError as error:

@@ -174,7 +174,7 @@ def open_set(
     records = dataclasses.replace(
       clean, splits={mode: {storage.name(one.folder): count}}
     )
-    first = (
+    first: Iterable[tf.Tensor] = (
       image_folders.read_image(file)
       for _, file, _ in images[:: max(1, len(images) // _LOOKED_AT)]
     )
@@ -200,8 +200,8 @@ def open_set(
   # What a description says of sets that are not corrupted is their business:
   # PIEs are cropped like the images they were taken from.
   if one.corruption or not described:
-    images = first_images(shards[0], dialect, records)
-    records = without_second_crop(records, images, one.folder)
+    first = first_images(shards[0], dialect, records)
+    records = without_second_crop(records, first, one.folder)
   return inference.DataSet(records, shards)
 
 

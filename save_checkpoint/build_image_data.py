@@ -43,6 +43,7 @@ second and core, half an hour on two cores.
 import collections
 import math
 import os
+from typing import Any
 
 from absl import flags, logging
 from etils import epath
@@ -56,7 +57,7 @@ IMAGENET_SHARDS = {'train': 1024, 'validation': 128}
 _IMAGES_PER_SHARD = 500
 _SMALL_SAMPLE = 40
 # What differs from the defaults of image_records.ImageRecords.
-_DESCRIPTIONS = {
+_DESCRIPTIONS: dict[str, dict[str, Any]] = {
   'digits': {
     'name': 'digits',
     'image_size': 32,
@@ -149,7 +150,7 @@ def run(
       split: sorted(images, key=planned_shards.hash_of_key)[:_SMALL_SAMPLE]
       for split, images in pictures.items()
     }
-  fields = {
+  fields: dict[str, Any] = {
     'name': epath.Path(output_dir).name,
     **_DESCRIPTIONS[source],
     **{k: v for k, v in (description or {}).items() if v is not None},
@@ -176,7 +177,7 @@ def run(
   together = [plan for of_split in plans.values() for plan in of_split]
   _check_output(output_dir, together)
   results = planned_shards.write_shards(together, num_workers)
-  converted = collections.Counter()
+  converted: collections.Counter[str] = collections.Counter()
   for result in results.values():
     converted.update(result['converted'])
   for kind, number in sorted(converted.items()):

@@ -82,8 +82,9 @@ def _num_images(
   shards: Sequence[str], records: image_records.ImageRecords
 ) -> int:
   declared = [records.shard(storage.name(shard)) for shard in shards]
-  if all(declared):
-    return sum(shard.examples for shard in declared)
+  known = [shard.examples for shard in declared if shard]
+  if len(known) == len(declared):
+    return sum(known)
   logging.warning(
     'no declared counts: counting the records of %d shards', len(shards)
   )
