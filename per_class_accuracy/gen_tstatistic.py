@@ -129,11 +129,7 @@ def run(
   levels = populations.compressed_levels(
     models.level, fractions, source=data_directory
   )
-  if constants:
-    unknown = {0.0, *(level.fraction_pruned for level in levels)}
-    unknown -= set(constants)
-    if unknown:
-      raise ValueError(f'--accuracy_constants lacks {sorted(unknown)}')
+  _check_constants(constants, levels)
 
   def normalised(positions):
     return class_tests.normalise(
@@ -186,6 +182,16 @@ def run(
   for row in summaries:
     logging.info('%s', _sentence(row))
   return summary
+
+
+def _check_constants(
+  constants: Mapping[float, float], levels: Sequence[populations.Level]
+) -> None:
+  wanted = {0.0, *(level.fraction_pruned for level in levels)}
+  if constants and wanted - set(constants):
+    raise ValueError(
+      f'--accuracy_constants lacks {sorted(wanted - set(constants))}'
+    )
 
 
 def _sentence(row: Mapping[str, object]) -> str:

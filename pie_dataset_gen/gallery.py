@@ -203,17 +203,7 @@ def run(
   labels_folder = paths.modal_labels_folder(
     results_directory, dataset_name, mode
   )
-  inputs = csvs.find(tables.MODAL_LABELS, labels_folder)
-  labels = csvs.read_all(
-    tables.MODAL_LABELS, inputs, gallery_data.LABEL_COLUMNS
-  )
-  known = set(map(storage.name, shards))
-  strange = sorted(set(labels['filename']) - known)
-  if strange:
-    raise ValueError(
-      f'{labels_folder} has modal labels of the shards {strange[:3]}, '
-      f'{data_directory} has {sorted(known)[:3]}'
-    )
+  inputs, labels = _read_labels(labels_folder, data_directory, shards)
   sources = [str(epath.Path(shards[0]).parent), labels_folder]
   if ckpt_dir:
     sources += _trained_in(ckpt_dir)
@@ -280,6 +270,22 @@ def run(
   page = storage.within(folder, 'index.html')
   logging.info('wrote %s', page)
   return page
+
+
+def _read_labels(
+  labels_folder: str, data_directory: str, shards: Sequence[str]
+) -> tuple[list[str], pd.DataFrame]:
+  """Files of modal labels and their rows, which are of these shards."""
+  files = csvs.find(tables.MODAL_LABELS, labels_folder)
+  labels = csvs.read_all(tables.MODAL_LABELS, files, gallery_data.LABEL_COLUMNS)
+  known = set(map(storage.name, shards))
+  strange = sorted(set(labels['filename']) - known)
+  if strange:
+    raise ValueError(
+      f'{labels_folder} has modal labels of the shards {strange[:3]}, '
+      f'{data_directory} has {sorted(known)[:3]}'
+    )
+  return files, labels
 
 
 def _trained_in(ckpt_dir: str | Sequence[str]) -> list[str]:

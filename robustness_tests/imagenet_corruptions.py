@@ -175,16 +175,7 @@ def run(
         name: digests.of_files(label_files)
         for name in set(names) - set(views.view_names(dataset_name, False))
       },
-      'sets': digests.of_each(
-        {
-          one.name: described[one.folder]
-          for one in sets
-          if one.folder in described
-        }
-      ),
-      'checkpoints': digests.of_each(
-        {checkpoint.file_stem: checkpoint.completed_by for checkpoint in found}
-      ),
+      **_digests(found, sets, described),
     },
   )
   missing = {
@@ -236,6 +227,26 @@ def run(
       *label_files,
     ]
   )
+
+
+def _digests(
+  found: Sequence[member_paths.Checkpoint],
+  sets: Sequence[image_sets.CorruptedSet],
+  described: Mapping[str, str],
+) -> dict[str, dict[str, str]]:
+  """Of the networks, and of the descriptions of the sets that have one."""
+  return {
+    'sets': digests.of_each(
+      {
+        one.name: described[one.folder]
+        for one in sets
+        if one.folder in described
+      }
+    ),
+    'checkpoints': digests.of_each(
+      {checkpoint.file_stem: checkpoint.completed_by for checkpoint in found}
+    ),
+  }
 
 
 def _open_sets(

@@ -43,6 +43,7 @@ second and core, half an hour on two cores.
 import collections
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags, logging
@@ -96,10 +97,48 @@ def _check_output(
       )
 
 
-def _shards_wanted(source: str, split: str, images: int) -> int:
-  if source == 'imagenet' and images > _SMALL_SAMPLE:
-    return IMAGENET_SHARDS[split]
-  return min(IMAGENET_SHARDS[split], math.ceil(images / _IMAGES_PER_SHARD))
+def _is_measured(
+  source: str,
+  statistics: str | None,
+  pictures: Mapping[str, Sequence[image_sources.Picture]],
+) -> bool:
+  """Whether the channels' statistics are taken from the training images."""
+  if statistics is None:
+    return source != 'imagenet' and 'train' in pictures
+  if statistics == 'train' and 'train' not in pictures:
+    raise ValueError('--channel_statistics=train without --train_directory')
+  return statistics == 'train'
+
+
+def _shard_counts(
+  source: str,
+  pictures: Mapping[str, Sequence[image_sources.Picture]],
+  wanted: Mapping[str, int | None],
+) -> dict[str, int]:
+  """Number of shards of each split, as wanted or as is usual."""
+  counts = {}
+  for split, images in pictures.items():
+    usual = math.ceil(len(images) / _IMAGES_PER_SHARD)
+    if source == 'imagenet' and len(images) > _SMALL_SAMPLE:
+      usual = IMAGENET_SHARDS[split]
+    counts[split] = wanted.get(split) or min(IMAGENET_SHARDS[split], usual)
+    if source == 'imagenet' and len(images) != IMAGENET_EXAMPLES[split]:
+      logging.warning(
+        "ImageNet's %s split has %d images, here there are %d",
+        split,
+        IMAGENET_EXAMPLES[split],
+        len(images),
+      )
+  return counts
+
+
+def _shard(result: Mapping[str, Any]) -> image_records.Shard:
+  """What is declared of a shard that `planned_shards.write_shard` wrote."""
+  return image_records.Shard(
+    result['examples'],
+    result['bytes'],
+    result.get('sha256', ''),  # before there were digests
+  )
 
 
 def run(
@@ -138,12 +177,7 @@ def run(
   pictures = image_sources.find_source(
     source, train_directory, validation_directory, validation_labels
   )
-  if statistics is None:
-    measured = source != 'imagenet' and 'train' in pictures
-  elif statistics == 'train' and 'train' not in pictures:
-    raise ValueError('--channel_statistics=train without --train_directory')
-  else:
-    measured = statistics == 'train'
+  measured = _is_measured(source, statistics, pictures)
   classes = image_sources.find_classes(pictures, labels_file)
   if test_small_sample:
     pictures = {
@@ -158,19 +192,7 @@ def run(
     'class_keys': tuple(classes) if source in ('folders', 'imagenet') else (),
   }
   image_records.ImageRecords(**fields)  # refuses bad flags before hours of work
-  counts = {
-    split: (num_shards or {}).get(split)
-    or _shards_wanted(source, split, len(images))
-    for split, images in pictures.items()
-  }
-  for split, images in pictures.items():
-    if source == 'imagenet' and len(images) != IMAGENET_EXAMPLES[split]:
-      logging.warning(
-        "ImageNet's %s split has %d images, here there are %d",
-        split,
-        IMAGENET_EXAMPLES[split],
-        len(images),
-      )
+  counts = _shard_counts(source, pictures, num_shards or {})
   plans = planned_shards.plan_shards(
     output_dir, pictures, classes, counts, bool(fields['class_keys']), measured
   )
@@ -185,18 +207,14 @@ def run(
   if measured:
     mean, std = planned_shards.channel_statistics(results.values())
     fields.update(channel_mean=mean, channel_std=std)
-  fields['splits'] = {
+  splits = {
     split: {
-      epath.Path(plan.path).name: image_records.Shard(
-        results[plan.path]['examples'],
-        results[plan.path]['bytes'],
-        results[plan.path].get('sha256', ''),  # before there were digests
-      )
+      epath.Path(plan.path).name: _shard(results[plan.path])
       for plan in of_split
     }
     for split, of_split in plans.items()
   }
-  records = image_records.ImageRecords(**fields)
+  records = image_records.ImageRecords(**fields, splits=splits)
   if storage.exists(paths.image_records(output_dir)):
     if image_records.read(output_dir) != records:
       raise ValueError(

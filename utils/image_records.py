@@ -98,6 +98,12 @@ class ImageRecords:
       if isinstance(getattr(self, field), str):
         raise ValueError(f'{field} is one text, wanted a list')
       object.__setattr__(self, field, tuple(getattr(self, field)))
+    self._check_names()
+    self._check_pixels()
+    self._check_splits()
+
+  def _check_names(self) -> None:
+    """Names of the data set and of its classes."""
     if not isinstance(self.name, str):
       raise ValueError(f'name is {self.name!r}, wanted text')
     storage.check_component('name', self.name)
@@ -125,6 +131,9 @@ class ImageRecords:
         f'wanted one for each of {len(self.class_names)} classes'
       )
     _check_whole('label_base', self.label_base, 0, 1)
+
+  def _check_pixels(self) -> None:
+    """What is done to images before a network sees them."""
     for field in ('image_size', 'resize_size'):
       _check_whole(field, getattr(self, field), 1, _MAX_PIXELS)
     if self.image_size > self.resize_size:
@@ -147,6 +156,8 @@ class ImageRecords:
       raise ValueError(
         f'horizontal_flip is {self.horizontal_flip!r}, wanted true or false'
       )
+
+  def _check_splits(self) -> None:
     names = [name for shards in self.splits.values() for name in shards]
     for name in names:
       storage.check_component('the name of a shard', name)
