@@ -94,9 +94,11 @@ read_records() {
   records=$("$VENV/bin/python" -c "$list_records" "$STUDY")
   time_of=() record_of=()
   while IFS=$'\t' read -r time record command; do
-    time_of[$command]=$time
-    record_of[$command]=$record
-  done <<<"${records:-$'\t\tnone'}"
+    if [[ $command ]]; then
+      time_of[$command]=$time
+      record_of[$command]=$record
+    fi
+  done <<<"$records"
 }
 
 # As it would be typed; nothing is quoted that needs no quotes.

@@ -370,7 +370,8 @@ def run(
       logging.info('%s is there, made from the same predictions', path)
       return done
   if record.changed:
-    logging.info('made again: %s', '; '.join(record.changed))
+    more = '; ...' if record.changed[4:] else ''
+    logging.info('made again: %s%s', '; '.join(record.changed[:4]), more)
   work = functools.partial(
     aggregate_shard,
     output_path=output_path,

@@ -54,6 +54,16 @@ from utils import (
 
 _STATIC = ('gallery.css', 'gallery.js', 'study.js')
 
+# What the study asks, in the words of the page.
+_ASKED = {
+  'label_wrong': 'The label is wrong, or does not do the image justice',
+  'several_objects': 'Several objects could be what the label means',
+  'cooccurring_labels': 'It shows things whose labels often occur together',
+  'atypical': 'An unusual example of its class',
+  'fine_grained': 'Its class is hard to tell from a class very like it',
+  'abstract': 'Drawn, abstract, distorted or of poor quality',
+}
+
 
 def define_flags() -> None:
   """Defines the flags of this script."""
@@ -269,6 +279,10 @@ def run(
   write_page(
     folder,
     data,
+    pies=gallery_data.to_json(gallery_data.pies_of(chosen)),
+    questions=[
+      (column.name, _ASKED[column.name]) for column in tables.QUESTIONS
+    ],
     headline=headline_rows(by_level),
     headline_levels=list(by_level),
     figures=figures,

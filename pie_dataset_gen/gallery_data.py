@@ -226,6 +226,18 @@ def page_data(
   return data
 
 
+def pies_of(chosen: pd.DataFrame) -> list[list[int]]:
+  """For each level and each image, in the order of `page_data`, 1 for a PIE.
+
+  Args:
+    chosen: as `choose_images` gives them.
+  """
+  return [
+    rows.sort_values('image_key')['is_pie'].astype(int).tolist()
+    for rows in populations.by_level(chosen).values()
+  ]
+
+
 def to_json(data: object) -> str:
   """JSON without spaces."""
   # Numbers of numpy and pandas know their Python value.

@@ -5,6 +5,7 @@ import os
 import pandas as pd
 import pytest
 
+from pie_dataset_gen import shard_predictions
 from tests.damage import FORMULAS, fuzz, mutated, outcomes, predictions
 from utils import csvs, image_records, tables, tfrecords
 
