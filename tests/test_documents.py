@@ -130,12 +130,12 @@ def test_every_command_has_its_flags(module, arguments, monkeypatch):
   assert not faults(module, arguments, monkeypatch)
 
 
-@pytest.mark.parametrize('line', range(14))
-def test_the_chain_has_its_flags(line, monkeypatch):
-  assert len(dry_run()) == 14
-  ((module, arguments),) = commands(dry_run()[line])
-  assert any(word.startswith('--study=') for word in arguments)
-  assert not faults(module, arguments, monkeypatch)
+def test_the_chain_has_its_flags(monkeypatch):
+  assert dry_run()
+  for line in dry_run():
+    ((module, arguments),) = commands(line)
+    assert any(word.startswith('--study=') for word in arguments)
+    assert not faults(module, arguments, monkeypatch)
 
 
 @pytest.mark.parametrize(
