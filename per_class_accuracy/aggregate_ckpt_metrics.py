@@ -404,7 +404,7 @@ def _complete_members(
   num_shards: int,
 ) -> Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]]:
   """Joins the shards of each network, and lets go of those that are done."""
-  parts = {}
+  parts: dict[member_paths.Checkpoint, list[pd.DataFrame]] = {}
   for checkpoint, shard, frame in predicted:
     checked = csvs.check(tables.PREDICTIONS, frame, shard)
     parts.setdefault(checkpoint, []).append(checked[list(_COLUMNS)])
@@ -485,7 +485,7 @@ def _read_groups(path: str, class_names: Sequence[str]) -> pd.DataFrame:
   if used == ['image_key']:
     return groups[['group', 'image_key']]
   if used == ['class']:
-    ids = {}
+    ids: dict[str, list[int]] = {}
     for i, name in enumerate(class_names):
       ids.setdefault(name, []).append(i)
     for name in groups['class']:

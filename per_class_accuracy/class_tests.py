@@ -194,7 +194,7 @@ def halves_row(
   size = populations.half_size(len(baseline), len(variant))
   if size < 2 or not splits:
     return {}
-  row = {'half_models': size}
+  row: dict[str, float] = {'half_models': size}
   for name, other in (('null', None), ('half', variant)):
     counts = count_in_halves(baseline, other, size, splits, seed, test)
     low, high = np.percentile(counts, [2.5, 97.5])
@@ -272,7 +272,7 @@ def summarise_level(tested: pd.DataFrame) -> dict[str, object]:
   qvalue = tested['qvalue_recall_norm'].to_numpy()
   direction = tested['direction'].to_numpy()
   number = int((~np.isnan(pvalue)).sum())
-  row = {
+  row: dict[str, object] = {
     'classes': len(tested),
     'tested': number,
     'expected_by_chance': number * tables.SIGNIFICANCE,

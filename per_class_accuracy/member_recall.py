@@ -136,7 +136,7 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
 
 def _read_wide(files: Sequence[str]) -> Models:
   """Reads the original's tables, of one row per checkpoint."""
-  frames = []
+  frames: list[pd.DataFrame] = []
   for path in files:
     try:
       frame = pd.read_csv(path if '://' not in path else epath.Path(path))
@@ -151,7 +151,7 @@ def _read_wide(files: Sequence[str]) -> Models:
       )
     frames.append(frame)
   rows = pd.concat(frames, ignore_index=True)
-  names = {}
+  names: dict[int, tuple[str, str]] = {}
   for column in rows:
     if not column.startswith('recall/'):
       continue

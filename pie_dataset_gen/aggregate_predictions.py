@@ -34,8 +34,8 @@ which all members give.
 import collections
 import concurrent.futures
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -165,8 +165,12 @@ def count_shard(
     For each level the rows of `tables.MODAL_LABELS` but the shard's name, and
     the counts by name; those over resamples have the shape [repeats].
   """
-  frames = {level: [] for level in levels}
-  counts = {level: collections.Counter() for level in levels}
+  frames: dict[populations.Level, list[pd.DataFrame]] = {
+    level: [] for level in levels
+  }
+  counts: dict[populations.Level, Any] = {
+    level: collections.Counter() for level in levels
+  }
   dense = predictions.columns_of(populations.DENSE)
   for start in range(0, len(predictions.image_key), _BLOCK_IMAGES):
     images = slice(start, start + _BLOCK_IMAGES)
@@ -176,10 +180,10 @@ def count_shard(
       part, levels, tie_rule
     ).items():
       frames[level].append(frame)
-      added |= pie_resampling.count_pies(
+      resampled = pie_resampling.count_pies(
         contested, dense, part.columns_of(level), resamples[level], tie_rule
       )
-      for name, count in added.items():
+      for name, count in {**added, **resampled}.items():
         counts[level][name] = counts[level][name] + count
   joined = {
     level: pd.concat(parts, ignore_index=True)
@@ -271,8 +275,8 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
   Raises:
     ValueError: an image stands in two shards, or members differ.
   """
-  total = None
-  seen = {}
+  total: Any = None
+  seen: dict[str, str] = {}
   for done, result in enumerate(results, 1):
     if total is None:
       total = result._replace(
@@ -336,7 +340,7 @@ def run(
   shards = shard_predictions.find_shards(
     data_directory, dataset_name, mode, subdirectory
   )
-  settings = {
+  settings: dict[str, Any] = {
     'mode': mode,
     'dataset_name': dataset_name,
     'num_classes': num_classes,
@@ -372,7 +376,7 @@ def run(
   if record.changed:
     more = '; ...' if record.changed[4:] else ''
     logging.info('made again: %s%s', '; '.join(record.changed[:4]), more)
-  work = functools.partial(
+  work: Callable[..., ShardCounts] = functools.partial(
     aggregate_shard,
     output_path=output_path,
     record=record,

@@ -123,7 +123,7 @@ def headline_rows(
   headline: Mapping[populations.Level, pd.DataFrame],
 ) -> list[dict[str, object]]:
   """The table of findings, a line for each measure, levels side by side."""
-  lines = {}
+  lines: dict[str, dict] = {}
   for level, rows in headline.items():
     for row in rows.to_dict('records'):
       lines.setdefault(row['measure'], {})[level] = row
@@ -149,7 +149,7 @@ def find_commands(folders: Sequence[str]) -> list[dict[str, object]]:
 
   Members that one command trained have a record each; the last one counts.
   """
-  commands = {}
+  commands: dict[str, dict] = {}
   for folder in folders:
     for path in epath.Path(folder).glob('*.run.json'):
       record = provenance.read(str(path))
@@ -297,7 +297,7 @@ def run(
 
 def _trained_in(ckpt_dir: str | Sequence[str]) -> list[str]:
   """Folders of members, and that of the whole training, above them."""
-  folders = {}
+  folders: dict[str, None] = {}
   for checkpoint in member_paths.find(ckpt_dir):
     folder = epath.Path(checkpoint.prefix).parent
     depth = len(checkpoint.member.folder.split('/'))

@@ -53,16 +53,17 @@ def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
     'baseline_number_observ',
     'baseline_vote_share',
   ]
-  first = None
-  for level, rows in populations.by_level(labels).items():
-    rows = rows[shared].reset_index(drop=True)
-    if first is None:
-      first = level, rows
-    elif not rows.equals(first[1]):
+  of_levels = [
+    (level, rows[shared].reset_index(drop=True))
+    for level, rows in populations.by_level(labels).items()
+  ]
+  first_level, others = of_levels[0]
+  for level, rows in of_levels[1:]:
+    if not rows.equals(others):
       raise ValueError(
-        f'the modal labels at {tuple(first[0])} and {tuple(level)} differ in '
-        'their images, classes or dense modal labels: wanted all levels from '
-        'one run of aggregate_predictions'
+        f'the modal labels at {tuple(first_level)} and {tuple(level)} differ '
+        'in their images, classes or dense modal labels: wanted all levels '
+        'from one run of aggregate_predictions'
       )
   labels = labels.assign(
     is_pie=populations.is_pie(labels),
@@ -71,7 +72,6 @@ def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
     .astype(int),
   )
   pies = labels.loc[labels['is_pie'], ['image_key', 'true_class_label']]
-  others = first[1]
   others = others[
     ~others['image_key'].isin(pies['image_key'])
     & others['true_class_label'].isin(pies['true_class_label'])
@@ -103,7 +103,7 @@ def count_votes(
   Raises:
     ValueError: predictions and modal labels are not of the same population.
   """
-  votes = {}
+  votes: dict[tuple[str, populations.Level], dict[int, int]] = {}
   for shard, rows in chosen.groupby('filename'):
     files = csvs.find(
       tables.PREDICTIONS, str(epath.Path(predictions_directory) / shard)
@@ -206,7 +206,7 @@ def page_data(
         ],
       }
     )
-  data = {
+  data: dict[str, object] = {
     'dataset': dataset_name,
     'mode': mode,
     'classes': records.class_names,

@@ -65,7 +65,7 @@ def write_pictures(
     ValueError: a shard is damaged or lacks an image, or an image cannot be
       decoded; names it.
   """
-  pictures = {}
+  pictures: dict[str, Picture] = {}
 
   def write(example):
     key, encoded, label, where = example
@@ -115,10 +115,12 @@ def _write(key, encoded, label, folder, large_size, small_size) -> Picture:
   # Folders stay small, however many images there are.
   stem = f'{digest[:2]}/{digest[2:16]}'
   # Others of Pillow's formats start programs.
-  image = Image.open(io.BytesIO(encoded), formats=('JPEG', 'PNG'))
+  opened = Image.open(io.BytesIO(encoded), formats=('JPEG', 'PNG'))
+  image: Image.Image = opened
   width, height = image.size
+  suffix = _SUFFIXES.get(opened.format or '')
   as_stored = (
-    image.format in _SUFFIXES
+    suffix
     and image.mode in _MODES
     and max(image.size) <= large_size
     # A browser would turn what the networks saw unturned.
@@ -126,7 +128,7 @@ def _write(key, encoded, label, folder, large_size, small_size) -> Picture:
   )
   if as_stored:
     image.load()  # whole, or an error
-    large = f'images/{stem}.{_SUFFIXES[image.format]}'
+    large = f'images/{stem}.{suffix}'
     storage.write_complete(storage.within(folder, large), encoded)
   else:
     large = f'images/{stem}.jpg'

@@ -168,7 +168,7 @@ def write_records(
       {row.image_key: row for row in decision.labels.itertuples(index=False)}
       for decision in decisions
     ]
-    seen = {}
+    seen: dict[str, int] = {}
     for index, example in enumerate(tfrecords.read_examples(shard, records)):
       if example.key in seen:
         raise ValueError(
@@ -314,10 +314,10 @@ def run(
 
   # TensorFlow reads and writes outside of Python's lock.
   with concurrent.futures.ThreadPoolExecutor(num_cores) as pool:
-    levels, made = zip(*pool.map(work, chosen), strict=True)
+    levels, of_shards = zip(*pool.map(work, chosen), strict=True)
   for level in sorted(set().union(*levels)):
     _describe(output_file, dataset_name, mode, level, shards, records)
-  made = [path for inputs in made for path in inputs]
+  made = [path for inputs in of_shards for path in inputs]
   if not made:
     logging.info('nothing to do: all records are there and up to date')
   record.finish(made)
@@ -439,7 +439,7 @@ def _describe(output_file, dataset_name, mode, level, shards, records):
     name: split for split, files in records.splits.items() for name in files
   }
   for kind in (PIE, NON_PIE):
-    splits = collections.defaultdict(dict)
+    splits: dict[str, dict] = collections.defaultdict(dict)
     for shard, of in outputs.items():
       if storage.exists(of[kind]):
         splits[split_of.get(shard, mode)][shard] = image_records.Shard(

@@ -273,7 +273,7 @@ def robustness_rows(summary: pd.DataFrame) -> list[Row]:
   A corruption's mean over its severities, and the mean over corruptions, that
   also against the dense population's and against the loss on clean images.
   """
-  rows = {}
+  rows: dict[str, Row] = {}
   # Images that are hard by nature, ImageNet-A's, are their own mean.
   uncorrupted = set(summary['corruption']) <= {'', 'all'}
   for level in summary.to_dict('records'):
@@ -347,7 +347,7 @@ def render(rows: list[Row], levels: list[populations.Level]) -> str:
   A value that is not available is 'n/a' with the number of its reason, which
   stands below; '-' says that the baseline has no such value.
   """
-  reasons = {}
+  reasons: dict[str, int] = {}
 
   def text(cell, form, *numbers):
     if cell.not_available == _NO_PIES:

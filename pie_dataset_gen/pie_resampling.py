@@ -6,7 +6,7 @@ how far the count moves when other members had been trained.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def draw(num_dense: int, num_pruned: int, repeats: int, seed: int) -> Resamples:
   They depend on nothing else, so all shards see the same ones (their counts
   add up) and a level's do not change when other levels come or go.
   """
-  halves = [None] * 3
+  halves: list[np.ndarray | None] = [None] * 3
   half = populations.half_size(num_dense, num_pruned)
   if repeats and half:
     random = np.random.default_rng([seed, 0])
@@ -51,7 +51,7 @@ def draw(num_dense: int, num_pruned: int, repeats: int, seed: int) -> Resamples:
     halves[0] = order < half
     halves[1] = (order >= half) & (order < 2 * half)
     halves[2] = random.random((num_pruned, repeats)).argsort(axis=0) < half
-  drawn = [None] * 2
+  drawn: list[np.ndarray | None] = [None] * 2
   if repeats and min(num_dense, num_pruned) >= MIN_MEMBERS_INTERVAL:
     random = np.random.default_rng([seed, 1])
     for i, size in enumerate((num_dense, num_pruned)):
@@ -123,7 +123,7 @@ def summarise(
 
   What too few members cannot give stays empty, and `not_available` says why.
   """
-  row = {
+  row: dict[str, Any] = {
     'pruning_method': level.pruning_method,
     'pruning_fraction': level.fraction_pruned,
     'baseline_number_observ': num_dense,

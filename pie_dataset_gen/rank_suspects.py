@@ -166,7 +166,7 @@ def run(
   data_directory: str = '',
 ) -> pd.DataFrame:
   """Writes the ranking; returns its rows."""
-  names = ()
+  names: tuple[str, ...] = ()
   if data_directory:
     records = image_records.read(data_directory)
     names = records.class_names

@@ -111,7 +111,7 @@ def _older(folders: dict[csvs.Table, str]) -> str:
   for table, folder in folders.items():
     record = _record(folder, table)
     finished[table] = str(record.get('finished', ''))
-  oldest = min(finished, key=finished.get)
+  oldest = min(finished, key=lambda table: finished[table])
   return (
     f'make the older part again, the {oldest.name}: '
     f'{_command_of(folders[oldest], oldest)}'

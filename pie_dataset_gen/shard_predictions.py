@@ -32,7 +32,9 @@ _BATCH_BYTES = 32 * 2**20
 
 # A member, as the rows about it name it. Not a `populations.Member`: of tables
 # that were written by hand, most of this is empty.
-Identity = collections.namedtuple('Identity', tables.MEMBER_KEY)
+Identity = collections.namedtuple(  # type: ignore[misc]
+  'Identity', tables.MEMBER_KEY
+)
 
 
 def level_of(identity: Identity) -> populations.Level:
@@ -113,9 +115,9 @@ def read_shard(
       or another split; two files hold one member; members differ in their
       images, labels or the way they saw them.
   """
-  source = {}
+  source: dict[Identity, str] = {}
   columns = {}
-  first = None
+  first: dict = {}
   for path, rows in _read_in_batches(files):
     member = _the_member(path, rows, mode)
     _check_class_ids(path, rows, num_classes)
@@ -124,7 +126,7 @@ def read_shard(
         f'{path} and {source[member]} hold the same member {member._asdict()}'
       )
     source[member] = path
-    if first is None:
+    if not first:
       by_position = np.lexsort((rows['image_key'], rows['image_index']))
       first = {
         name: rows[name][by_position]

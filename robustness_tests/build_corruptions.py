@@ -254,7 +254,7 @@ def run(
   wanted = images * len(missing) / _IMAGES_PER_WORKER
   num_processes = math.ceil(min(num_workers, len(jobs), wanted))
   with contextlib.ExitStack() as stack:
-    results = map(copy, jobs)
+    results: Iterator[image_records.Shard] = map(copy, jobs)
     if num_processes > 1:
       pool = stack.enter_context(workers.processes(num_processes))
       results = pool.map(copy, jobs)

@@ -49,7 +49,7 @@ def list_images(
       that is no image, or one in no folder. Names it.
   """
   class_ids = {key: number for number, key in enumerate(class_keys)}
-  images = []
+  images: list[tuple[str, str, int]] = []
   for path in epath.Path(folder).iterdir():
     if path.name.startswith('.'):
       continue

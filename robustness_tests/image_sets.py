@@ -174,11 +174,11 @@ def open_set(
     records = dataclasses.replace(
       clean, splits={mode: {storage.name(one.folder): count}}
     )
-    first = (
+    some = (
       image_folders.read_image(file)
       for _, file, _ in images[:: max(1, len(images) // _LOOKED_AT)]
     )
-    records = without_second_crop(records, first, one.folder)
+    records = without_second_crop(records, some, one.folder)
     return inference.DataSet(records, [one.folder], folder_reader(records))
   shards = image_records.find_shards(one.folder, mode)
   dialect = tfrecords.detect(shards)
@@ -200,8 +200,9 @@ def open_set(
   # What a description says of sets that are not corrupted is their business:
   # PIEs are cropped like the images they were taken from.
   if one.corruption or not described:
-    images = first_images(shards[0], dialect, records)
-    records = without_second_crop(records, images, one.folder)
+    records = without_second_crop(
+      records, first_images(shards[0], dialect, records), one.folder
+    )
   return inference.DataSet(records, shards)
 
 

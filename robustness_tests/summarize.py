@@ -527,7 +527,7 @@ def _beside_dense(
 
 def _corruption_error_cells(of_level: pd.DataFrame) -> dict[str, float]:
   """The mean corruption errors of a level, with their intervals."""
-  cells = {}
+  cells: dict[str, float] = {}
   absolute, relative = corruption_errors(of_level)
   for name, values in (
     ('mean_corruption_error', absolute),

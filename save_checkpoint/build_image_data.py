@@ -56,7 +56,7 @@ IMAGENET_SHARDS = {'train': 1024, 'validation': 128}
 _IMAGES_PER_SHARD = 500
 _SMALL_SAMPLE = 40
 # What differs from the defaults of image_records.ImageRecords.
-_DESCRIPTIONS = {
+_DESCRIPTIONS: dict[str, dict] = {
   'digits': {
     'name': 'digits',
     'image_size': 32,
@@ -176,7 +176,7 @@ def run(
   together = [plan for of_split in plans.values() for plan in of_split]
   _check_output(output_dir, together)
   results = planned_shards.write_shards(together, num_workers)
-  converted = collections.Counter()
+  converted: collections.Counter[str] = collections.Counter()
   for result in results.values():
     converted.update(result['converted'])
   for kind, number in sorted(converted.items()):

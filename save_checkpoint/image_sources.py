@@ -8,6 +8,7 @@ import dataclasses
 import io
 import tarfile
 from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 from absl import logging
@@ -68,7 +69,7 @@ def digits() -> dict[str, list[Picture]]:
     # Evenly along the classes, so that each is split in the same proportion.
     steps = [n * DIGITS_TRAIN // len(order) for n in (rank, rank + 1)]
     split[i] = 'train' if steps[0] < steps[1] else 'validation'
-  pictures = {name: [] for name in SPLITS}
+  pictures: dict[str, list[Picture]] = {name: [] for name in SPLITS}
   for i, (pixels, label) in enumerate(
     zip(bunch.images, bunch.target, strict=True)
   ):
@@ -163,7 +164,7 @@ def _walk(source: epath.Path) -> Iterator[Picture]:
 
 
 def _walk_tar(
-  path: str, file: io.IOBase, begin: int, class_key: str
+  path: str, file: IO[bytes], begin: int, class_key: str
 ) -> Iterator[Picture]:
   """Yields the files in a tar, and in the tars in it.
 
@@ -184,6 +185,7 @@ def _walk_tar(
           raise ValueError(f'{path}: {member.name} is a link, wanted images')
         if name.endswith('.tar') and not class_key:
           inner = tar.extractfile(member)
+          assert inner is not None  # as of any regular file
           yield from _walk_tar(path, inner, offset, name.removesuffix('.tar'))
           continue
         of_class = class_key or (folders[-1] if folders else '')

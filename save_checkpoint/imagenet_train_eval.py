@@ -332,7 +332,7 @@ def run(
     evaluator = evaluation.Evaluator(
       data_directory, settings, execution.eval_batch_size, place
     )
-  if mode == 'eval':
+  if mode == 'eval' and evaluator:
     for member in members:
       evaluator.follow(
         member_paths.folder_of(output_dir, member),

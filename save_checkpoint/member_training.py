@@ -227,7 +227,7 @@ class MemberTrainer:
     with writer.as_default():
       for boundary in _boundaries(start, settings, output, sorted(updates)):
         self._take_steps(boundary, batches, folder, means, progress)
-        if boundary - 1 in updates:
+        if schedule and boundary - 1 in updates:
           trainer.update_masks(schedule.fraction_at(boundary - 1), seed)
         is_last = boundary == settings.train_steps
         if boundary % output.steps_per_summary == 0 or is_last:

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -108,7 +109,7 @@ class ShardPlan:
     )
 
 
-def read_finished(plan: ShardPlan) -> dict[str, object] | None:
+def read_finished(plan: ShardPlan) -> dict[str, Any] | None:
   """What `write_shard` returned when it finished this very shard, or None."""
   if not (storage.exists(plan.done_path) and storage.exists(plan.path)):
     return None
@@ -123,7 +124,7 @@ def read_finished(plan: ShardPlan) -> dict[str, object] | None:
   return done if same else None
 
 
-def write_shard(plan: ShardPlan) -> dict[str, object]:
+def write_shard(plan: ShardPlan) -> dict[str, Any]:
   """Writes a shard, and then that it is finished.
 
   Returns:
@@ -133,7 +134,7 @@ def write_shard(plan: ShardPlan) -> dict[str, object]:
     pixels, sums, square_sums: number of pixels, and [3] exact sums over them
       of the values on the 0..255 scale and of their squares; 0 if unmeasured.
   """
-  converted = collections.Counter()
+  converted: collections.Counter[str] = collections.Counter()
   sums, square_sums = np.zeros((2, 3), np.uint64)
   pixels = 0
 
@@ -205,7 +206,7 @@ def plan_shards(
     ValueError: a split has fewer images than shards, or an image key twice.
   """
   ids = {name: i for i, name in enumerate(classes)}
-  plans = {}
+  plans: dict[str, list[ShardPlan]] = {}
   for split, images in pictures.items():
     count = num_shards[split]
     if not 0 < count <= len(images):
@@ -240,14 +241,15 @@ def plan_shards(
 
 def write_shards(
   plans: list[ShardPlan], num_workers: int
-) -> dict[str, dict[str, object]]:
+) -> dict[str, dict[str, Any]]:
   """Writes the unfinished shards in parallel.
 
   Returns:
     Path -> what `write_shard` returns.
   """
-  results = {plan.path: read_finished(plan) for plan in plans}
-  left = [plan for plan in plans if results[plan.path] is None]
+  finished = {plan.path: read_finished(plan) for plan in plans}
+  results = {path: done for path, done in finished.items() if done is not None}
+  left = [plan for plan in plans if plan.path not in results]
   logging.info('%d of %d shards are to be written', len(left), len(plans))
   number = sum(len(plan.pictures) for plan in left)
   num_processes = min(
@@ -271,7 +273,7 @@ def write_shards(
 
 
 def channel_statistics(
-  results: Iterable[dict[str, object]],
+  results: Iterable[dict[str, Any]],
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation, [3] each, over all pixels of the shards."""
   results = list(results)

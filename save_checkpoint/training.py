@@ -256,7 +256,7 @@ class Trainer:
   def _train_step(self, batch) -> tuple[tf.Tensor, tf.Tensor]:
     """One step on a replica; what it returns adds up over replicas."""
     images, labels = batch
-    moments = {}
+    moments: dict[str, tf.Tensor] = {}
     with tf.GradientTape() as tape:
       logits = self._forward(images, moments)
       targets = inference.smooth_labels(

@@ -13,14 +13,13 @@ flags of one name), and bad input ends in one clear line and exit code 1. What
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
 
 from utils import image_records, paths, storage, tensorflow_start
 
-_T = TypeVar('_T')
 # What a shell reports of a process that Ctrl-C ended: 128 + SIGINT.
 _INTERRUPTED = 130
 
@@ -110,7 +109,7 @@ def _study(f: flags.FlagValues) -> paths.Study:
   return paths.Study(f.study, name or epath.Path(f.study).name, mode)
 
 
-def options(f: flags.FlagValues, of: type[_T], **given) -> _T:
+def options(f: flags.FlagValues, of: type[Any], **given) -> Any:
   """A dataclass whose fields are called as flags are.
 
   Args:

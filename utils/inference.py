@@ -139,6 +139,15 @@ def smooth_labels(
   )
 
 
+class Reader(Protocol):
+  """What reads a shard as `data_input.OrderedReader` does."""
+
+  def read(
+    self, path: str, records: image_records.ImageRecords
+  ) -> Iterator[tuple[list[str], np.ndarray, tf.Tensor]]:
+    """Yields keys, class ids and images of each batch, in order."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSet:
   """Shards and their description.
@@ -146,13 +155,12 @@ class DataSet:
   Attributes:
     records: description of the images.
     shards: paths of TFRecords.
-    reader: for shards that are no TFRecords: reads them as a
-      `data_input.OrderedReader` does.
+    reader: for shards that are no TFRecords.
   """
 
   records: image_records.ImageRecords
   shards: Sequence[str]
-  reader: data_input.OrderedReader | None = None
+  reader: Reader | None = None
 
 
 class Predictor:
@@ -320,7 +328,7 @@ class Predictor:
   ) -> dict[member_paths.Checkpoint, pd.DataFrame]:
     read_scores = self._traced_outcomes(records.num_classes)
     keys, classes = [], []
-    found = {checkpoint: [] for checkpoint in group}
+    found: dict = {checkpoint: [] for checkpoint in group}
     for batch_keys, labels, images in batches:
       keys += batch_keys
       classes.append(labels)
@@ -341,7 +349,7 @@ class Predictor:
       for checkpoint, parts in found.items()
     }
 
-  def _reader(self, data_set: DataSet) -> data_input.OrderedReader:
+  def _reader(self, data_set: DataSet) -> Reader:
     if data_set.reader is not None:
       return data_set.reader
     dialect = tfrecords.detect(data_set.shards)
@@ -378,16 +386,14 @@ def _count(
   to_do: dict[member_paths.Checkpoint, list[str]], data_sets: Sequence[DataSet]
 ) -> int | None:
   """Number of images x models, or None where it is not declared."""
-  declared = {
-    shard: data_set.records.shard(storage.name(shard))
-    for data_set in data_sets
-    for shard in data_set.shards
-  }
-  if not all(declared.values()):
-    return None
-  return sum(
-    declared[shard].examples for missing in to_do.values() for shard in missing
-  )
+  examples = {}
+  for data_set in data_sets:
+    for path in data_set.shards:
+      shard = data_set.records.shard(storage.name(path))
+      if shard is None:
+        return None
+      examples[path] = shard.examples
+  return sum(examples[path] for missing in to_do.values() for path in missing)
 
 
 def _frame(

@@ -164,7 +164,7 @@ def read(path: str) -> dict[str, Any]:
   return record
 
 
-def command(record: Mapping[str, object]) -> str:
+def command(record: Mapping[str, Any]) -> str:
   """The command of a record, as a person types it."""
   return shlex.join(['python', '-m', record['script'], *record['command'][1:]])
 

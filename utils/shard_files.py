@@ -14,7 +14,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from etils import epy
 
@@ -32,7 +32,7 @@ MAX_RECORD_BYTES = 2**29
 _REQUESTS = 16
 
 
-def read_records(path: str) -> Iterator[bytes]:
+def read_records(path: str) -> Generator[bytes, None, None]:
   """Yields the serialised records of a file, in order.
 
   Raises:
