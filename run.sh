@@ -77,10 +77,7 @@ for folder, folders, files in sorted(os.walk(study)):
   depth = os.path.relpath(folder, study).split(os.sep)
   if depth[0] == "checkpoints" and len(depth) > 2:
     continue
-  for name in files:
-    if not name.endswith(".run.json"):
-      continue
-    path = os.path.join(folder, name)
+  for path in [os.path.join(folder, n) for n in files if n.endswith(".run.json")]:
     try:
       with open(path, encoding="utf-8") as file:
         record = json.load(file)
@@ -97,9 +94,10 @@ read_records() {
   records=$("$VENV/bin/python" -c "$list_records" "$STUDY")
   time_of=() record_of=()
   while IFS=$'\t' read -r time record command; do
-    [[ $command ]] || continue # there is no record yet
-    time_of[$command]=$time
-    record_of[$command]=$record
+    if [[ $command ]]; then
+      time_of[$command]=$time
+      record_of[$command]=$record
+    fi
   done <<<"$records"
 }
 
