@@ -141,7 +141,7 @@ class ShardCounts(NamedTuple):
   shard: str
   members: list[shard_predictions.Identity]
   image_key: np.ndarray
-  counts: dict[populations.Level, dict[str, np.ndarray]]
+  counts: dict[populations.Level, Any]
 
 
 def count_shard(
