@@ -71,21 +71,7 @@ def find_sets(
   root = epath.Path(data_directory)
   if not data_directory or not root.is_dir():
     raise FileNotFoundError(f'no folder {data_directory!r} (--data_directory)')
-  found, others = [], []
-  for folder in sorted(root.iterdir()):
-    if folder.name.startswith('.') or not folder.is_dir():
-      continue
-    match = _CORRUPTED.fullmatch(folder.name)
-    if match:
-      found.append(CorruptedSet(match[1], int(match[2]), data_folder(folder)))
-      continue
-    severities = [path for path in folder.iterdir() if path.name.isdecimal()]
-    found += [
-      CorruptedSet(folder.name, int(path.name), str(path))
-      for path in severities
-    ]
-    if not severities:
-      others.append(folder.name)
+  found, others = _list_sets(root)
   for one in found:
     if not 1 <= one.severity <= 5:
       raise ValueError(
@@ -121,6 +107,26 @@ def find_sets(
     for one in found
     if one.name in corruption_type or one.corruption in corruption_type
   ]
+
+
+def _list_sets(root: epath.Path) -> tuple[list[CorruptedSet], list[str]]:
+  """The sets in a folder, and the names of what else there is."""
+  found, others = [], []
+  for folder in sorted(root.iterdir()):
+    if folder.name.startswith('.') or not folder.is_dir():
+      continue
+    match = _CORRUPTED.fullmatch(folder.name)
+    if match:
+      found.append(CorruptedSet(match[1], int(match[2]), data_folder(folder)))
+      continue
+    severities = [path for path in folder.iterdir() if path.name.isdecimal()]
+    found += [
+      CorruptedSet(folder.name, int(path.name), str(path))
+      for path in severities
+    ]
+    if not severities:
+      others.append(folder.name)
+  return found, others
 
 
 def data_folder(folder: epath.Path) -> str:

@@ -20,6 +20,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,12 @@ _CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 # What a spreadsheet that opens a CSV would run, with any width of sign; a name
 # such as '-', or a number, is none.
 _FORMULA = re.compile(r'\s*([=\uff1d].|[+@\uff0b\uff20\uff0d-].*[(|!\[])')
+# Before 3.1 the default of pandas may miss a float's last digit.
+_EXACT: dict[str, Any] = (
+  {'float_precision': 'round_trip'}
+  if tuple(map(int, pd.__version__.split('.')[:2])) < (3, 1)
+  else {}
+)
 _DTYPES = {'int': 'int64', 'float': 'float64', 'text': 'str'}
 
 
@@ -320,6 +327,7 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
     raise ValueError(f'{path} has the columns {twice} more than once')
   # Only empty cells are missing values: a class may be called "None" or "NA".
   options = {
+    **_EXACT,
     'usecols': names,
     'index_col': False,
     'keep_default_na': False,

@@ -98,6 +98,11 @@ class ImageRecords:
       if isinstance(getattr(self, field), str):
         raise ValueError(f'{field} is one text, wanted a list')
       object.__setattr__(self, field, tuple(getattr(self, field)))
+    self._check_names()
+    self._check_numbers()
+    self._check_shards()
+
+  def _check_names(self) -> None:
     if not isinstance(self.name, str):
       raise ValueError(f'name is {self.name!r}, wanted text')
     storage.check_component('name', self.name)
@@ -124,6 +129,8 @@ class ImageRecords:
         f'class_keys has {len(set(self.class_keys))} different entries, '
         f'wanted one for each of {len(self.class_names)} classes'
       )
+
+  def _check_numbers(self) -> None:
     _check_whole('label_base', self.label_base, 0, 1)
     for field in ('image_size', 'resize_size'):
       _check_whole(field, getattr(self, field), 1, _MAX_PIXELS)
@@ -147,6 +154,8 @@ class ImageRecords:
       raise ValueError(
         f'horizontal_flip is {self.horizontal_flip!r}, wanted true or false'
       )
+
+  def _check_shards(self) -> None:
     names = [name for shards in self.splits.values() for name in shards]
     for name in names:
       storage.check_component('the name of a shard', name)
