@@ -4,47 +4,49 @@
 #   ./run.sh               trains 30 small networks on 900 handwritten digits
 #                          and compares them on 897 others; 3 to 4 minutes on
 #                          two cores, the installation apart
-#   REPLICATES=3 EPOCHS=5 ./run.sh     a smaller population
+#   ./run.sh --dry_run     prints the commands, one a line, and does nothing
+#   REPLICATES=3 EPOCHS=5 STUDY=runs/small ./run.sh     a smaller population
 #
 # Prints every command before it runs it; each also works when it is pasted
 # alone (with .venv/bin/python for python). What is finished is skipped, so a
 # second ./run.sh ends in seconds and an interrupted one goes on.
 #
 # Variables, with their defaults:
+#   STUDY=runs/digits      folder of all that is made; git ignores runs/
 #   REPLICATES=10          networks trained at each level of sparsity
 #   SPARSITIES=0,0.5,0.9   levels: fractions of zero weights; 0 is dense
 #   EPOCHS=12              passes over the 900 images, for each network
-#   RUN=runs/digits        folder of all results; git ignores runs/
 #   PYTHON=                Python for a new .venv; any that TensorFlow supports
 #   VENV=                  environment to use as it is, in place of .venv
 #
-# Members are added to a folder, never taken away, and their settings cannot
-# change: for fewer replicates or other epochs, choose another RUN.
+# Members are added to a study, never taken away, and their settings cannot
+# change: for fewer replicates or other epochs, choose another STUDY.
 #
-# The same for ImageNet, 30 networks a level. Training is what takes long: spread
-# it over machines by replicates (--first_replicate, --num_replicates=1) and by
-# sparsity. Every path may be in a bucket (gs://...).
+# Other images differ in the first two commands only, those that make the data
+# and the population. ImageNet, 30 networks a level; training is what takes long:
+# spread it over machines by replicates (--first_replicate, --num_replicates=1)
+# and by sparsity. A study may lie in a bucket.
 #
-#   RUN=gs://bucket/imagenet
-#   python -m save_checkpoint.build_image_data --source=imagenet \
+#   STUDY=gs://bucket/imagenet
+#   python -m save_checkpoint.build_image_data --study=$STUDY --source=imagenet \
 #     --train_directory=ILSVRC2012_img_train.tar \
 #     --validation_directory=ILSVRC2012_img_val.tar \
-#     --validation_labels=validation_wnids.txt --output_dir=$RUN/data
-#   python -m save_checkpoint.imagenet_train_eval --tpu=local \
-#     --data_directory=$RUN/data --output_dir=$RUN/checkpoints/imagenet \
+#     --validation_labels=validation_wnids.txt
+#   python -m save_checkpoint.imagenet_train_eval --study=$STUDY --tpu=local \
 #     --pruning_method=threshold --end_sparsity=0,0.3,0.5,0.7,0.9 \
 #     --num_replicates=30
-#   python -m pie_dataset_gen.imagenet_predictions \
-#     --ckpt_dir=$RUN/checkpoints/imagenet --data_directory=$RUN/data \
-#     --output_path=$RUN/results
-#   and from there as below, with --dataset_name=imagenet.
+#   STUDY=$STUDY ./run.sh --dry_run | tail -n +3 | bash -e
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+if ((BASH_VERSINFO[0] < 4)); then
+  echo "error: this is bash $BASH_VERSION, wanted 4 or later" >&2
+  exit 1
+fi
 
+STUDY=${STUDY:-runs/digits}
 REPLICATES=${REPLICATES:-10}
 SPARSITIES=${SPARSITIES:-0,0.5,0.9}
 EPOCHS=${EPOCHS:-12}
-RUN=${RUN:-runs/digits}
 
 for name in REPLICATES EPOCHS; do
   if [[ ! ${!name} =~ ^[1-9][0-9]*$ ]]; then
@@ -52,15 +54,131 @@ for name in REPLICATES EPOCHS; do
     exit 1
   fi
 done
-
-if [[ -z ${VENV:-} ]]; then
-  VENV=.venv
-  ./make_environment.sh "$VENV" requirements.txt
+if [[ $* != '' && $* != --dry_run ]]; then
+  echo "error: the arguments are '$*', wanted none or --dry_run" >&2
+  exit 1
 fi
+dry_run=$*
+
 # TensorFlow's remarks on the processor and on GPUs that are not there.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 # Networks as small as these run faster if no operation is split over cores.
 export TF_NUM_INTRAOP_THREADS=${TF_NUM_INTRAOP_THREADS:-1}
+
+# What every script leaves beside its results says which commands are finished.
+# Of each a line: when its record was written, the record, the command. The
+# records of single members, deeper among the checkpoints, say nothing of the
+# command that trains them all.
+list_records='
+import json, os, sys
+
+study = sys.argv[1]
+for folder, folders, files in sorted(os.walk(study)):
+  depth = os.path.relpath(folder, study).split(os.sep)
+  if depth[0] == "checkpoints" and len(depth) > 2:
+    continue
+  for path in [os.path.join(folder, n) for n in files if n.endswith(".run.json")]:
+    try:
+      with open(path, encoding="utf-8") as file:
+        record = json.load(file)
+      command = [record["script"], *record["command"][1:]]
+      if record["finished"]:
+        print(os.stat(path).st_mtime_ns, path, " ".join(command), sep="\t")
+    except (OSError, ValueError, KeyError, TypeError):
+      pass  # damaged, or of no command: the script says so
+'
+declare -A time_of record_of
+records=
+read_records() {
+  local time record command
+  records=$("$VENV/bin/python" -c "$list_records" "$STUDY")
+  time_of=() record_of=()
+  while IFS=$'\t' read -r time record command; do
+    if [[ $command ]]; then
+      time_of[$command]=$time
+      record_of[$command]=$record
+    fi
+  done <<<"$records"
+}
+
+# As it would be typed; nothing is quoted that needs no quotes.
+quoted() {
+  if [[ $1 =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
+    printf %s "$1"
+  else
+    printf %q "$1"
+  fi
+}
+
+number=0
+changed=no # whether a stage has made something in this run
+newest=0   # when the newest of the stages so far was finished
+# stage <a file or folder it makes, below the study> <module> <flags>: prints the
+# command and runs it. It is skipped when what it makes is there, its record says
+# that this very command is finished, and it was finished after the stages
+# before it, of which none has made anything new.
+stage() {
+  local made=$STUDY/$1 command="${*:2}" argument before
+  shift
+  if [[ $dry_run ]]; then
+    printf 'python -m'
+    for argument; do
+      printf ' '
+      quoted "$argument"
+    done
+    echo
+    return
+  fi
+  number=$((number + 1))
+  printf '\n\e[1m[%d] python -m %s' "$number" "$1"
+  for argument in "${@:2}"; do
+    printf ' \\\n      '
+    quoted "$argument"
+  done
+  printf '\e[0m\n'
+  if [[ $changed == no && -e $made ]] &&
+    ((${time_of[$command]:-0} > 0 && ${time_of[$command]:-0} >= newest)); then
+    echo "    finished before: $made"
+  else
+    before=$records
+    "$VENV/bin/python" -m "$@"
+    read_records
+    # A script that finds nothing to do leaves its record as it is, and then
+    # what follows needs nothing new from it.
+    if [[ $records != "$before" ]]; then
+      changed=yes
+    elif [[ ${record_of[$command]:-} ]]; then
+      # So that it is not asked again, it counts as finished now.
+      touch "${record_of[$command]}"
+      read_records
+    fi
+  fi
+  if ((${time_of[$command]:-0} > newest)); then
+    newest=${time_of[$command]}
+  fi
+}
+# The same for what is printed each time: when it was printed does not make what
+# follows out of date.
+stage_each_time() {
+  local changed_before=$changed newest_before=$newest command="${*:2}"
+  if [[ $changed == no ]] && ((${time_of[$command]:-0} >= newest)) &&
+    [[ -e $STUDY/$1 && ${time_of[$command]:-} ]]; then
+    changed=yes
+    stage "$@"
+    changed=$changed_before
+  else
+    stage "$@"
+  fi
+  newest=$newest_before
+}
+
+if [[ ! $dry_run ]]; then
+  if [[ -z ${VENV:-} ]]; then
+    VENV=.venv
+    ./make_environment.sh "$VENV" requirements.txt
+  fi
+  read_records
+fi
 
 # 900 images in batches of 64 are 14 steps an epoch. Pruning begins after a
 # sixth of the training and ends at seven eighths: a network that recovers for
@@ -68,107 +186,55 @@ export TF_NUM_INTRAOP_THREADS=${TF_NUM_INTRAOP_THREADS:-1}
 steps=$((14 * EPOCHS))
 hundredths() { printf '%d.%02d' $(($1 / 100)) $(($1 % 100)); }
 
-mkdir -p "$RUN/finished"
-number=0
-changed=no
-# stage <a file or folder it makes> <module> <flags>: prints the command, runs
-# it, and remembers that it has. It is skipped as long as neither it nor a stage
-# before it has changed and what it made is still there.
-stage() {
-  local made=$1
-  shift
-  number=$((number + 1))
-  local stamp
-  stamp=$RUN/finished/$(printf '%02d' "$number")-$1
-  printf '\n\e[1m[%d] python -m %s' "$number" "$1"
-  printf ' \\\n      %s' "${@:2}"
-  printf '\e[0m\n'
-  if [[ $changed == no && -e $made && $(cat "$stamp" 2>/dev/null) == "$*" ]]; then
-    echo "    finished before: $made"
-    return
-  fi
-  changed=yes
-  rm -f "$stamp"
-  "$VENV/bin/python" -m "$@"
-  echo "$*" >"$stamp"
-}
-
 # The images, as TFRecords with a description.
-stage "$RUN/data/image_records.json" save_checkpoint.build_image_data \
-  --source=digits --output_dir="$RUN/data"
+stage data/image_records.json \
+  save_checkpoint.build_image_data --study="$STUDY" --source=digits
 
 # The population: dense and pruned networks.
-stage "$RUN/checkpoints/digits" save_checkpoint.imagenet_train_eval \
-  --mode=train_and_eval --data_directory="$RUN/data" \
-  --output_dir="$RUN/checkpoints/digits" --pruning_method=threshold \
-  --end_sparsity="$SPARSITIES" --num_replicates="$REPLICATES" \
-  --resnet_depth=18 --width=0.125 --train_batch_size=64 \
-  --train_steps="$steps" --base_learning_rate=0.4 \
+stage checkpoints/digits \
+  save_checkpoint.imagenet_train_eval --study="$STUDY" --mode=train_and_eval \
+  --pruning_method=threshold --end_sparsity="$SPARSITIES" \
+  --num_replicates="$REPLICATES" --resnet_depth=18 --width=0.125 \
+  --train_batch_size=64 --train_steps="$steps" --base_learning_rate=0.4 \
   --warmup_epochs="$(hundredths $((EPOCHS * 8)))" \
   --decay_epochs="$(hundredths $((EPOCHS * 67))),$(hundredths $((EPOCHS * 92)))" \
   --sparsity_begin_step=$((steps / 6)) --sparsity_end_step=$((steps * 7 / 8)) \
   --pruning_frequency=$((steps / 14))
 
 # Which images are forgotten.
-stage "$RUN/results/digits/predictions_dataframe" \
-  pie_dataset_gen.imagenet_predictions \
-  --ckpt_dir="$RUN/checkpoints/digits" --data_directory="$RUN/data" \
-  --output_path="$RUN/results"
-stage "$RUN/results/digits/modal_labels" pie_dataset_gen.aggregate_predictions \
-  --data_directory="$RUN/results/digits/predictions_dataframe/eval" \
-  --output_path="$RUN/results" --dataset_name=digits
-stage "$RUN/pie" pie_dataset_gen.generate_pie_dataset --is_pie=both \
-  --data_directory="$RUN/data" --predictions_file="$RUN/results" \
-  --output_file="$RUN/pie" --dataset_name=digits
+stage results/digits/predictions_dataframe \
+  pie_dataset_gen.imagenet_predictions --study="$STUDY"
+stage results/digits/modal_labels \
+  pie_dataset_gen.aggregate_predictions --study="$STUDY"
+stage pie/digits \
+  pie_dataset_gen.generate_pie_dataset --study="$STUDY" --is_pie=both
 
 # Which classes pay.
-stage "$RUN/results/digits/class_metrics" \
-  per_class_accuracy.aggregate_ckpt_metrics \
-  --predictions_directory="$RUN/results/digits/predictions_dataframe/eval" \
-  --data_directory="$RUN/data" --output_path="$RUN/results"
-stage "$RUN/results/digits/eval/recall_t_statistic.csv" \
-  per_class_accuracy.gen_tstatistic \
-  --data_directory="$RUN/results/digits/class_metrics/eval" \
-  --output_file="$RUN/results" --dataset_name=digits
-stage "$RUN/results/digits/eval/class_impact_significant_classes.png" \
-  per_class_accuracy.plot_class_impact \
-  --output_file="$RUN/results" --dataset_name=digits
+stage results/digits/class_metrics \
+  per_class_accuracy.aggregate_ckpt_metrics --study="$STUDY"
+stage results/digits/eval/recall_t_statistic.csv \
+  per_class_accuracy.gen_tstatistic --study="$STUDY"
+stage results/digits/eval/class_impact_significant_classes.png \
+  per_class_accuracy.plot_class_impact --study="$STUDY"
 
 # What pruning costs off the clean distribution.
-stage "$RUN/corrupted" robustness_tests.build_corruptions \
-  --data_directory="$RUN/data" --output_path="$RUN/corrupted" \
-  --corruptions=gaussian_noise,brightness,pixelate \
-  --severities=1,3,5
-stage "$RUN/results/robustness" robustness_tests.imagenet_corruptions \
-  --ckpt_dir="$RUN/checkpoints/digits" --data_directory="$RUN/corrupted" \
-  --dataset_name=digits_c --dest_dir="$RUN/results/robustness"
-stage "$RUN/results/robustness/robustness_summary.csv" \
-  robustness_tests.summarize --data_directory="$RUN/results/robustness" \
-  --clean_directory="$RUN/results/digits/class_metrics/eval" \
-  --dest_dir="$RUN/results/robustness"
+stage corrupted \
+  robustness_tests.build_corruptions --study="$STUDY" \
+  --corruptions=gaussian_noise,brightness,pixelate --severities=1,3,5
+stage results/robustness/digits_c \
+  robustness_tests.imagenet_corruptions --study="$STUDY"
+stage results/robustness/robustness_summary.csv \
+  robustness_tests.summarize --study="$STUDY"
 
 # Labels to look at first.
-stage "$RUN/results/digits/eval_suspects.csv" pie_dataset_gen.rank_suspects \
-  --predictions_file="$RUN/results" --output_path="$RUN/results" \
-  --data_directory="$RUN/data" --dataset_name=digits
+stage results/digits/eval_suspects.csv \
+  pie_dataset_gen.rank_suspects --study="$STUDY"
 
-# The findings, side by side; printed each time.
-changed_before=$changed
-changed=yes
-stage "$RUN/results/headline_table.csv" pie_dataset_gen.headline_table \
-  --dataset_name=digits --predictions_file="$RUN/results" \
-  --class_metrics_directory="$RUN/results/digits/class_metrics/eval" \
-  --t_statistic_file="$RUN/results" \
-  --robustness_directory="$RUN/results/robustness" \
-  --output_path="$RUN/results"
+# The findings, side by side.
+stage_each_time results/headline_table.csv \
+  pie_dataset_gen.headline_table --study="$STUDY"
 
 # The page to look at.
-changed=$changed_before
-stage "$RUN/results/digits/gallery/eval/index.html" pie_dataset_gen.gallery \
-  --data_directory="$RUN/data" --predictions_file="$RUN/results" \
-  --predictions_directory="$RUN/results/digits/predictions_dataframe/eval" \
-  --ckpt_dir="$RUN/checkpoints/digits" \
-  --headline_directory="$RUN/results" --t_statistic_file="$RUN/results" \
-  --robustness_directory="$RUN/results/robustness" \
-  --output_path="$RUN/results"
-printf '\nOpen %s in a browser.\n' "$RUN/results/digits/gallery/eval/index.html"
+page=results/digits/gallery/eval/index.html
+stage "$page" pie_dataset_gen.gallery --study="$STUDY"
+[[ $dry_run ]] || printf '\nOpen %s in a browser.\n' "$STUDY/$page"

@@ -18,7 +18,6 @@ equal tables give equal files.
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -40,7 +39,7 @@ from utils import (
 # Of the palette of Okabe and Ito, told apart by colour-blind readers and, by
 # their lightness, in grey.
 _COLOURS = {'lower': '#D55E00', 'higher': '#0072B2', '': '#BBBBBB'}
-_STYLE: dict[Any, object] = {
+_STYLE: dict = {
   'svg.hashsalt': 'class impact',
   'font.size': 9,
   'axes.spines.top': False,

@@ -34,8 +34,7 @@ which all members give.
 import collections
 import concurrent.futures
 import functools
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,7 +141,7 @@ class ShardCounts(NamedTuple):
   shard: str
   members: list[shard_predictions.Identity]
   image_key: np.ndarray
-  counts: dict[populations.Level, pie_resampling.Counts]
+  counts: dict[populations.Level, Any]
 
 
 def count_shard(
@@ -152,7 +151,7 @@ def count_shard(
   tie_rule: str,
 ) -> tuple[
   dict[populations.Level, pd.DataFrame],
-  dict[populations.Level, pie_resampling.Counts],
+  dict[populations.Level, dict[str, np.ndarray]],
 ]:
   """The modal labels of a shard, with what its images add to the null.
 
@@ -169,8 +168,8 @@ def count_shard(
   frames: dict[populations.Level, list[pd.DataFrame]] = {
     level: [] for level in levels
   }
-  counts: dict[populations.Level, pie_resampling.Counts] = {
-    level: collections.defaultdict(int) for level in levels
+  counts: dict[populations.Level, Any] = {
+    level: collections.Counter() for level in levels
   }
   dense = predictions.columns_of(populations.DENSE)
   for start in range(0, len(predictions.image_key), _BLOCK_IMAGES):
@@ -181,10 +180,10 @@ def count_shard(
       part, levels, tie_rule
     ).items():
       frames[level].append(frame)
-      of_subsets = pie_resampling.count_pies(
+      resampled = pie_resampling.count_pies(
         contested, dense, part.columns_of(level), resamples[level], tie_rule
       )
-      for name, count in {**added, **of_subsets}.items():
+      for name, count in {**added, **resampled}.items():
         counts[level][name] = counts[level][name] + count
   joined = {
     level: pd.concat(parts, ignore_index=True)
@@ -276,13 +275,13 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
   Raises:
     ValueError: an image stands in two shards, or members differ.
   """
-  results = iter(results)
-  first = next(results)
-  total = first._replace(
-    counts={level: collections.defaultdict(int) for level in first.counts}
-  )
+  total: Any = None
   seen: dict[str, str] = {}
-  for done, result in enumerate(itertools.chain([first], results), 1):
+  for done, result in enumerate(results, 1):
+    if total is None:
+      total = result._replace(
+        counts={level: collections.Counter() for level in result.counts}
+      )
     if result.members != total.members:
       differ = sorted(set(result.members) ^ set(total.members))
       raise ValueError(
@@ -375,8 +374,9 @@ def run(
       logging.info('%s is there, made from the same predictions', path)
       return done
   if record.changed:
-    logging.info('made again: %s', '; '.join(record.changed))
-  work = functools.partial(
+    more = '; ...' if record.changed[4:] else ''
+    logging.info('made again: %s%s', '; '.join(record.changed[:4]), more)
+  work: Callable[..., ShardCounts] = functools.partial(
     aggregate_shard,
     output_path=output_path,
     record=record,

@@ -25,8 +25,10 @@ const gallery = (() => {
   let drawn = 0;
   let open = 0;
 
-  const isPie = (image, level) =>
-    image.dense.label !== image.pruned[level].label;
+  // For each level, and each image in its place, 1 or 0.
+  const pies = JSON.parse(byId('pies').textContent);
+  const placeOf = new Map(images.map((image, at) => [image, at]));
+  const isPie = (image, level) => pies[level][placeOf.get(image)] === 1;
 
   const direction = (image, level) => {
     const dense = image.dense.label === image.label;

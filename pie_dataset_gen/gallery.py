@@ -32,7 +32,6 @@ last.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jinja2
 import pandas as pd
@@ -54,6 +53,16 @@ from utils import (
 )
 
 _STATIC = ('gallery.css', 'gallery.js', 'study.js')
+
+# What the study asks, in the words of the page.
+_ASKED = {
+  'label_wrong': 'The label is wrong, or does not do the image justice',
+  'several_objects': 'Several objects could be what the label means',
+  'cooccurring_labels': 'It shows things whose labels often occur together',
+  'atypical': 'An unusual example of its class',
+  'fine_grained': 'Its class is hard to tell from a class very like it',
+  'abstract': 'Drawn, abstract, distorted or of poor quality',
+}
 
 
 def define_flags() -> None:
@@ -114,7 +123,7 @@ def headline_rows(
   headline: Mapping[populations.Level, pd.DataFrame],
 ) -> list[dict[str, object]]:
   """The table of findings, a line for each measure, levels side by side."""
-  lines: dict[str, dict[populations.Level, dict]] = {}
+  lines: dict[str, dict] = {}
   for level, rows in headline.items():
     for row in rows.to_dict('records'):
       lines.setdefault(row['measure'], {})[level] = row
@@ -140,7 +149,7 @@ def find_commands(folders: Sequence[str]) -> list[dict[str, object]]:
 
   Members that one command trained have a record each; the last one counts.
   """
-  commands: dict[str, dict[str, Any]] = {}
+  commands: dict[str, dict] = {}
   for folder in folders:
     for path in epath.Path(folder).glob('*.run.json'):
       record = provenance.read(str(path))
@@ -260,6 +269,10 @@ def run(
   write_page(
     folder,
     data,
+    pies=gallery_data.to_json(gallery_data.pies_of(chosen)),
+    questions=[
+      (column.name, _ASKED[column.name]) for column in tables.QUESTIONS
+    ],
     headline=headline_rows(by_level),
     headline_levels=list(by_level),
     figures=figures,

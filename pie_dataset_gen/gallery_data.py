@@ -53,15 +53,17 @@ def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
     'baseline_number_observ',
     'baseline_vote_share',
   ]
-  rows_of = populations.by_level(labels)
-  first = next(iter(rows_of))
-  others = rows_of[first][shared].reset_index(drop=True)
-  for level, rows in rows_of.items():
-    if not rows[shared].reset_index(drop=True).equals(others):
+  of_levels = [
+    (level, rows[shared].reset_index(drop=True))
+    for level, rows in populations.by_level(labels).items()
+  ]
+  first_level, others = of_levels[0]
+  for level, rows in of_levels[1:]:
+    if not rows.equals(others):
       raise ValueError(
-        f'the modal labels at {tuple(first)} and {tuple(level)} differ in '
-        'their images, classes or dense modal labels: wanted all levels from '
-        'one run of aggregate_predictions'
+        f'the modal labels at {tuple(first_level)} and {tuple(level)} differ '
+        'in their images, classes or dense modal labels: wanted all levels '
+        'from one run of aggregate_predictions'
       )
   labels = labels.assign(
     is_pie=populations.is_pie(labels),
@@ -222,6 +224,18 @@ def page_data(
   # Answers that a browser keeps belong to this population and these images.
   data['digest'] = digests.of_bytes(to_json(data))[:16]
   return data
+
+
+def pies_of(chosen: pd.DataFrame) -> list[list[int]]:
+  """For each level and each image, in the order of `page_data`, 1 for a PIE.
+
+  Args:
+    chosen: as `choose_images` gives them.
+  """
+  return [
+    rows.sort_values('image_key')['is_pie'].astype(int).tolist()
+    for rows in populations.by_level(chosen).values()
+  ]
 
 
 def to_json(data: object) -> str:

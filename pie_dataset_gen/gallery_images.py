@@ -115,11 +115,12 @@ def _write(key, encoded, label, folder, large_size, small_size) -> Picture:
   # Folders stay small, however many images there are.
   stem = f'{digest[:2]}/{digest[2:16]}'
   # Others of Pillow's formats start programs.
-  image: Image.Image = Image.open(io.BytesIO(encoded), formats=('JPEG', 'PNG'))
+  opened = Image.open(io.BytesIO(encoded), formats=('JPEG', 'PNG'))
+  image: Image.Image = opened
   width, height = image.size
-  suffix = _SUFFIXES.get(image.format or '')
+  suffix = _SUFFIXES.get(opened.format or '')
   as_stored = (
-    suffix is not None
+    suffix
     and image.mode in _MODES
     and max(image.size) <= large_size
     # A browser would turn what the networks saw unturned.

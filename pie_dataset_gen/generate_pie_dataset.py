@@ -138,7 +138,7 @@ def pie_features(row) -> dict[str, int | float]:
 def write_records(
   shard: str,
   records: image_records.ImageRecords,
-  levels: Sequence[Decision],
+  decisions: Sequence[Decision],
   kinds: Sequence[Sequence[str]],
   record: provenance.Provenance,
 ) -> None:
@@ -147,7 +147,7 @@ def write_records(
   Args:
     shard: its path.
     records: the data set's description.
-    levels: what decides.
+    decisions: what decides, at each level.
     kinds: for each level the kinds of records to write.
     record: started before the first file appears.
 
@@ -159,14 +159,14 @@ def write_records(
   with contextlib.ExitStack() as stack:
     files = [
       {
-        kind: stack.enter_context(shard_files.open_new(level.outputs[kind]))
+        kind: stack.enter_context(shard_files.open_new(decision.outputs[kind]))
         for kind in some
       }
-      for level, some in zip(levels, kinds, strict=True)
+      for decision, some in zip(decisions, kinds, strict=True)
     ]
     rows = [
-      {row.image_key: row for row in level.labels.itertuples(index=False)}
-      for level in levels
+      {row.image_key: row for row in decision.labels.itertuples(index=False)}
+      for decision in decisions
     ]
     seen: dict[str, int] = {}
     for index, example in enumerate(tfrecords.read_examples(shard, records)):
@@ -190,28 +190,28 @@ def write_records(
             )
           )
     shard_files.check_count(shard, len(seen), records)
-    for level in levels:
-      check_labels(level, pd.Series(seen), shard)
+    for decision in decisions:
+      check_labels(decision, pd.Series(seen), shard)
     record.start()
 
 
-def check_labels(level: Decision, stored: pd.Series, shard: str) -> None:
+def check_labels(decision: Decision, stored: pd.Series, shard: str) -> None:
   """Compares modal labels with the records they are joined with.
 
   Args:
-    level: the modal labels.
+    decision: the modal labels.
     stored: [records] classes, by image key.
     shard: for messages.
 
   Raises:
     ValueError: keys or classes differ.
   """
-  labels = level.labels.set_index('image_key')['true_class_label']
+  labels = decision.labels.set_index('image_key')['true_class_label']
   missing = stored.index.difference(labels.index)
   extra = labels.index.difference(stored.index)
   if len(missing) or len(extra):
     raise ValueError(
-      f'{level.csv} lacks {len(missing)} of {len(stored)} images of {shard} '
+      f'{decision.csv} lacks {len(missing)} of {len(stored)} images of {shard} '
       f'{list(missing[:3])} and has {len(extra)} that are not in it '
       f'{list(extra[:3])}'
     )
@@ -220,7 +220,7 @@ def check_labels(level: Decision, stored: pd.Series, shard: str) -> None:
   if differs.any():
     key = differs.idxmax()
     raise ValueError(
-      f'{level.csv} and {shard} disagree on the class of {differs.sum()} '
+      f'{decision.csv} and {shard} disagree on the class of {differs.sum()} '
       f'images, for example {key!r}: {labels[key]} in the former, '
       f'{stored[key]} in the records'
     )
@@ -299,7 +299,7 @@ def run(
     found = find_levels(
       str(epath.Path(folder) / name), end_sparsity, pruning_method
     )
-    levels = {
+    decisions = {
       level: Decision(
         csv,
         labels,
@@ -308,16 +308,16 @@ def run(
       )
       for level, (csv, labels) in found.items()
     }
-    return set(levels), write_shard(
-      shard, records, levels, _KINDS[is_pie], mode, record
+    return set(decisions), write_shard(
+      shard, records, decisions, _KINDS[is_pie], mode, record
     )
 
   # TensorFlow reads and writes outside of Python's lock.
   with concurrent.futures.ThreadPoolExecutor(num_cores) as pool:
-    levels, inputs = zip(*pool.map(work, chosen), strict=True)
+    levels, of_shards = zip(*pool.map(work, chosen), strict=True)
   for level in sorted(set().union(*levels)):
     _describe(output_file, dataset_name, mode, level, shards, records)
-  made = [path for of_shard in inputs for path in of_shard]
+  made = [path for inputs in of_shards for path in inputs]
   if not made:
     logging.info('nothing to do: all records are there and up to date')
   record.finish(made)
@@ -326,7 +326,7 @@ def run(
 def write_shard(
   shard: str,
   records: image_records.ImageRecords,
-  levels: dict[populations.Level, Decision],
+  decisions: dict[populations.Level, Decision],
   kinds: Sequence[str],
   mode: str,
   record: provenance.Provenance,
@@ -336,7 +336,7 @@ def write_shard(
   Args:
     shard: its path.
     records: the data set's description.
-    levels: what decides, by level.
+    decisions: what decides, by level.
     kinds: which kinds of records are wanted.
     mode: for the statistics.
     record: as of `write_records`.
@@ -344,26 +344,28 @@ def write_shard(
   Returns:
     The files that something was made from.
   """
-  missing = {name: _missing(level, kinds) for name, level in levels.items()}
-  missing = {name: some for name, some in missing.items() if some}
+  missing = {
+    level: _missing(decision, kinds) for level, decision in decisions.items()
+  }
+  missing = {level: some for level, some in missing.items() if some}
   if not missing:
     return []
-  unfinished = [levels[name] for name in missing]
+  unfinished = [decisions[level] for level in missing]
   write_records(shard, records, unfinished, list(missing.values()), record)
-  for name, level in zip(missing, unfinished, strict=True):
+  for level, decision in zip(missing, unfinished, strict=True):
     csvs.write(
       tables.PIE_STATISTICS,
-      _statistics(level, storage.name(shard), name, mode),
-      level.outputs['stats'],
+      _statistics(decision, storage.name(shard), level, mode),
+      decision.outputs['stats'],
     )
     logging.info(
       '%s, %s %s: %d PIEs of %d images',
       storage.name(shard),
-      *name,
-      level.labels['is_pie'].sum(),
-      len(level.labels),
+      *level,
+      decision.labels['is_pie'].sum(),
+      len(decision.labels),
     )
-  return [shard, *(level.csv for level in unfinished)]
+  return [shard, *(decision.csv for decision in unfinished)]
 
 
 def _outputs(output_file, dataset_name, mode, level, shard):
@@ -380,24 +382,24 @@ def _outputs(output_file, dataset_name, mode, level, shard):
   }
 
 
-def _missing(level: Decision, kinds: Sequence[str]) -> list[str]:
+def _missing(decision: Decision, kinds: Sequence[str]) -> list[str]:
   """The kinds of records still to be written; removes outdated ones.
 
   Statistics come last and name the modal labels they were made from, so
   records beside statistics of these modal labels are up to date.
   """
-  outputs = level.outputs
+  outputs = decision.outputs
   if storage.exists(outputs['stats']):
     done = csvs.read(tables.PIE_STATISTICS, outputs['stats'])
-    if (done['modal_labels_sha256'] == level.digest).all():
+    if (done['modal_labels_sha256'] == decision.digest).all():
       return [kind for kind in kinds if not storage.exists(outputs[kind])]
   for name in ('stats', PIE, NON_PIE):
     epath.Path(outputs[name]).unlink(missing_ok=True)
   return list(kinds)
 
 
-def _statistics(level: Decision, shard, name, mode) -> pd.DataFrame:
-  labels = level.labels
+def _statistics(decision: Decision, shard, level, mode) -> pd.DataFrame:
+  labels = decision.labels
   pies = labels[labels['is_pie']]
   true = pies['true_class_label']
   return pd.DataFrame(
@@ -406,11 +408,11 @@ def _statistics(level: Decision, shard, name, mode) -> pd.DataFrame:
       'pie_count': len(pies),
       'pruned_correct_count': (pies['variant_modal_label'] == true).sum(),
       'total_images_count': len(labels),
-      'sparsity': name.fraction_pruned,
+      'sparsity': level.fraction_pruned,
       'mode': mode,
-      'pruning_method': name.pruning_method,
+      'pruning_method': level.pruning_method,
       'baseline_correct_count': (pies['baseline_modal_label'] == true).sum(),
-      'modal_labels_sha256': level.digest,
+      'modal_labels_sha256': decision.digest,
     }
   )
 
@@ -437,9 +439,7 @@ def _describe(output_file, dataset_name, mode, level, shards, records):
     name: split for split, files in records.splits.items() for name in files
   }
   for kind in (PIE, NON_PIE):
-    splits: dict[str, dict[str, image_records.Shard]] = collections.defaultdict(
-      dict
-    )
+    splits: dict[str, dict] = collections.defaultdict(dict)
     for shard, of in outputs.items():
       if storage.exists(of[kind]):
         splits[split_of.get(shard, mode)][shard] = image_records.Shard(

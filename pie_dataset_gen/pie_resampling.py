@@ -36,10 +36,6 @@ class Resamples(NamedTuple):
   pruned: np.ndarray | None
 
 
-# By name: a number of images, or an array of such numbers over the resamples.
-Counts = dict[str, Any]
-
-
 @functools.lru_cache
 def draw(num_dense: int, num_pruned: int, repeats: int, seed: int) -> Resamples:
   """Draws the halves and resamples of a level.
@@ -119,7 +115,7 @@ def summarise(
   level: populations.Level,
   num_dense: int,
   num_pruned: int,
-  counts: Counts,
+  counts: dict[str, np.ndarray],
   repeats: int,
   tie_rule: str,
 ) -> dict[str, object]:

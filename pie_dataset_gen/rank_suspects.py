@@ -10,8 +10,9 @@ on correct_share, or the first rows, are the images for a person to look at.
   python -m pie_dataset_gen.rank_suspects --study=runs/digits
 
 Does it find errors? Of labels that were made wrong on purpose, nearly all
-(tests/benchmarks/label_errors.py; README has the figures). Being a PIE hardly
-says more about that than chance, which is why it does not decide the rank.
+(tests/benchmarks/label_errors.py; docs/label_errors.md has the figures). Being
+a PIE hardly says more about that than chance, which is why it does not decide
+the rank.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ they become matrices whose rows are the images and whose columns the members.
 
 import collections
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,22 +30,11 @@ COLUMNS = (
 # Bounds the memory: text that is parsed at once.
 _BATCH_BYTES = 32 * 2**20
 
-
-class Identity(NamedTuple):
-  """A member, as the rows about it name it: `tables.MEMBER_KEY`.
-
-  Not a `populations.Member`: of tables that were written by hand, most of this
-  is empty.
-  """
-
-  exp: str
-  pruning_method: str
-  fraction_pruned: float
-  start_pruning_step: int
-  end_pruning_step: int
-  pruning_frequency: int
-  global_step: int
-  replicate: int
+# A member, as the rows about it name it. Not a `populations.Member`: of tables
+# that were written by hand, most of this is empty.
+Identity = collections.namedtuple(  # type: ignore[misc]
+  'Identity', tables.MEMBER_KEY
+)
 
 
 def level_of(identity: Identity) -> populations.Level:
@@ -127,8 +116,8 @@ def read_shard(
       images, labels or the way they saw them.
   """
   source: dict[Identity, str] = {}
-  columns: dict[Identity, tuple[np.ndarray, np.ndarray]] = {}
-  first: dict[str, Any] = {}
+  columns = {}
+  first: dict = {}
   for path, rows in _read_in_batches(files):
     member = _the_member(path, rows, mode)
     _check_class_ids(path, rows, num_classes)
@@ -190,9 +179,7 @@ def _the_member(path: str, rows: dict, mode: str) -> Identity:
   split = rows['split'][0]
   if split not in ('', mode):
     raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')
-  member = Identity(
-    **{name: rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY}
-  )
+  member = Identity(*(rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY))
   try:
     member_paths.check_level(level_of(member))
   except ValueError as error:

@@ -5,15 +5,9 @@
 (() => {
   const {levels, images, digest} = window.gallery;
   const STORE = `what-pruning-forgets-${digest}`;
-  // The columns of the CSV, and what is asked.
-  const QUESTIONS = [
-    ['label_wrong', 'The label is wrong, or does not do the image justice'],
-    ['several_objects', 'Several objects could be what the label means'],
-    ['cooccurring_labels', 'It shows things whose labels often occur together'],
-    ['atypical', 'An unusual example of its class'],
-    ['fine_grained', 'Its class is hard to tell from a class very like it'],
-    ['abstract', 'Drawn, abstract, distorted or of poor quality'],
-  ];
+  // The page holds what is asked; names of columns of the CSV.
+  const boxes = () => [...byId('answers').querySelectorAll('input')];
+  const QUESTIONS = boxes().map((box) => box.name);
   const IDENTITY = [
     'annotator',
     'image_key',
@@ -21,7 +15,7 @@
     'pruning_fraction',
     'is_blind',
   ];
-  const COLUMNS = [...IDENTITY, ...QUESTIONS.map(([name]) => name)];
+  const COLUMNS = [...IDENTITY, ...QUESTIONS];
 
   const idOf = (answer) =>
     JSON.stringify(IDENTITY.slice(0, 4).map((name) => String(answer[name])));
@@ -87,8 +81,6 @@
     pruning_fraction: levels[session.level].fraction,
     is_blind: Number(session.blind),
   });
-
-  const boxes = () => [...byId('answers').querySelectorAll('input')];
 
   const show = () => {
     const image = session.mix[session.at];
@@ -204,7 +196,7 @@
       if (!known.has(answer.image_key)) {
         throw new Error(`${where} names an image that is not on this page`);
       }
-      for (const name of ['is_blind', ...QUESTIONS.map(([name]) => name)]) {
+      for (const name of ['is_blind', ...QUESTIONS]) {
         if (!['0', '1'].includes(answer[name])) {
           throw new Error(`${where}, ${name} is ${answer[name]}, wanted 0 or 1`);
         }
@@ -257,18 +249,6 @@
     event.preventDefault();
   };
 
-  byId('answers').append(
-    ...QUESTIONS.map(([name, text], index) =>
-      make(
-        'label',
-        {},
-        make('input', {type: 'checkbox', name}),
-        ' ',
-        make('kbd', {}, String(index + 1)),
-        ` ${text}`,
-      ),
-    ),
-  );
   byId('study-level').append(
     ...levels.map((level, at) => gallery.option(at, levelName(level))),
   );

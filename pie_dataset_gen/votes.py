@@ -132,7 +132,7 @@ def count_votes(
   tied = np.add.reduceat(at_top, ballots.first, axis=0, dtype=int) > 1
   results = {}
   for i, level in enumerate(levels, 1):
-    describe: dict[str, np.ndarray | int] = {}
+    describe: dict[str, object] = {}
     for column, who, population in (
       (0, 'baseline', populations.DENSE),
       (i, 'variant', level),

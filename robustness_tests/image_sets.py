@@ -71,7 +71,7 @@ def find_sets(
   root = epath.Path(data_directory)
   if not data_directory or not root.is_dir():
     raise FileNotFoundError(f'no folder {data_directory!r} (--data_directory)')
-  found, others = _corrupted_below(root)
+  found, others = _list_sets(root)
   for one in found:
     if not 1 <= one.severity <= 5:
       raise ValueError(
@@ -109,14 +109,8 @@ def find_sets(
   ]
 
 
-def _corrupted_below(
-  root: epath.Path,
-) -> tuple[list[CorruptedSet], list[str]]:
-  """The sets, of <corruption>_<severity> and <corruption>/<severity>.
-
-  Returns:
-    The sets, and the names of the folders that are called neither.
-  """
+def _list_sets(root: epath.Path) -> tuple[list[CorruptedSet], list[str]]:
+  """The sets in a folder, and the names of what else there is."""
   found, others = [], []
   for folder in sorted(root.iterdir()):
     if folder.name.startswith('.') or not folder.is_dir():
@@ -186,11 +180,11 @@ def open_set(
     records = dataclasses.replace(
       clean, splits={mode: {storage.name(one.folder): count}}
     )
-    first: Iterable[tf.Tensor] = (
+    some = (
       image_folders.read_image(file)
       for _, file, _ in images[:: max(1, len(images) // _LOOKED_AT)]
     )
-    records = without_second_crop(records, first, one.folder)
+    records = without_second_crop(records, some, one.folder)
     return inference.DataSet(records, [one.folder], folder_reader(records))
   shards = image_records.find_shards(one.folder, mode)
   dialect = tfrecords.detect(shards)
@@ -212,8 +206,9 @@ def open_set(
   # What a description says of sets that are not corrupted is their business:
   # PIEs are cropped like the images they were taken from.
   if one.corruption or not described:
-    first = first_images(shards[0], dialect, records)
-    records = without_second_crop(records, first, one.folder)
+    records = without_second_crop(
+      records, first_images(shards[0], dialect, records), one.folder
+    )
   return inference.DataSet(records, shards)
 
 

@@ -264,7 +264,7 @@ def _open_sets(
 
   @functools.cache
   def reader(resize_size):
-    assert clean, 'folders are opened by its classes only'
+    assert clean is not None  # or there were no folders of images
     return image_folders.FolderReader(
       dataclasses.replace(clean, resize_size=resize_size),
       preprocessing_name,

@@ -58,7 +58,7 @@ IMAGENET_SHARDS = {'train': 1024, 'validation': 128}
 _IMAGES_PER_SHARD = 500
 _SMALL_SAMPLE = 40
 # What differs from the defaults of image_records.ImageRecords.
-_DESCRIPTIONS: dict[str, dict[str, Any]] = {
+_DESCRIPTIONS: dict[str, dict] = {
   'digits': {
     'name': 'digits',
     'image_size': 32,
@@ -184,7 +184,7 @@ def run(
       split: sorted(images, key=planned_shards.hash_of_key)[:_SMALL_SAMPLE]
       for split, images in pictures.items()
     }
-  fields: dict[str, Any] = {
+  fields = {
     'name': epath.Path(output_dir).name,
     **_DESCRIPTIONS[source],
     **{k: v for k, v in (description or {}).items() if v is not None},

@@ -185,7 +185,7 @@ def _walk_tar(
           raise ValueError(f'{path}: {member.name} is a link, wanted images')
         if name.endswith('.tar') and not class_key:
           inner = tar.extractfile(member)
-          assert inner, 'what is a file can be read'
+          assert inner is not None  # as of any regular file
           yield from _walk_tar(path, inner, offset, name.removesuffix('.tar'))
           continue
         of_class = class_key or (folders[-1] if folders else '')

@@ -332,7 +332,7 @@ def run(
     evaluator = evaluation.Evaluator(
       data_directory, settings, execution.eval_batch_size, place
     )
-  if evaluator and mode == 'eval':
+  if mode == 'eval' and evaluator:
     for member in members:
       evaluator.follow(
         member_paths.folder_of(output_dir, member),
@@ -445,7 +445,8 @@ def main(argv: list[str]) -> None:
   if not FLAGS.test_small_sample:
     required['data_directory'] = 'data'
   command_line.with_study(FLAGS, required)
-  settings = _from_flags(
+  settings = command_line.options(
+    FLAGS,
     training_settings.Settings,
     resnet_depth=int(FLAGS.resnet_depth),
     decay_epochs=command_line.numbers('decay_epochs', FLAGS.decay_epochs),
@@ -486,20 +487,8 @@ def main(argv: list[str]) -> None:
     FLAGS.output_dir,
     members,
     settings,
-    _from_flags(training_settings.Output),
-    _from_flags(training_settings.Execution),
-  )
-
-
-def _from_flags(options: type, **given):
-  """A dataclass whose fields are called as flags are."""
-  return options(
-    **{
-      field.name: FLAGS[field.name].value
-      for field in dataclasses.fields(options)
-      if field.name not in given
-    },
-    **given,
+    command_line.options(FLAGS, training_settings.Output),
+    command_line.options(FLAGS, training_settings.Execution),
   )
 
 

@@ -248,7 +248,7 @@ def write_shards(
     Path -> what `write_shard` returns.
   """
   finished = {plan.path: read_finished(plan) for plan in plans}
-  results = {path: done for path, done in finished.items() if done}
+  results = {path: done for path, done in finished.items() if done is not None}
   left = [plan for plan in plans if plan.path not in results]
   logging.info('%d of %d shards are to be written', len(left), len(plans))
   number = sum(len(plan.pictures) for plan in left)

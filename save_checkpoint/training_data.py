@@ -81,10 +81,10 @@ def _identity(path: str, records: image_records.ImageRecords) -> str | int:
 def _num_images(
   shards: Sequence[str], records: image_records.ImageRecords
 ) -> int:
-  declared = [records.shard(storage.name(shard)) for shard in shards]
-  known = [shard.examples for shard in declared if shard]
-  if len(known) == len(declared):
-    return sum(known)
+  found = (records.shard(storage.name(shard)) for shard in shards)
+  declared = [shard.examples for shard in found if shard]
+  if len(declared) == len(shards):
+    return sum(declared)
   logging.warning(
     'no declared counts: counting the records of %d shards', len(shards)
   )

@@ -15,19 +15,42 @@ import multiprocessing
 import os
 import pathlib
 import random
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 
-_DATA = '--data_directory=data'
-_RESULTS = '--output_path=results'
-_METRICS = 'results/digits/class_metrics/eval'
+ROOT = pathlib.Path(__file__).parent.parent
+# What makes a stage of run.sh take a second; of a flag that is given twice, the
+# last one counts.
+_TINY = {
+  'build_image_data': ('--test_small_sample', '--validation_shards=2'),
+  'imagenet_train_eval': (
+    '--end_sparsity=0,0.9',
+    '--num_replicates=2',
+    '--train_batch_size=8',
+    '--train_steps=4',
+    '--steps_per_checkpoint=2',
+    '--keep_checkpoints=1',
+    '--sparsity_begin_step=0',
+    '--sparsity_end_step=2',
+    '--pruning_frequency=1',
+    '--warmup_epochs=0',
+    '--decay_epochs=1',
+    '--base_learning_rate=0.1',
+  ),
+  'aggregate_predictions': ('--num_cores=1',),
+  'generate_pie_dataset': ('--num_cores=1',),
+  'build_corruptions': ('--corruptions=brightness', '--severities=1,3'),
+  'gallery': ('--others_per_class=1',),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A script with its flags; paths are below the folder of the run."""
+  """A script with its flags; the study is the folder that it runs in."""
 
   script: str
   flags: tuple[str, ...]
@@ -35,135 +58,31 @@ class Stage:
   def __str__(self):
     return self.script.split('.')[-1]
 
+  def but(self, *flags: str) -> 'Stage':
+    """The stage with further flags, which win over its own."""
+    return Stage(self.script, (*self.flags, *flags))
 
-STAGES = (
-  Stage(
-    'save_checkpoint.build_image_data',
-    (
-      '--source=digits',
-      '--output_dir=data',
-      '--test_small_sample',
-      '--validation_shards=2',
-    ),
-  ),
-  Stage(
-    'save_checkpoint.imagenet_train_eval',
-    (
-      _DATA,
-      '--mode=train_and_eval',
-      '--output_dir=checkpoints/digits',
-      '--pruning_method=threshold',
-      '--end_sparsity=0,0.9',
-      '--num_replicates=2',
-      '--resnet_depth=18',
-      '--width=0.125',
-      '--train_batch_size=8',
-      '--train_steps=4',
-      '--steps_per_checkpoint=2',
-      '--keep_checkpoints=1',
-      '--sparsity_begin_step=0',
-      '--sparsity_end_step=2',
-      '--pruning_frequency=1',
-      '--warmup_epochs=0',
-      '--decay_epochs=1',
-    ),
-  ),
-  Stage(
-    'pie_dataset_gen.imagenet_predictions',
-    (_DATA, _RESULTS, '--ckpt_dir=checkpoints/digits'),
-  ),
-  Stage(
-    'pie_dataset_gen.aggregate_predictions',
-    (
-      '--data_directory=results/digits/predictions_dataframe/eval',
-      _RESULTS,
-      '--dataset_name=digits',
-      '--num_cores=1',
-    ),
-  ),
-  Stage(
-    'pie_dataset_gen.generate_pie_dataset',
-    (
-      _DATA,
-      '--is_pie=both',
-      '--predictions_file=results',
-      '--output_file=pie',
-      '--dataset_name=digits',
-      '--num_cores=1',
-    ),
-  ),
-  Stage(
-    'per_class_accuracy.aggregate_ckpt_metrics',
-    (
-      '--predictions_directory=results/digits/predictions_dataframe/eval',
-      _DATA,
-      _RESULTS,
-    ),
-  ),
-  Stage(
-    'per_class_accuracy.gen_tstatistic',
-    (
-      f'--data_directory={_METRICS}',
-      '--output_file=results',
-      '--dataset_name=digits',
-    ),
-  ),
-  Stage(
-    'per_class_accuracy.plot_class_impact',
-    ('--output_file=results', '--dataset_name=digits'),
-  ),
-  Stage(
-    'robustness_tests.build_corruptions',
-    (
-      _DATA,
-      '--output_path=corrupted',
-      '--corruptions=brightness',
-      '--severities=1,3',
-    ),
-  ),
-  Stage(
-    'robustness_tests.imagenet_corruptions',
-    (
-      '--ckpt_dir=checkpoints/digits',
-      '--data_directory=corrupted',
-      '--dataset_name=digits_c',
-      '--dest_dir=robustness',
-    ),
-  ),
-  Stage(
-    'robustness_tests.summarize',
-    (
-      '--data_directory=robustness',
-      f'--clean_directory={_METRICS}',
-      '--dest_dir=robustness',
-    ),
-  ),
-  Stage(
-    'pie_dataset_gen.headline_table',
-    (
-      '--dataset_name=digits',
-      '--predictions_file=results',
-      f'--class_metrics_directory={_METRICS}',
-      '--t_statistic_file=results',
-      '--robustness_directory=robustness',
-      _RESULTS,
-    ),
-  ),
-  Stage(
-    'pie_dataset_gen.rank_suspects',
-    ('--dataset_name=digits', '--predictions_file=results', _RESULTS),
-  ),
-  Stage(
-    'pie_dataset_gen.gallery',
-    (
-      _DATA,
-      '--predictions_file=results',
-      '--headline_directory=results',
-      '--others_per_class=1',
-      _RESULTS,
-    ),
-  ),
-)
+
+def commands(**variables: str) -> list[list[str]]:
+  """The words of each command that run.sh would run, from its module on."""
+  printed = subprocess.run(
+    [str(ROOT / 'run.sh'), '--dry_run'],
+    env={**os.environ, **variables},
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  return [shlex.split(line)[2:] for line in printed.splitlines()]
+
+
+def _stages() -> tuple[Stage, ...]:
+  stages = (
+    Stage(script, tuple(flags)) for script, *flags in commands(STUDY='.')
+  )
+  return tuple(stage.but(*_TINY.get(str(stage), ())) for stage in stages)
+
+
+STAGES = _stages()
 COSTLY = (
   'imagenet_train_eval',
   'imagenet_predictions',
@@ -372,7 +291,7 @@ def content(path):
   """Bytes; of what holds times, that it can be read."""
   if path.name.endswith('.run.json'):
     record = json.loads(path.read_bytes())
-    return record if path.name == 'settings.run.json' else sorted(record)
+    return sorted(record), record.get('settings'), record.get('made_from')
   return b'' if 'tfevents' in path.name else path.read_bytes()
 
 

@@ -1,9 +1,9 @@
-"""Takes README's pictures from the results of ./run.sh.
+"""Takes the documents' pictures from the results of ./run.sh.
 
-  python -m tests.take_pictures [--run=runs/digits]
+  python -m tests.take_pictures [--study=runs/digits]
 
-Writes .github/pictures/gallery.png, the page in a headless Chromium, and
-.github/pictures/class_impact.png.
+Writes .github/pictures/gallery.png, the page in a headless Chromium, for
+README, and .github/pictures/class_impact.png for docs/commands.md.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ _PICTURES = pathlib.Path(__file__).parents[1] / '.github' / 'pictures'
 def main(argv):
   """Takes both pictures."""
   del argv
-  results = pathlib.Path(FLAGS.run).resolve() / 'results' / 'digits'
+  results = pathlib.Path(FLAGS.study).resolve() / 'results' / 'digits'
   page_path = results / 'gallery' / 'eval' / 'index.html'
   figure = results / 'eval' / 'class_impact_threshold_0.9.png'
   browser_path = shutil.which('chromium') or shutil.which('google-chrome')
@@ -45,5 +45,5 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('run', 'runs/digits', 'Folder of the results.')
+  flags.DEFINE_string('study', 'runs/digits', 'Folder of the study.')
   app.run(main)

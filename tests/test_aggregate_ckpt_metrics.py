@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from per_class_accuracy import aggregate_ckpt_metrics
+from per_class_accuracy import (
+  aggregate_ckpt_metrics,
+  gen_tstatistic,
+  plot_class_impact,
+)
 from pie_dataset_gen import imagenet_predictions
 from tests import test_inference
-from utils import csvs, data_input, populations, tables
+from utils import csvs, data_input, paths, populations, tables
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +51,7 @@ def run(output_path, **options):
     'groups_file': '',
     'batch_size': 8,
     'preprocessing': 'legacy',
-    'precision': 'float32',
+    'compute_precision': 'float32',
     'label_smoothing': 0.1,
   }
   aggregate_ckpt_metrics.run(**arguments | options)
@@ -252,3 +256,45 @@ def test_the_small_sample_needs_nothing(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert len(list((tmp_path / 'synthetic').rglob('*.csv'))) == 1
+
+
+def test_predictions_from_elsewhere_go_all_the_way(tmp_path):
+  """README's columns only: no experiment, no steps, any word for a method."""
+  random = np.random.default_rng(0)
+  labels = random.integers(0, 3, 40)
+  for method in ('baseline', 'int8'):
+    for replicate in range(2):
+      wrong = random.random(40) < 0.2
+      frame = pd.DataFrame(
+        {
+          'image_key': [f'{i}.jpg' for i in range(40)],
+          'image_index': range(40),
+          'true_class': labels,
+          'predictions': np.where(wrong, (labels + 1) % 3, labels),
+          'predicted_probability': 0.9,
+          'pruning_method': method,
+          'fraction_pruned': 0.0,
+          'replicate': replicate,
+        }
+      )
+      folder = tmp_path / 'predictions' / 'all'
+      folder.mkdir(parents=True, exist_ok=True)
+      frame.to_csv(folder / f'{method}_{replicate}.csv', index=False)
+  results = tmp_path / 'results'
+  written = run(
+    results,
+    predictions_directory=str(tmp_path / 'predictions'),
+    dataset_name='own',
+  )
+  assert len(written) == 4
+  summary = gen_tstatistic.run(
+    data_directory=paths.class_metrics_folder(str(results), 'own', 'eval'),
+    output_file=str(results),
+    dataset_name='own',
+    mode='eval',
+  )
+  assert summary['pruning_method'].tolist() == ['int8']
+  assert summary['baseline_models'].tolist() == [2]
+  assert plot_class_impact.run(
+    results_directory=str(results), dataset_name='own', mode='eval'
+  )

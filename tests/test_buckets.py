@@ -30,9 +30,9 @@ TABLES = (
   'gen_tstatistic',
   'plot_class_impact',
   'summarize',
+  'rank_suspects',
   'headline_table',
 )
-FOLDERS = ('results', 'robustness', 'data')
 
 
 class Bucket:
@@ -64,17 +64,12 @@ class Bucket:
 
   def fill(self, folder, names):
     for name, path in files(folder).items():
-      if name.split('/')[0] in names:
+      if name.startswith(tuple(f'{start}/' for start in names)):
         self.put(name, path.read_bytes())
 
   def start(self, stage, *flags):
-    """A stage as a process, its paths in the bucket."""
-    moved = [
-      f'{flag.split("=")[0]}=gs://{self.name}/{flag.split("=")[1]}'
-      if flag.split('=')[-1].split('/')[0] in FOLDERS
-      else flag
-      for flag in stage.flags
-    ]
+    """A stage as a process, its study in the bucket."""
+    moved = stage.but(f'--study=gs://{self.name}').flags
     return subprocess.Popen(
       [sys.executable, '-m', stage.script, *moved, *flags],
       cwd=ROOT,
@@ -129,13 +124,13 @@ def results(named):
   return {
     name: content
     for name, content in named.items()
-    if name.split('/')[0] in ('results', 'robustness')
-    and not name.endswith('.run.json')
+    if name.startswith('results/') and not name.endswith('.run.json')
   }
 
 
 def test_the_tables_of_a_chain_are_the_same_in_a_bucket(chain, bucket):
-  bucket.fill(chain['imagenet_corruptions'][1], ('data', 'robustness'))
+  robustness = chain['imagenet_corruptions'][1]
+  bucket.fill(robustness, ('data', 'results/robustness'))
   bucket.fill(chain['imagenet_predictions'][1], ('results',))
   for name in TABLES:
     bucket.finish(stage(name))
@@ -146,7 +141,7 @@ def test_the_tables_of_a_chain_are_the_same_in_a_bucket(chain, bucket):
 
 def test_killed_in_a_bucket(chain, bucket, long, tally):
   """What is listed is whole; what was left has a hidden name."""
-  bucket.fill(chain['imagenet_predictions'][1], ('results',))
+  bucket.fill(chain['imagenet_predictions'][1], ('data', 'results'))
   whole = files(chain['aggregate_predictions'][1])
   wanted = results({name: path.read_bytes() for name, path in whole.items()})
   before = len(results(bucket.objects()))
@@ -174,7 +169,7 @@ def test_killed_in_a_bucket(chain, bucket, long, tally):
 
 
 def test_two_copies_at_once_in_a_bucket(chain, bucket):
-  bucket.fill(chain['imagenet_predictions'][1], ('results',))
+  bucket.fill(chain['imagenet_predictions'][1], ('data', 'results'))
   copies = [bucket.start(stage('aggregate_predictions')) for _ in range(2)]
   logs = [copy.communicate(timeout=300)[1] for copy in copies]
   assert [copy.returncode for copy in copies] == [0, 0], logs

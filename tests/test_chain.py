@@ -19,7 +19,7 @@ def run_chain(folder, **variables):
     env={
       **os.environ,
       'VENV': sys.prefix,
-      'RUN': str(folder),
+      'STUDY': str(folder),
       'REPLICATES': '4',
       'SPARSITIES': '0,0.9',
       'EPOCHS': '2',
@@ -105,9 +105,7 @@ def test_a_second_run_does_nothing_again(chain):
   kept = [
     path
     for path in folder.rglob('*')
-    if path.is_file()
-    and 'headline' not in path.name
-    and path.parent.name != 'finished'
+    if path.is_file() and 'headline' not in path.name
   ]
   before = {path: path.stat().st_mtime_ns for path in kept}
   printed = run_chain(folder)
@@ -129,7 +127,7 @@ def test_wrong_variables_are_named(tmp_path):
   for name in ('REPLICATES', 'EPOCHS'):
     done = subprocess.run(
       [str(ROOT / 'run.sh')],
-      env={**os.environ, 'VENV': sys.prefix, 'RUN': str(tmp_path), name: 'x'},
+      env={**os.environ, 'VENV': sys.prefix, 'STUDY': str(tmp_path), name: 'x'},
       capture_output=True,
       text=True,
       check=False,

@@ -5,9 +5,7 @@ import os
 import pandas as pd
 import pytest
 
-from pie_dataset_gen import (
-  aggregate_predictions,
-)
+from pie_dataset_gen import shard_predictions
 from tests.damage import FORMULAS, fuzz, mutated, outcomes, predictions
 from utils import csvs, image_records, tables, tfrecords
 
@@ -74,7 +72,7 @@ def test_flips_of_a_csv_change_no_more_than_cells(tmp_path, long):
   files = [predictions(tmp_path, (f, r)) for f in (0.0, 0.5) for r in (0, 1)]
 
   def read():
-    shard = aggregate_predictions.read_shard([*map(str, files)], 'eval', 3)
+    shard = shard_predictions.read_shard([*map(str, files)], 'eval', 3)
     seen.append((shard.members, shard.image_key, shard.true_class))
     return shard.label.tolist(), shard.probability.tolist()
 
@@ -99,7 +97,7 @@ def test_cuts_of_a_csv_are_noticed(tmp_path):
       with pytest.raises(ValueError, match=files[1].name):
         csvs.read(tables.PREDICTIONS, str(files[1]))
     with pytest.raises(ValueError, match=files[1].name):
-      aggregate_predictions.read_shard([*map(str, files)], 'eval', 3)
+      shard_predictions.read_shard([*map(str, files)], 'eval', 3)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +125,6 @@ def test_fuzzed_predictions_from_elsewhere(tmp_path, long):
 
   def parse(data):
     files[1].write_bytes(data)
-    aggregate_predictions.read_shard([*map(str, files)], 'eval')
+    shard_predictions.read_shard([*map(str, files)], 'eval')
 
   fuzz(mutated(files[1].read_bytes()), parse, 10_000 if long else 100)

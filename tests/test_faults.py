@@ -214,7 +214,7 @@ def test_workers_end_at_once_and_in_silence(seconds):
   """Whether they are at work or still being started."""
   script = """if True:
     import time
-    from utils import command_line
+    from utils import command_line, workers
     if __name__ == '__main__':
       def main(argv):
         with workers.processes(2) as pool:

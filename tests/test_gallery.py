@@ -4,6 +4,7 @@ import http.server
 import io
 import json
 import pathlib
+import re
 import shutil
 import threading
 
@@ -205,6 +206,22 @@ def test_data_equals_modal_labels(run_folder, page_folder):
         assert said['members'] == row[f'{who}_number_observ']
       assert pruned['taxicab'] == row['taxicab_distance']
       assert pruned['rank'] == row['rank']
+
+
+def test_pies_and_questions_stand_on_the_page(page_folder):
+  html = (page_folder / 'index.html').read_text()
+  (pies,) = re.findall(r'id="pies">([^<]*)</script>', html)
+  images = read_data(page_folder)['images']
+  index_of = {key(i): i for i in range(IMAGES)}
+  assert json.loads(pies) == [
+    [int(is_pie(index_of[image['key']], level)) for image in images]
+    for level in LEVELS[1:]
+  ]
+  asked = re.findall(r'<input type="checkbox" name="(\w+)"> <kbd>(\d)', html)
+  assert asked == [
+    (column.name, str(number))
+    for number, column in enumerate(tables.QUESTIONS, 1)
+  ]
 
 
 def test_votes_are_those_of_the_members(page_folder):
@@ -646,6 +663,10 @@ def test_more_than_a_screenful_follows_by_scrolling(
   image = next(i for i in data['images'] if i['key'] == key(0))
   data['images'] = [dict(image, key=f'{n:05d}') for n in range(1000)]
   (folder / 'data.js').write_text(f'window.gallery = {json.dumps(data)};')
+  html = (folder / 'index.html').read_text()
+  ones = json.dumps([[1] * 1000] * len(data['levels']))
+  html = re.sub(r'(id="pies">)[^<]*', rf'\g<1>{ones}', html)
+  (folder / 'index.html').write_text(html)
   page = open_page(folder.as_uri() + '/index.html')
   assert len(keys_shown(page)) < 1000
   for _ in range(100):

@@ -266,32 +266,6 @@ def test_one_model_in_a_group_has_no_test_and_no_null(tmp_path):
   assert list(summary['tested']) == [0, 0]
 
 
-@pytest.mark.parametrize('models', [3, 30])
-def test_null_classes_are_called_at_the_nominal_rate(models):
-  rng = np.random.default_rng(models)
-  before = rng.normal(0.7, 0.05, (models, 4000))
-  after = rng.normal(0.6, 0.08, (models, 4000)) + 0.1
-  pvalue = gen_tstatistic.welch(before, after).pvalue
-  rate = (pvalue <= 0.05).mean()
-  # Welch's test is conservative for very small groups, never liberal.
-  assert 0.03 < rate < 0.06
-  assert (gen_tstatistic.false_discovery(pvalue) <= 0.05).sum() <= 1
-
-
-def test_corrected_discoveries_are_false_at_their_level_at_most():
-  rng = np.random.default_rng(0)
-  shares = []
-  for _ in range(40):
-    before = rng.normal(0.7, 0.05, (30, 1000))
-    after = rng.normal(0.7, 0.05, (30, 1000))
-    after[:, :200] -= 0.05
-    pvalue = gen_tstatistic.welch(before, after).pvalue
-    found = gen_tstatistic.false_discovery(pvalue) <= 0.05
-    assert found[:200].mean() > 0.8
-    shares.append(found[200:].sum() / found.sum())
-  assert np.mean(shares) < 0.055
-
-
 def test_the_null_of_the_halves_agrees_with_the_nominal_rate(tmp_path):
   rng = np.random.default_rng(7)
   names = [str(i) for i in range(400)]
@@ -308,14 +282,14 @@ def test_the_null_of_the_halves_agrees_with_the_nominal_rate(tmp_path):
 
 def test_levels_can_be_chosen(tmp_path):
   write_long(tmp_path / 'in', make_recall(np.random.default_rng(8)))
-  tested, _ = run(tmp_path / 'in', tmp_path / 'out', sparsity_fraction=[0.9])
+  tested, _ = run(tmp_path / 'in', tmp_path / 'out', fractions=[0.9])
   assert set(tested['pruning_fraction']) == {0.9}
 
 
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'sparsity_fraction': [0.3]}, r'levels \[0.3\], it holds'),
+    ({'fractions': [0.3]}, r'no compressed members at \[0.3\], there are'),
     ({'normalisation': 'constants'}, 'wanted both of them'),
     ({'accuracy_constants': {0.0: 0.7}}, 'wanted both of them'),
     (
@@ -377,5 +351,72 @@ def test_flags_are_parsed_or_refused():
   for wrong in (['0.9'], ['a:b'], ['0.9:1.5']):
     with pytest.raises(ValueError):
       gen_tstatistic.parse_constants(wrong)
-  with pytest.raises(ValueError):
-    gen_tstatistic.parse_fractions(['x'], 'sparsity_fraction')
+
+
+def level_of_int8(recall):
+  """The same models as int8 at fraction 0, far worse at one class."""
+  worse = recall[0.0].copy()
+  worse[:, 3] -= 0.3
+  return worse.clip(0, 1)
+
+
+def add_int8(folder, recall):
+  """Writes what write_long writes, and a level int8 at fraction 0."""
+  write_long(folder, recall)
+  write_long(folder / 'int8', {0.0: level_of_int8(recall)})
+  for path in (folder / 'int8').glob('*_baseline_*.csv'):
+    text = path.read_text().replace(',baseline,', ',int8,')
+    path.with_name(path.name.replace('baseline', 'int8')).write_text(text)
+    path.unlink()
+
+
+def test_a_compressed_level_at_fraction_0_is_no_baseline(tmp_path):
+  recall = make_recall(np.random.default_rng(11), levels=(0.0, 0.9))
+  write_long(tmp_path / 'without', recall)
+  add_int8(tmp_path / 'with', recall)
+  without, _ = run(tmp_path / 'without', tmp_path / 'out')
+  tested, summary = run(tmp_path / 'with', tmp_path / 'int8')
+  levels = summary[['pruning_method', 'pruning_fraction']]
+  assert levels.to_numpy().tolist() == [['int8', 0.0], ['threshold', 0.9]]
+  assert len(set(summary['baseline_models'])) == 1
+  # What was there before is as it was, and int8 is tested like any level.
+  pruned = tested[tested['pruning_method'] == 'threshold']
+  pd.testing.assert_frame_equal(pruned.reset_index(drop=True), without)
+  int8 = tested[tested['pruning_method'] == 'int8'].set_index('class_id')
+  assert int8.loc[3, 'direction'] == 'lower'
+  assert int8.loc[3, 'recall_change'] < -0.2
+  assert int8.loc[0, 'recall_change'] == 0
+
+
+def test_other_settings_are_refused_and_other_inputs_are_tested_anew(tmp_path):
+  recall = make_recall(np.random.default_rng(12))
+  write_long(tmp_path / 'in', recall)
+  run(tmp_path / 'in', tmp_path / 'out')
+
+  def written():
+    return {p: p.read_bytes() for p in (tmp_path / 'out').rglob('*.csv')}
+
+  before = written()
+  with pytest.raises(
+    ValueError, match='normalisation was population_mean, is model'
+  ):
+    run(tmp_path / 'in', tmp_path / 'out', normalisation='model')
+  assert before == {
+    p: p.read_bytes() for p in (tmp_path / 'out').rglob('*.csv')
+  }
+  recall[0.9] = recall[0.9] * 0.9
+  write_long(tmp_path / 'in', recall)
+  run(tmp_path / 'in', tmp_path / 'out')
+  assert before != {
+    p: p.read_bytes() for p in (tmp_path / 'out').rglob('*.csv')
+  }
+
+
+def test_what_is_missing_is_named_with_its_script_and_its_neighbours(tmp_path):
+  folder = tmp_path / 'results' / 'flowers' / 'class_metrics' / 'eval'
+  write_long(folder, make_recall(np.random.default_rng(13)))
+  asked = tmp_path / 'results' / 'imagenet' / 'class_metrics' / 'eval'
+  with pytest.raises(FileNotFoundError) as raised:
+    run(asked, tmp_path / 'out')
+  for words in (str(asked), 'aggregate_ckpt_metrics', 'results holds flowers'):
+    assert words in str(raised.value)

@@ -312,6 +312,12 @@ def test_a_missing_level_or_shard_is_refused(folders):
     run(folders)
 
 
+def test_results_under_another_name_are_named(folders):
+  message = r'holds .*shapes.*pie_dataset_gen.aggregate_predictions writes it'
+  with pytest.raises(FileNotFoundError, match=message):
+    run(folders, dataset_name='flowers')
+
+
 def test_a_repeated_key_is_refused(folders):
   path = paths.shard(str(folders / 'data'), 'validation', 0, SHARDS)
   twice = list(shard_files.read_records(path))[:1] * IMAGES

@@ -104,7 +104,11 @@ def imports(file, when_imported_only=False):
         whole = f'{node.module}.{name.name}'
         ours = (ROOT / f'{whole.replace(".", "/")}.py').exists()
         found.add(whole if ours else node.module)
-    deferred = isinstance(node, (ast.FunctionDef, ast.Lambda))
+    # What is imported lazily loads when it is used.
+    deferred = isinstance(node, (ast.FunctionDef, ast.Lambda)) or (
+      isinstance(node, ast.With)
+      and ast.unparse(node.items[0].context_expr) == 'epy.lazy_imports()'
+    )
     if not (deferred and when_imported_only):
       nodes.extend(ast.iter_child_nodes(node))
   return found

@@ -84,8 +84,7 @@ def stage(name):
 
 
 def with_flags(name, *flags):
-  found = stage(name)
-  return type(found)(found.script, (*found.flags, *flags))
+  return stage(name).but(*flags)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +192,7 @@ def test_results_move_with_their_inputs(runner, chain, tmp_path):
   before = {
     name: path.stat().st_mtime_ns for name, path in files(folder).items()
   }
-  moved = type(STAGES[0])(
-    'pie_dataset_gen.imagenet_predictions',
-    tuple(
-      f'{flag.split("=")[0]}={folder}/{flag.split("=")[1]}'
-      for flag in stage('imagenet_predictions').flags
-    ),
-  )
+  moved = with_flags('imagenet_predictions', f'--study={folder}')
   runner.finish(moved, tmp_path)
   assert before == {
     name: path.stat().st_mtime_ns for name, path in files(folder).items()

@@ -10,8 +10,10 @@ flags of one name), and bad input ends in one clear line and exit code 1. What
 --study says of its paths it takes from `with_study`.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
@@ -105,6 +107,18 @@ def _study(f: flags.FlagValues) -> paths.Study:
     name = image_records.read(data).name
   mode = f['mode'].value if 'mode' in f else 'eval'
   return paths.Study(f.study, name or epath.Path(f.study).name, mode)
+
+
+def options(f: flags.FlagValues, of: type[Any], **given) -> Any:
+  """A dataclass whose fields are called as flags are.
+
+  Args:
+    f: the flags.
+    of: the dataclass.
+    **given: fields that have another value than their flag.
+  """
+  names = {field.name for field in dataclasses.fields(of)} - set(given)
+  return of(**{name: f[name].value for name in names}, **given)
 
 
 def numbers(flag: str, texts: Sequence[str]) -> tuple[float, ...]:

@@ -99,11 +99,10 @@ class ImageRecords:
         raise ValueError(f'{field} is one text, wanted a list')
       object.__setattr__(self, field, tuple(getattr(self, field)))
     self._check_names()
-    self._check_pixels()
-    self._check_splits()
+    self._check_numbers()
+    self._check_shards()
 
   def _check_names(self) -> None:
-    """Names of the data set and of its classes."""
     if not isinstance(self.name, str):
       raise ValueError(f'name is {self.name!r}, wanted text')
     storage.check_component('name', self.name)
@@ -130,10 +129,9 @@ class ImageRecords:
         f'class_keys has {len(set(self.class_keys))} different entries, '
         f'wanted one for each of {len(self.class_names)} classes'
       )
-    _check_whole('label_base', self.label_base, 0, 1)
 
-  def _check_pixels(self) -> None:
-    """What is done to images before a network sees them."""
+  def _check_numbers(self) -> None:
+    _check_whole('label_base', self.label_base, 0, 1)
     for field in ('image_size', 'resize_size'):
       _check_whole(field, getattr(self, field), 1, _MAX_PIXELS)
     if self.image_size > self.resize_size:
@@ -157,7 +155,7 @@ class ImageRecords:
         f'horizontal_flip is {self.horizontal_flip!r}, wanted true or false'
       )
 
-  def _check_splits(self) -> None:
+  def _check_shards(self) -> None:
     names = [name for shards in self.splits.values() for name in shards]
     for name in names:
       storage.check_component('the name of a shard', name)

@@ -140,12 +140,12 @@ def smooth_labels(
 
 
 class Reader(Protocol):
-  """What reads images in order, as `data_input.OrderedReader` does."""
+  """What reads a shard as `data_input.OrderedReader` does."""
 
   def read(
     self, path: str, records: image_records.ImageRecords
   ) -> Iterator[tuple[list[str], np.ndarray, tf.Tensor]]:
-    """The batches of a shard: keys, class ids, images on 0..255."""
+    """Yields keys, class ids and images of each batch, in order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,11 +327,8 @@ class Predictor:
     progress: tqdm.tqdm,
   ) -> dict[member_paths.Checkpoint, pd.DataFrame]:
     read_scores = self._traced_outcomes(records.num_classes)
-    keys: list[str] = []
-    classes: list[np.ndarray] = []
-    found: dict[member_paths.Checkpoint, list[list[np.ndarray]]] = {
-      checkpoint: [] for checkpoint in group
-    }
+    keys, classes = [], []
+    found: dict = {checkpoint: [] for checkpoint in group}
     for batch_keys, labels, images in batches:
       keys += batch_keys
       classes.append(labels)
@@ -391,12 +388,12 @@ def _count(
   """Number of images x models, or None where it is not declared."""
   examples = {}
   for data_set in data_sets:
-    for shard in data_set.shards:
-      declared = data_set.records.shard(storage.name(shard))
-      if not declared:
+    for path in data_set.shards:
+      shard = data_set.records.shard(storage.name(path))
+      if shard is None:
         return None
-      examples[shard] = declared.examples
-  return sum(examples[shard] for missing in to_do.values() for shard in missing)
+      examples[path] = shard.examples
+  return sum(examples[path] for missing in to_do.values() for path in missing)
 
 
 def _frame(

@@ -87,7 +87,8 @@ def nearest(path: str) -> str:
   """Says, for a message, what there is where a path should have been."""
   folder = epath.Path(str(path).split(',')[0])
   while glob.has_magic(str(folder)) or not folder.is_dir():
-    if folder == folder.parent:
+    # Above a bucket there is nothing to ask for.
+    if folder == folder.parent or str(folder.parent).endswith('://'):
       return ''
     folder = folder.parent
   names = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.'))

@@ -17,7 +17,7 @@ import pandas as pd
 from absl import app, flags
 from scipy import stats
 
-from per_class_accuracy import gen_tstatistic
+from per_class_accuracy import class_tests
 from tests import test_gen_tstatistic
 
 FLAGS = flags.FLAGS
@@ -69,7 +69,7 @@ def main(argv):
 
   def ours():
     for fraction in LEVELS[1:]:
-      test = gen_tstatistic.welch(recall[0.0], recall[fraction])
+      test = class_tests.welch(recall[0.0], recall[fraction])
       assert len(test.pvalue) == FLAGS.classes
 
   ours_time = best(ours)
