@@ -244,19 +244,21 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
 def class_rows(summary: pd.DataFrame) -> list[Row]:
   """Classes that lost and gained, from `tables.CLASS_IMPACT_SUMMARY`."""
   columns = {
-    'classes that lost significantly': ('lower', '.0f'),
-    'classes that gained significantly': ('higher', '.0f'),
-    'such classes by chance': ('expected_by_chance', '.1f'),
+    'classes that lost more than the whole': ('lower_corrected', '.0f'),
+    'lost more, by chance, two dense halves': ('lower_corrected_null', '.2f'),
+    'classes that lost less than the whole': ('higher_corrected', '.0f'),
+    'lost less, by chance, two dense halves': ('higher_corrected_null', '.2f'),
   }
   rows = []
   for measure, (column, form) in columns.items():
-    cells = {
-      populations.level_of(level): Cell(
-        level[column] if level['tested'] else np.nan,
-        not_available='' if level['tested'] else 'no class could be tested',
+    cells = {}
+    for level in summary.to_dict('records'):
+      reason = '' if level['tested'] else 'no class could be tested'
+      if not reason and np.isnan(level[column]):
+        reason = 'two halves of two members need 4 dense members'
+      cells[populations.level_of(level)] = Cell(
+        np.nan if reason else level[column], not_available=reason
       )
-      for level in summary.to_dict('records')
-    }
     rows.append(
       Row(
         measure,

@@ -111,7 +111,7 @@ def in_order(names, recall, tested, levels):
 def test_statistics_equal_scipys(tmp_path, kind, normalisation):
   recall = make_recall(np.random.default_rng(0))
   accuracy = {f: values.mean() for f, values in recall.items()}
-  options = {}
+  options = {'normalisation': normalisation}
   if normalisation == 'constants':
     accuracy = {0.0: 0.76675, 0.5: 0.75874, 0.9: 0.72569}
     options = {
@@ -152,10 +152,10 @@ def test_statistics_equal_scipys(tmp_path, kind, normalisation):
     )
 
 
-def test_each_models_own_accuracy_is_the_other_choice(tmp_path):
+def test_each_models_own_accuracy_is_the_default(tmp_path):
   recall = make_recall(np.random.default_rng(1))
   write_long(tmp_path / 'in', recall)
-  tested, _ = run(tmp_path / 'in', tmp_path / 'out', normalisation='model')
+  tested, _ = run(tmp_path / 'in', tmp_path / 'out')
   own = {f: values.mean(axis=1, keepdims=True) for f, values in recall.items()}
   for row in tested.to_dict('records'):
     p, i = row['pruning_fraction'], row['class_id']
@@ -398,9 +398,9 @@ def test_other_settings_are_refused_and_other_inputs_are_tested_anew(tmp_path):
 
   before = written()
   with pytest.raises(
-    ValueError, match='normalisation was population_mean, is model'
+    ValueError, match='normalisation was model, is population_mean'
   ):
-    run(tmp_path / 'in', tmp_path / 'out', normalisation='model')
+    run(tmp_path / 'in', tmp_path / 'out', normalisation='population_mean')
   assert before == {
     p: p.read_bytes() for p in (tmp_path / 'out').rglob('*.csv')
   }

@@ -489,11 +489,15 @@ CLASS_IMPACT_SUMMARY = Table(
     _count('higher_corrected', 'of these, with a q-value as low'),
     _number('expected_by_chance', 'tested times the level of significance'),
     _count(
-      'half_models', 'models a side in the next six columns', nullable=True
+      'half_models', 'models a side in the next eight columns', nullable=True
     ),
     _number('null_mean', 'significant classes, dense against dense halves'),
     _number('null_low', '2.5th percentile over the random halves'),
     _number('null_high', '97.5th percentile over the random halves'),
+    _number('lower_corrected_null', 'lower_corrected, mean over dense halves'),
+    _number(
+      'higher_corrected_null', 'higher_corrected, mean over dense halves'
+    ),
     _number('half_mean', 'significant classes, dense against pruned halves'),
     _number('half_low', '2.5th percentile over the random halves'),
     _number('half_high', '97.5th percentile over the random halves'),
