@@ -179,6 +179,7 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
     Row('PIEs, share of images', '.4f', {}),
     Row('PIEs, dense half and pruned half', '.1f', {}, has_interval=True),
     Row('PIEs by chance, two dense halves', '.1f', {}, has_interval=True),
+    Row('p, if it predicted like the dense', '.3g', {}),
   ]
   shares = [
     Row(f'top-1 of {who} on {images}', '.4f', {})
@@ -217,6 +218,7 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
       )
       for half in ('pruned_half', 'null')
     ]
+    cells.append(_pvalue(level))
     for row, cell in zip(counts, cells, strict=True):
       row.cells[name] = cell
       row.cells[populations.DENSE] = Cell(not_available=_NO_PIES)
@@ -239,6 +241,18 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
       'aggregate_predictions'
     )
   return counts + shares
+
+
+def _pvalue(level: dict) -> Cell:
+  """The exact test of a level, where its members are enough for one."""
+  if np.isnan(level['energy_pvalue']):
+    return Cell(not_available='aggregate_predictions --num_permutations is 0')
+  if level['energy_pvalue_smallest'] > tables.SIGNIFICANCE:
+    return Cell(
+      not_available='so few members cannot give a p of '
+      f'{tables.SIGNIFICANCE:g} or less'
+    )
+  return Cell(level['energy_pvalue'])
 
 
 def class_rows(summary: pd.DataFrame) -> list[Row]:

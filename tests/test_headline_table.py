@@ -236,6 +236,8 @@ def test_null_and_intervals_are_those_of_the_aggregation(folder):
     cell = found.loc[('PIEs by chance, two dense halves', *level)]
     assert cell['value'] == row['null_mean']
     assert (cell['low'], cell['high']) == (row['null_low'], row['null_high'])
+    cell = found.loc[('p, if it predicted like the dense', *level)]
+    assert cell['value'] == row['energy_pvalue'] >= 0.001
     cell = found.loc[('PIEs, dense half and pruned half', *level)]
     assert cell['value'] == row['pruned_half_mean']
     cell = found.loc[('PIEs', *level)]

@@ -187,6 +187,26 @@ PIE_NULL = Table(
       low=0.0,
       nullable=True,
     ),
+    _count(
+      'permutations',
+      'other memberships that the true one is compared with',
+      nullable=True,
+      default=np.nan,
+    ),
+    _fraction(
+      'energy_pvalue',
+      'share of memberships, dense or not permuted, whose votes are as far '
+      'apart (squared distance): small if the level predicts otherwise than '
+      'chance explains',
+      nullable=True,
+      default=np.nan,
+    ),
+    _fraction(
+      'energy_pvalue_smallest',
+      'the smallest that this can be with so many members',
+      nullable=True,
+      default=np.nan,
+    ),
     Column('tie_rule', 'text', 'which of several labels with as many votes'),
     _count('baseline_tied_count', 'images with a tied dense modal label'),
     _count('variant_tied_count', 'images with a tied pruned modal label'),
