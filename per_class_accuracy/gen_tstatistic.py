@@ -10,7 +10,7 @@ Reads, at or below --data_directory, the CSVs of aggregate_ckpt_metrics
 (`tables.CLASS_METRICS`), of classes or of groups; or the original's CSVs, with
 one row per checkpoint and the columns fraction_pruned, recall/<name>_<i> (i is
 the class id) and, if there, pruning_method and eval_accuracy. Dense models are
-those with fraction_pruned 0.
+those of the method baseline; where no method is named, those at fraction 0.
 
 Writes, anew at every run,
   <output_file>/<dataset>/<mode>/recall_t_statistic.csv
@@ -61,7 +61,7 @@ def define_flags() -> None:
   flags.DEFINE_list(
     'sparsity_fraction',
     [],
-    'Levels to test: shares of weights that are zero, in (0, 1), '
+    'Levels to test: shares of weights that are zero, in [0, 1), '
     'comma-separated. Empty for all that are there.',
   )
   flags.DEFINE_enum(
@@ -219,7 +219,7 @@ def _sentence(row: Mapping[str, object]) -> str:
 def parse_constants(items: Sequence[str]) -> dict[float, float]:
   """Level -> accuracy from texts like 0.9:0.72569."""
   pairs = [item.split(':') for item in items]
-  if any(len(pair) != 2 for pair in pairs):
+  if any(len(pair) != 2 or not all(map(str.strip, pair)) for pair in pairs):
     raise ValueError(
       f'--accuracy_constants is {",".join(items)}, wanted '
       '<fraction>:<accuracy>,...'

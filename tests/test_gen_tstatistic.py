@@ -348,7 +348,7 @@ def test_flags_are_parsed_or_refused():
     0.0: 0.7,
     0.9: 0.5,
   }
-  for wrong in (['0.9'], ['a:b'], ['0.9:1.5']):
+  for wrong in (['0.9'], ['0.9:'], ['a:b'], ['0.9:1.5']):
     with pytest.raises(ValueError):
       gen_tstatistic.parse_constants(wrong)
 
@@ -420,3 +420,12 @@ def test_what_is_missing_is_named_with_its_script_and_its_neighbours(tmp_path):
     run(asked, tmp_path / 'out')
   for words in (str(asked), 'aggregate_ckpt_metrics', 'results holds flowers'):
     assert words in str(raised.value)
+
+
+def test_a_baseline_with_zeros_is_refused(tmp_path):
+  recall = make_recall(np.random.default_rng(14))
+  write_long(tmp_path / 'in', recall)
+  for path in (tmp_path / 'in').glob('*_threshold_0.5_*.csv'):
+    path.write_text(path.read_text().replace(',threshold,', ',baseline,'))
+  with pytest.raises(ValueError, match='baseline with fraction_pruned 0.5'):
+    run(tmp_path / 'in', tmp_path / 'out')
