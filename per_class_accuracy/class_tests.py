@@ -7,13 +7,14 @@ A positive statistic says that the class lost more than the whole did.
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 
 from per_class_accuracy import member_recall
-from utils import populations, tables
+from utils import tables
 
 # Recall is a ratio of counts and accuracy a mean of such: values that truly
 # differ do so by far more than this, and rounding by far less.
@@ -110,6 +111,22 @@ def normalise(
   return recall - (accuracy[:, None] if own else accuracy.mean())
 
 
+class HalfCounts(NamedTuple):
+  """Significant classes between random groups of models, [splits] each.
+
+  Attributes:
+    size: models on either side.
+    either: before correction, in either direction.
+    lower: after correction, those that the second group has lower.
+    higher: after correction, those that it has higher.
+  """
+
+  size: int
+  either: np.ndarray
+  lower: np.ndarray
+  higher: np.ndarray
+
+
 def count_in_halves(
   first: np.ndarray,
   second: np.ndarray | None,
@@ -117,7 +134,7 @@ def count_in_halves(
   splits: int,
   seed: int,
   test: Callable[[np.ndarray, np.ndarray], Welch],
-) -> np.ndarray:
+) -> HalfCounts:
   """Counts significant classes between random groups of models.
 
   Args:
@@ -129,12 +146,9 @@ def count_in_halves(
     splits: number of random draws.
     seed: of the draws.
     test: compares the models at two lists of positions.
-
-  Returns:
-    [splits] counts.
   """
   random = np.random.default_rng(seed)
-  counts = np.empty(splits, np.int64)
+  either, lower, higher = np.zeros((3, splits), np.int64)
   for i in range(splits):
     drawn = random.permutation(first)
     other = drawn[size:] if second is None else random.permutation(second)
@@ -144,11 +158,17 @@ def count_in_halves(
     extreme = np.abs(compared.statistic) >= special.ndtri(
       1 - tables.SIGNIFICANCE / 2
     )
-    pvalue = 2 * special.stdtr(
+    pvalue = np.where(np.isnan(compared.statistic), np.nan, 1.0)
+    pvalue[extreme] = 2 * special.stdtr(
       compared.freedom[extreme], -np.abs(compared.statistic[extreme])
     )
-    counts[i] = (pvalue <= tables.SIGNIFICANCE).sum()
-  return counts
+    either[i] = (pvalue <= tables.SIGNIFICANCE).sum()
+    if either[i]:
+      # Which are found depends on the p-values at or below the level only.
+      found = false_discovery(pvalue) <= tables.SIGNIFICANCE
+      lower[i] = (found & (compared.statistic > 0)).sum()
+      higher[i] = (found & (compared.statistic < 0)).sum()
+  return HalfCounts(size, either, lower, higher)
 
 
 def _reasons(
@@ -173,30 +193,25 @@ def _reasons(
 
 
 def halves_row(
-  baseline: np.ndarray,
-  variant: np.ndarray,
-  splits: int,
-  seed: int,
-  test: Callable[[np.ndarray, np.ndarray], Welch],
+  null: HalfCounts | None, halves: HalfCounts | None
 ) -> dict[str, float]:
-  """What chance gives, and what the level gives, between random halves.
+  """What chance gives, and what a level gives, between random halves.
 
   Args:
-    baseline: positions of the dense models.
-    variant: positions of the level's.
-    splits: number of random draws; 0 for none.
-    seed: of the draws.
-    test: as of `count_in_halves`.
+    null: of dense halves, or None where there are too few models.
+    halves: of dense halves and as many models of the level, likewise.
 
   Returns:
-    Cells of `tables.CLASS_IMPACT_SUMMARY`; none where there are too few models.
+    Cells of `tables.CLASS_IMPACT_SUMMARY`.
   """
-  size = populations.half_size(len(baseline), len(variant))
-  if size < 2 or not splits:
+  if null is None or halves is None:
     return {}
-  row: dict[str, float] = {'half_models': size}
-  for name, other in (('null', None), ('half', variant)):
-    counts = count_in_halves(baseline, other, size, splits, seed, test)
+  row: dict[str, float] = {
+    'half_models': null.size,
+    'lower_corrected_null': null.lower.mean(),
+    'higher_corrected_null': null.higher.mean(),
+  }
+  for name, counts in (('null', null.either), ('half', halves.either)):
     low, high = np.percentile(counts, [2.5, 97.5])
     row |= {
       f'{name}_mean': counts.mean(),

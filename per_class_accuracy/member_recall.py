@@ -76,6 +76,12 @@ def read(data_directory: str, mode: str) -> tuple[Models, list[str]]:
       f'{files[wide.index(False)]} a row for each class: wanted one kind'
     )
   models = _read_wide(files) if any(wide) else _read_long(files, mode)
+  for level in set(models.level):
+    if level.is_dense and level != populations.DENSE:
+      raise ValueError(
+        f'{data_directory} has models of the baseline with fraction_pruned '
+        f'{level.fraction_pruned}, wanted 0'
+      )
   return models, files
 
 

@@ -80,8 +80,8 @@ def _label(name: str) -> str:
 
 
 def _significance(rows: pd.DataFrame) -> list[str]:
-  """The direction of significant classes, '' of others."""
-  significant = rows['pvalue_recall_norm'] <= tables.SIGNIFICANCE
+  """The direction of classes that stand after correction, '' of others."""
+  significant = rows['qvalue_recall_norm'] <= tables.SIGNIFICANCE
   return rows['direction'].where(significant, '').tolist()
 
 
@@ -128,6 +128,16 @@ def _draw_ranked(ax: axes.Axes, rows: pd.DataFrame) -> None:
   ax.set_ylabel('change of recall, pruned minus dense')
 
 
+def _by_chance(summary: pd.Series) -> str:
+  """What dense halves gave of either direction."""
+  lower, higher = (
+    summary[f'{side}_corrected_null'] for side in ('lower', 'higher')
+  )
+  if np.isnan(lower):
+    return 'are too small to compare'
+  return f'give {lower:.2g} and {higher:.2g}'
+
+
 def draw_level(rows: pd.DataFrame, summary: pd.Series) -> figure.Figure:
   """Draws every class at one level.
 
@@ -163,20 +173,20 @@ def draw_level(rows: pd.DataFrame, summary: pd.Series) -> figure.Figure:
     f'against {summary["baseline_models"]} dense\n'
     f'accuracy {summary["baseline_accuracy"]:.4f} to '
     f'{summary["variant_accuracy"]:.4f}; of {summary["tested"]} classes '
-    f'tested {summary["lower"]} are lower and {summary["higher"]} higher\n'
-    f'({summary["lower_corrected"]} and {summary["higher_corrected"]} after '
-    f'correction; chance gives about {summary["expected_by_chance"]:.3g})'
-    f'{note}',
+    f'tested {summary["lower_corrected"]} lost more than the whole and '
+    f'{summary["higher_corrected"]} less\n(after correction; two dense halves '
+    f'{_by_chance(summary)}; uncorrected {summary["lower"]} and '
+    f'{summary["higher"]}){note}',
     fontsize=10,
     parse_math=False,
   )
-  level = f'p \N{LESS-THAN OR EQUAL TO} {tables.SIGNIFICANCE:g}'
+  level = f'q \N{LESS-THAN OR EQUAL TO} {tables.SIGNIFICANCE:g}'
   handles = [
     patches.Patch(
-      color=_COLOURS['lower'], label=f'significantly lower, {level}'
+      color=_COLOURS['lower'], label=f'lost more than the whole, {level}'
     ),
     patches.Patch(
-      color=_COLOURS['higher'], label=f'significantly higher, {level}'
+      color=_COLOURS['higher'], label=f'lost less, or gained, {level}'
     ),
     patches.Patch(color=_COLOURS[''], label='not significant'),
     lines.Line2D(

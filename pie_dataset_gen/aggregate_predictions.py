@@ -29,6 +29,12 @@ stands the count between a dense half and as many pruned members
 (pruned_half_mean). Only these two are alike in all but the pruning: modal
 labels of small populations are noisier, so neither compares to pie_count,
 which all members give.
+
+Does a level predict otherwise than chance explains? energy_pvalue answers:
+which of the members are called dense is permuted, --num_permutations times, and
+p is the share of memberships that set the votes as far apart as the true one
+does (pie_dataset_gen/membership.py). It uses all members, and sees changes that
+flip no majority.
 """
 
 import collections
@@ -43,7 +49,7 @@ import threadpoolctl
 from absl import flags, logging
 from etils import epath
 
-from pie_dataset_gen import pie_resampling, shard_predictions, votes
+from pie_dataset_gen import membership, pie_resampling, shard_predictions, votes
 from utils import (
   command_line,
   csvs,
@@ -119,7 +125,16 @@ def define_flags() -> None:
     'intervals of the PIE count. 0: neither is computed.',
     lower_bound=0,
   )
-  flags.DEFINE_integer('seed', 0, 'Seed of the random halves and resamples.')
+  flags.DEFINE_integer(
+    'num_permutations',
+    999,
+    'Permuted memberships behind the p-value of each level; fewer where there '
+    'are no more. 0: it is not computed.',
+    lower_bound=0,
+  )
+  flags.DEFINE_integer(
+    'seed', 0, 'Seed of the halves, resamples and permutations.'
+  )
   flags.DEFINE_integer(
     'num_cores',
     2,
@@ -136,12 +151,14 @@ class ShardCounts(NamedTuple):
     members: [members] sorted.
     image_key: [images].
     counts: for each level counts by name; those over resamples are [repeats].
+    agreement: [members, members] images on which two members agree.
   """
 
   shard: str
   members: list[shard_predictions.Identity]
   image_key: np.ndarray
   counts: dict[populations.Level, Any]
+  agreement: np.ndarray
 
 
 def count_shard(
@@ -249,7 +266,13 @@ def aggregate_shard(
       frame.assign(filename=shard),
       paths.modal_labels(output_path, dataset_name, mode, shard, level),
     )
-  return ShardCounts(shard, predictions.members, predictions.image_key, counts)
+  return ShardCounts(
+    shard,
+    predictions.members,
+    predictions.image_key,
+    counts,
+    membership.agreement(predictions.label),
+  )
 
 
 def sizes(
@@ -280,7 +303,8 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
   for done, result in enumerate(results, 1):
     if total is None:
       total = result._replace(
-        counts={level: collections.Counter() for level in result.counts}
+        counts={level: collections.Counter() for level in result.counts},
+        agreement=np.zeros_like(result.agreement),
       )
     if result.members != total.members:
       differ = sorted(set(result.members) ^ set(total.members))
@@ -294,6 +318,7 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
         raise ValueError(
           f'image {key!r} stands in two shards, {seen[key]} and {result.shard}'
         )
+    total = total._replace(agreement=total.agreement + result.agreement)
     for level, counts in result.counts.items():
       for name, count in counts.items():
         total.counts[level][name] = total.counts[level][name] + count
@@ -320,6 +345,7 @@ def run(
   pruning_method: str = '',
   tie_rule: str = 'largest',
   num_resamples: int = 100,
+  num_permutations: int = 999,
   seed: int = 0,
   num_cores: int = 1,
 ) -> pd.DataFrame:
@@ -355,7 +381,7 @@ def run(
   record = provenance.Provenance(
     paths.modal_labels_folder(output_path, dataset_name, mode),
     _SCRIPT,
-    settings,
+    {**settings, 'num_permutations': num_permutations},
     # The null of the whole is no sum of what jobs with one shard each wrote.
     {
       'predictions': predicted,
@@ -384,18 +410,10 @@ def run(
     **settings,
   )
   total = add_up(_map(work, shards, num_cores), len(shards))
-  size = sizes(total.members)
   null = pd.DataFrame(
     [
-      pie_resampling.summarise(
-        level,
-        size[populations.DENSE],
-        size[level],
-        counts,
-        num_resamples,
-        tie_rule,
-      )
-      for level, counts in total.counts.items()
+      _null_row(total, level, num_resamples, num_permutations, tie_rule, seed)
+      for level in total.counts
     ]
   )
   null = null.reindex(columns=[c.name for c in tables.PIE_NULL.columns])
@@ -406,6 +424,36 @@ def run(
   # Not the files one by one: there may be 23,040.
   record.finish([], predictions={'files': sum(map(len, shards.values()))})
   return null
+
+
+def _null_row(
+  total: ShardCounts,
+  level: populations.Level,
+  num_resamples: int,
+  num_permutations: int,
+  tie_rule: str,
+  seed: int,
+) -> dict[str, object]:
+  """A level's row of `tables.PIE_NULL`."""
+  level_of = list(map(shard_predictions.level_of, total.members))
+  dense, compressed = (
+    [i for i, other in enumerate(level_of) if other == wanted]
+    for wanted in (populations.DENSE, level)
+  )
+  both = dense + compressed
+  return {
+    **pie_resampling.summarise(
+      level,
+      len(dense),
+      len(compressed),
+      total.counts[level],
+      num_resamples,
+      tie_rule,
+    ),
+    **membership.verdict(
+      total.agreement[np.ix_(both, both)], len(dense), num_permutations, seed
+    ),
+  }
 
 
 def _digests(shards: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -431,8 +479,22 @@ def _sentence(row: dict) -> str:
     f'against pruned; ties: {row["baseline_tied_count"]} dense, '
     f'{row["variant_tied_count"]} pruned, {row["pie_by_tie_rule_count"]} PIEs '
     f'and {row["non_pie_by_tie_rule_count"]} others hang on the rule '
-    f'{row["tie_rule"]!r}. {row["not_available"]}'
+    f'{row["tie_rule"]!r}; {_verdict(row)}. {row["not_available"]}'
   ).rstrip()
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+  """What the exact test says, and no more."""
+  p, smallest = row['energy_pvalue'], row['energy_pvalue_smallest']
+  if pd.isna(p):
+    return 'no test of the populations: num_permutations is 0'
+  if smallest > tables.SIGNIFICANCE:
+    return (
+      f'too few members to tell it from chance: p is {smallest:.2g} or more'
+    )
+  if p <= tables.SIGNIFICANCE:
+    return f'it predicts otherwise than chance explains, p {p:.2g}'
+  return f'no difference from the dense networks is shown, p {p:.2g}'
 
 
 def main(argv: list[str]) -> None:
@@ -455,6 +517,7 @@ def main(argv: list[str]) -> None:
     pruning_method=f.pruning_method,
     tie_rule=f.tie_rule,
     num_resamples=f.num_resamples,
+    num_permutations=f.num_permutations,
     seed=f.seed,
     num_cores=f.num_cores,
   )

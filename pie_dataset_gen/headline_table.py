@@ -179,6 +179,7 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
     Row('PIEs, share of images', '.4f', {}),
     Row('PIEs, dense half and pruned half', '.1f', {}, has_interval=True),
     Row('PIEs by chance, two dense halves', '.1f', {}, has_interval=True),
+    Row('p, if it predicted like the dense', '.3g', {}),
   ]
   shares = [
     Row(f'top-1 of {who} on {images}', '.4f', {})
@@ -217,6 +218,7 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
       )
       for half in ('pruned_half', 'null')
     ]
+    cells.append(_pvalue(level))
     for row, cell in zip(counts, cells, strict=True):
       row.cells[name] = cell
       row.cells[populations.DENSE] = Cell(not_available=_NO_PIES)
@@ -241,22 +243,36 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
   return counts + shares
 
 
+def _pvalue(level: dict) -> Cell:
+  """The exact test of a level, where its members are enough for one."""
+  if np.isnan(level['energy_pvalue']):
+    return Cell(not_available='aggregate_predictions --num_permutations is 0')
+  if level['energy_pvalue_smallest'] > tables.SIGNIFICANCE:
+    return Cell(
+      not_available='so few members cannot give a p of '
+      f'{tables.SIGNIFICANCE:g} or less'
+    )
+  return Cell(level['energy_pvalue'])
+
+
 def class_rows(summary: pd.DataFrame) -> list[Row]:
   """Classes that lost and gained, from `tables.CLASS_IMPACT_SUMMARY`."""
   columns = {
-    'classes that lost significantly': ('lower', '.0f'),
-    'classes that gained significantly': ('higher', '.0f'),
-    'such classes by chance': ('expected_by_chance', '.1f'),
+    'classes that lost more than the whole': ('lower_corrected', '.0f'),
+    'lost more, by chance, two dense halves': ('lower_corrected_null', '.2f'),
+    'classes that lost less than the whole': ('higher_corrected', '.0f'),
+    'lost less, by chance, two dense halves': ('higher_corrected_null', '.2f'),
   }
   rows = []
   for measure, (column, form) in columns.items():
-    cells = {
-      populations.level_of(level): Cell(
-        level[column] if level['tested'] else np.nan,
-        not_available='' if level['tested'] else 'no class could be tested',
+    cells = {}
+    for level in summary.to_dict('records'):
+      reason = '' if level['tested'] else 'no class could be tested'
+      if not reason and np.isnan(level[column]):
+        reason = 'two halves of two members need 4 dense members'
+      cells[populations.level_of(level)] = Cell(
+        np.nan if reason else level[column], not_available=reason
       )
-      for level in summary.to_dict('records')
-    }
     rows.append(
       Row(
         measure,

@@ -18,12 +18,13 @@ The scale of severities is the authors': for snow, fog, glass_blur and
 elastic_transform a higher one is not always the larger change of pixels.
 """
 
-import hashlib
 import io
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from utils import digests
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _OFFICIAL_SIZE = 224
@@ -76,7 +77,7 @@ def generator(
   number of threads shows in the result.
   """
   name = f'{corruption}/{severity}/{image_key}'
-  digest = hashlib.sha256(name.encode()).digest()
+  digest = bytes.fromhex(digests.of_bytes(name))
   return np.random.default_rng(int.from_bytes(digest, 'big'))
 
 

@@ -1,5 +1,6 @@
 """Laws of the vote: order and copies of models cannot matter, chance can."""
 
+import itertools
 import json
 import pathlib
 import shutil
@@ -762,3 +763,78 @@ def test_runs_from_the_command_line_without_tensorflow(tmp_path):
   subprocess.run([sys.executable, '-c', code, *flags], check=True)
   run(folder, tmp_path / 'again', num_resamples=100)
   assert csv_bytes(tmp_path / 'out') == csv_bytes(tmp_path / 'again')
+
+
+def all_labels(folder):
+  """[images, members] of both shards, and the level of each member."""
+  shards = [
+    shard_predictions.read_shard(list(map(str, files)), 'eval')
+    for files in (
+      sorted(shard.glob('*.csv')) for shard in sorted(folder.iterdir())
+    )
+  ]
+  labels = np.concatenate([shard.label for shard in shards])
+  return labels, list(map(shard_predictions.level_of, shards[0].members))
+
+
+def test_the_p_of_a_level_is_that_of_all_memberships(tmp_path):
+  """A second implementation: votes over all ways to call two of four dense."""
+  folder = write_population(tmp_path / 'in', dense=3, pruned=2)
+  null = run(folder, tmp_path / 'out')
+  labels, levels = all_labels(folder)
+  for row in null.to_dict('records'):
+    level = populations.level_of(row)
+    columns = [i for i, of in enumerate(levels) if of.is_dense]
+    columns += [i for i, of in enumerate(levels) if of == level]
+    votes_of = np.eye(NUM_LABELS)[labels[:, columns]]
+
+    def distance(dense, votes_of=votes_of):
+      others = [i for i in range(5) if i not in dense]
+      apart = votes_of[:, dense].mean(axis=1) - votes_of[:, others].mean(axis=1)
+      return (apart**2).sum()
+
+    ways = itertools.combinations(range(5), 3)
+    far = [distance(list(w)) >= distance([0, 1, 2]) - 1e-9 for w in ways]
+    assert row['energy_pvalue'] == pytest.approx(np.mean(far))
+    assert row['energy_pvalue_smallest'] == pytest.approx(1 / 10)
+    assert row['permutations'] == 9
+
+
+def test_a_level_that_predicts_otherwise_has_a_small_p(tmp_path):
+  folder = write_population(tmp_path / 'in', dense=8, pruned=8, images=(60, 60))
+
+  def turn(frame, number):
+    del number
+    if frame['fraction_pruned'][0] == 0.9:
+      frame.loc[:14, 'predictions'] = (frame['predictions'] + 1) % NUM_LABELS
+    return frame
+
+  rewrite(folder, turn)
+  one = run(folder, tmp_path / 'out').set_index('pruning_fraction')
+  assert one.loc[0.9, 'energy_pvalue'] == pytest.approx(1 / 1000)
+  assert one.loc[0.5, 'energy_pvalue'] > 0.05
+  assert one.loc[0.5, 'permutations'] == 999
+  other = run(folder, tmp_path / 'cores', num_cores=2)
+  pd.testing.assert_frame_equal(one.reset_index(), other, check_like=True)
+
+
+def test_without_permutations_there_is_no_p(tmp_path):
+  folder = write_population(tmp_path / 'in')
+  null = run(folder, tmp_path / 'out', num_permutations=0)
+  assert null[['permutations', 'energy_pvalue']].isna().all(axis=None)
+  with pytest.raises(ValueError, match='num_permutations was 0, is 999'):
+    run(folder, tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+  ('p', 'smallest', 'said'),
+  [
+    (0.04, 0.001, 'predicts otherwise than chance explains, p 0.04'),
+    (0.06, 0.001, 'no difference from the dense networks is shown, p 0.06'),
+    (0.1, 0.1, 'too few members to tell it from chance: p is 0.1 or more'),
+    (np.nan, np.nan, 'num_permutations is 0'),
+  ],
+)
+def test_the_verdict_says_no_more_than_its_test(p, smallest, said):
+  row = {'energy_pvalue': p, 'energy_pvalue_smallest': smallest}
+  assert said in aggregate_predictions._verdict(row)

@@ -111,7 +111,7 @@ def in_order(names, recall, tested, levels):
 def test_statistics_equal_scipys(tmp_path, kind, normalisation):
   recall = make_recall(np.random.default_rng(0))
   accuracy = {f: values.mean() for f, values in recall.items()}
-  options = {}
+  options = {'normalisation': normalisation}
   if normalisation == 'constants':
     accuracy = {0.0: 0.76675, 0.5: 0.75874, 0.9: 0.72569}
     options = {
@@ -152,10 +152,10 @@ def test_statistics_equal_scipys(tmp_path, kind, normalisation):
     )
 
 
-def test_each_models_own_accuracy_is_the_other_choice(tmp_path):
+def test_each_models_own_accuracy_is_the_default(tmp_path):
   recall = make_recall(np.random.default_rng(1))
   write_long(tmp_path / 'in', recall)
-  tested, _ = run(tmp_path / 'in', tmp_path / 'out', normalisation='model')
+  tested, _ = run(tmp_path / 'in', tmp_path / 'out')
   own = {f: values.mean(axis=1, keepdims=True) for f, values in recall.items()}
   for row in tested.to_dict('records'):
     p, i = row['pruning_fraction'], row['class_id']
@@ -348,7 +348,7 @@ def test_flags_are_parsed_or_refused():
     0.0: 0.7,
     0.9: 0.5,
   }
-  for wrong in (['0.9'], ['a:b'], ['0.9:1.5']):
+  for wrong in (['0.9'], ['0.9:'], ['a:b'], ['0.9:1.5']):
     with pytest.raises(ValueError):
       gen_tstatistic.parse_constants(wrong)
 
@@ -398,9 +398,9 @@ def test_other_settings_are_refused_and_other_inputs_are_tested_anew(tmp_path):
 
   before = written()
   with pytest.raises(
-    ValueError, match='normalisation was population_mean, is model'
+    ValueError, match='normalisation was model, is population_mean'
   ):
-    run(tmp_path / 'in', tmp_path / 'out', normalisation='model')
+    run(tmp_path / 'in', tmp_path / 'out', normalisation='population_mean')
   assert before == {
     p: p.read_bytes() for p in (tmp_path / 'out').rglob('*.csv')
   }
@@ -420,3 +420,12 @@ def test_what_is_missing_is_named_with_its_script_and_its_neighbours(tmp_path):
     run(asked, tmp_path / 'out')
   for words in (str(asked), 'aggregate_ckpt_metrics', 'results holds flowers'):
     assert words in str(raised.value)
+
+
+def test_a_baseline_with_zeros_is_refused(tmp_path):
+  recall = make_recall(np.random.default_rng(14))
+  write_long(tmp_path / 'in', recall)
+  for path in (tmp_path / 'in').glob('*_threshold_0.5_*.csv'):
+    path.write_text(path.read_text().replace(',threshold,', ',baseline,'))
+  with pytest.raises(ValueError, match='baseline with fraction_pruned 0.5'):
+    run(tmp_path / 'in', tmp_path / 'out')

@@ -115,9 +115,13 @@ def write_summary(folder, tested=5):
         'pruning_method': 'threshold',
         'pruning_fraction': fraction,
         'tested': tested,
-        'lower': lower,
-        'higher': 2,
-        'expected_by_chance': 0.25,
+        'lower': lower + 1,
+        'higher': 3,
+        'lower_corrected': lower,
+        'higher_corrected': 2,
+        'lower_corrected_null': 0.25,
+        'higher_corrected_null': 0.5,
+        'expected_by_chance': 7.0,
       }
     )
   path = paths.class_impact_summary(str(folder), 'toy', 'eval')
@@ -215,9 +219,12 @@ def test_numbers_are_those_of_the_predictions(folder):
     assert found[('top-1 of pruned on all images', *level)] == pytest.approx(
       found[('top-1', *level)]
     )
-  assert found[('classes that lost significantly', *LEVELS[2])] == 3
-  assert found[('classes that gained significantly', *LEVELS[1])] == 2
-  assert found[('such classes by chance', *LEVELS[1])] == 0.25
+  # Corrected counts, and of each direction what dense halves gave.
+  assert found[('classes that lost more than the whole', *LEVELS[2])] == 3
+  assert found[('classes that lost less than the whole', *LEVELS[1])] == 2
+  of_halves = 'by chance, two dense halves'
+  assert found[(f'lost more, {of_halves}', *LEVELS[1])] == 0.25
+  assert found[(f'lost less, {of_halves}', *LEVELS[1])] == 0.5
 
 
 def test_null_and_intervals_are_those_of_the_aggregation(folder):
@@ -229,6 +236,8 @@ def test_null_and_intervals_are_those_of_the_aggregation(folder):
     cell = found.loc[('PIEs by chance, two dense halves', *level)]
     assert cell['value'] == row['null_mean']
     assert (cell['low'], cell['high']) == (row['null_low'], row['null_high'])
+    cell = found.loc[('p, if it predicted like the dense', *level)]
+    assert cell['value'] == row['energy_pvalue'] >= 0.001
     cell = found.loc[('PIEs, dense half and pruned half', *level)]
     assert cell['value'] == row['pruned_half_mean']
     cell = found.loc[('PIEs', *level)]
@@ -278,11 +287,11 @@ def test_print_is_plain_aligned_text(folder):
   assert max(map(len, lines)) <= 100
   table = pd.read_fwf(io.StringIO(text), skiprows=[2], header=None)
   assert table.iloc[0].dropna().tolist() == ['baseline', *['threshold'] * 2]
-  rows = {line[:33].strip(): line[33:].split() for line in lines}
+  rows = {line[:38].strip(): line[38:].split() for line in lines}
   assert rows['members'] == ['6', '6', '6']
   assert rows['images'] == ['30', '30', '30']
   assert rows['PIEs'] == ['-', '2', '11']
-  assert rows['classes that lost significantly'] == ['-', '1', '3']
+  assert rows['classes that lost more than the whole'] == ['-', '1', '3']
   # Every value ends where its column ends.
   ends = {len(line) for line in lines[:2] + lines[3:] if 'n/a' not in line}
   assert len(ends - {len(line) for line in lines if line.startswith('(')}) == 1
@@ -414,7 +423,7 @@ def test_too_few_members_leave_a_reason(tmp_path):
   for measure in (
     'PIEs by chance, two dense halves',
     'PIEs, dense half and pruned half',
-    'classes that lost significantly',
+    'classes that lost more than the whole',
   ):
     row = found.loc[(measure, *LEVELS[1])]
     assert np.isnan(row['value'])

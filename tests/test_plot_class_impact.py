@@ -58,7 +58,7 @@ def drawn(tmp_path, recall, names=test_gen_tstatistic.NAMES):
 
 def test_only_significant_classes_are_coloured(tmp_path):
   recall = test_gen_tstatistic.make_recall(
-    np.random.default_rng(1), models=10, effect=0.03
+    np.random.default_rng(1), models=10, effect=0.06
   )
   tested, figures = drawn(tmp_path, recall)
   coloured = set()
@@ -69,7 +69,7 @@ def test_only_significant_classes_are_coloured(tmp_path):
     rows = rows.set_index(rows['class'].map(plot_class_impact._label))
     assert sorted(labels) == sorted(rows.index)
     for label, bar in zip(labels, axes.patches, strict=True):
-      significant = rows.loc[label, 'pvalue_recall_norm'] <= 0.05
+      significant = rows.loc[label, 'qvalue_recall_norm'] <= 0.05
       grey = colors.to_hex(bar.get_facecolor()).upper() == '#BBBBBB'
       assert grey != significant
       assert bar.get_width() == pytest.approx(rows.loc[label, 'recall_change'])

@@ -169,6 +169,29 @@ def test_random_crops_are_functions_of_their_seed():
   assert len(different) == 20
 
 
+def ramp():
+  """An image four times as wide as high, whose pixels say their column."""
+  columns = np.linspace(0, 255, 160).astype(np.uint8)
+  return np.broadcast_to(columns[None, :, None], (40, 160, 3))
+
+
+def test_a_failed_attempt_to_crop_gives_the_central_crop():
+  """No crop of nine tenths of this area is nearly square."""
+  central = preprocessing.central_crop(
+    tf.constant(ramp()), 16, 16, 'legacy'
+  ).numpy()
+  for seed in range(20):
+    pixels = crop(seed, ramp(), crop_area_min=0.9, horizontal_flip=False)
+    np.testing.assert_array_equal(pixels, central)
+
+
+def test_no_image_is_squeezed_whole_into_a_square():
+  # The widest crop is 4/3 of the height: a third of the columns.
+  widest = 255 * (40 * 4 / 3) / 160
+  spans = [np.ptp(crop(seed, ramp())[8, :, 0]) for seed in range(200)]
+  assert max(spans) < 1.1 * widest
+
+
 def jpeg(array, **options):
   stream = io.BytesIO()
   Image.fromarray(array).save(stream, 'JPEG', **options)

@@ -218,9 +218,10 @@ def random_crop(
       max_attempts=1,
       use_image_if_no_bounding_boxes=True,
     )
-    # A failed attempt gives the whole image back, of whatever aspect.
+    # A failed attempt gives the whole image back, of whatever aspect, with -1
+    # for all its channels.
     image = tf.cond(
-      tf.reduce_all(size == shape),
+      tf.reduce_all(size[:2] == shape[:2]),
       lambda: central_crop(decode(encoded), image_size, image_size, name),
       lambda: resize(
         _decode_window(encoded, shape, begin, size),

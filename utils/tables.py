@@ -187,6 +187,26 @@ PIE_NULL = Table(
       low=0.0,
       nullable=True,
     ),
+    _count(
+      'permutations',
+      'other memberships that the true one is compared with',
+      nullable=True,
+      default=np.nan,
+    ),
+    _fraction(
+      'energy_pvalue',
+      'share of memberships, dense or not permuted, whose votes are as far '
+      'apart (squared distance): small if the level predicts otherwise than '
+      'chance explains',
+      nullable=True,
+      default=np.nan,
+    ),
+    _fraction(
+      'energy_pvalue_smallest',
+      'the smallest that this can be with so many members',
+      nullable=True,
+      default=np.nan,
+    ),
     Column('tie_rule', 'text', 'which of several labels with as many votes'),
     _count('baseline_tied_count', 'images with a tied dense modal label'),
     _count('variant_tied_count', 'images with a tied pruned modal label'),
@@ -489,11 +509,15 @@ CLASS_IMPACT_SUMMARY = Table(
     _count('higher_corrected', 'of these, with a q-value as low'),
     _number('expected_by_chance', 'tested times the level of significance'),
     _count(
-      'half_models', 'models a side in the next six columns', nullable=True
+      'half_models', 'models a side in the next eight columns', nullable=True
     ),
     _number('null_mean', 'significant classes, dense against dense halves'),
     _number('null_low', '2.5th percentile over the random halves'),
     _number('null_high', '97.5th percentile over the random halves'),
+    _number('lower_corrected_null', 'lower_corrected, mean over dense halves'),
+    _number(
+      'higher_corrected_null', 'higher_corrected, mean over dense halves'
+    ),
     _number('half_mean', 'significant classes, dense against pruned halves'),
     _number('half_low', '2.5th percentile over the random halves'),
     _number('half_high', '97.5th percentile over the random halves'),
