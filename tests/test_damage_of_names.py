@@ -35,12 +35,15 @@ def test_no_name_in_a_table_leads_out_of_the_output_folder(name):
     lambda: paths.class_impact_figure('out', name, 'eval', 'x', 'png'),
     lambda: paths.robustness('out', name, 'noise_1', of),
     lambda: paths.robustness('out', 'digits', name, of),
-    lambda: member_paths.Member(name, populations.BASELINE, 0.0, 0, 0, 0, 0),
     lambda: image_records.ImageRecords(name, ('a', 'b')),
     lambda: image_records.ImageRecords('d', ('a', 'b'), class_keys=('a', name)),
     lambda: described({name: image_records.Shard(1, 1)}),
   ]
   if name:
+    # Predictions from elsewhere name no experiment.
+    calls.append(
+      lambda: member_paths.Member(name, populations.BASELINE, 0.0, 0, 0, 0, 0)
+    )
     # A method or a level is a part of a name.
     for method in (f'{name}/x', f'x/{name}'):
       other = populations.Level(method, 0.5)

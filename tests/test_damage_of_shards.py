@@ -275,7 +275,7 @@ MEASURED = {
   'num_classes': None,
   'groups_file': '',
   'preprocessing': 'legacy',
-  'precision': 'float32',
+  'compute_precision': 'float32',
   'label_smoothing': 0.0,
 }
 
