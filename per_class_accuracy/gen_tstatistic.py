@@ -207,6 +207,12 @@ def _check_constants(
     raise ValueError(
       f'--accuracy_constants lacks {sorted(wanted - set(constants))}'
     )
+  if constants and len(wanted) <= len(levels):
+    raise ValueError(
+      '--accuracy_constants has one accuracy for each fraction, but of '
+      f'{[tuple(level) for level in (populations.DENSE, *levels)]} some share '
+      'theirs'
+    )
 
 
 def _sentence(row: Mapping[str, object]) -> str:

@@ -181,7 +181,7 @@ def _read_wide(files: Sequence[str]) -> Models:
   fraction = _fractions(rows[['fraction_pruned']], files, complete=True)[:, 0]
   method = np.full(len(rows), '', object)
   if 'pruning_method' in rows:
-    method = rows['pruning_method'].fillna('').to_numpy(object)
+    method = np.array(rows['pruning_method'].fillna(''), object)
   # Where no method is named, what is not pruned is the baseline.
   method[(method == '') & (fraction == 0)] = populations.BASELINE
   if 'eval_accuracy' in rows:

@@ -70,7 +70,10 @@ def find_sets(
   """
   root = epath.Path(data_directory)
   if not data_directory or not root.is_dir():
-    raise FileNotFoundError(f'no folder {data_directory!r} (--data_directory)')
+    raise FileNotFoundError(
+      f'no folder {data_directory!r} (--data_directory, as build_corruptions '
+      f'makes it){storage.nearest(data_directory)}'
+    )
   found, others = _list_sets(root)
   for one in found:
     if not 1 <= one.severity <= 5:

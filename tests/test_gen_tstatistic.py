@@ -429,3 +429,16 @@ def test_a_baseline_with_zeros_is_refused(tmp_path):
     path.write_text(path.read_text().replace(',threshold,', ',baseline,'))
   with pytest.raises(ValueError, match='baseline with fraction_pruned 0.5'):
     run(tmp_path / 'in', tmp_path / 'out')
+
+
+def test_constants_of_levels_that_share_a_fraction_are_refused(tmp_path):
+  """The dense accuracy is not int8's."""
+  recall = make_recall(np.random.default_rng(15), levels=(0.0, 0.9))
+  add_int8(tmp_path / 'in', recall)
+  with pytest.raises(ValueError, match='some share theirs'):
+    run(
+      tmp_path / 'in',
+      tmp_path / 'out',
+      normalisation='constants',
+      accuracy_constants={0.0: 0.7, 0.9: 0.6},
+    )

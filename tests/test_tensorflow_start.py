@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 SHOUT = """
 import os, sys
+from utils import tensorflow_start
 try:
   with tensorflow_start.without_lines('to no use'):
     os.write(2, b'first\\nsaid to no use\\nsecond\\n')

@@ -261,6 +261,7 @@ def find(table: Table, where: str) -> list[str]:
     if not found:
       raise FileNotFoundError(
         f'no CSV of {table.name} below {where} ({_written_by(table)})'
+        f'{storage.nearest(where)}'
       )
     return found
   try:
