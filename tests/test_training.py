@@ -226,4 +226,7 @@ def test_the_number_of_devices_changes_neither_losses_nor_masks():
     results.append(json.loads(printed.splitlines()[-1]))
   for result in results[1:]:
     assert result['masks'] == results[0]['masks']
-    assert result['losses'] == pytest.approx(results[0]['losses'], rel=1e-5)
+    # Sums in another order round otherwise, and the steps multiply that: to
+    # 2e-5 after six on one kind of processor, where the first agree to 1e-6.
+    losses = pytest.approx(results[0]['losses'], rel=5e-5)
+    assert result['losses'] == losses
