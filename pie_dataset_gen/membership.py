@@ -5,14 +5,10 @@ be a matter of chance. So membership is permuted, group sizes kept, all members
 used, and the distance between the two groups is computed again: p is the share
 of memberships, the true one among them, that give as large a distance.
 
-Three distances are offered, each summed over all images:
-
-  pies     images whose modal labels differ. What the paper counts; it sees a
-           change only where a majority flips, and has little power.
-  taxicab  sum over labels of |share of votes in one - in the other|.
-  energy   sum over labels of the squared difference. The verdict rests on it:
-           it has most power (tests/benchmarks/verdicts.py), and needs nothing
-           but on how many images each two members agree.
+The distance is the squared difference of the shares of votes, summed over
+labels and images (energy). It sees changes that flip no majority, which the
+number of PIEs does not, and needs nothing but on how many images each two
+members agree.
 
 Members that were made from one another (a network and its quantised form) are
 paired: then the two of a pair change places, or do not.
