@@ -24,6 +24,7 @@ ORDER = (
   tables.ROBUSTNESS,
   tables.ROBUSTNESS_SUMMARY,
   tables.SUSPECTS,
+  tables.VERDICTS,
   tables.HEADLINE,
   tables.ANNOTATIONS,
   tables.ANNOTATION_SUMMARY,

@@ -189,6 +189,11 @@ def pie_null(
   return str(_below(output_path, dataset, name))
 
 
+def verdicts(output_path: str, dataset: str, mode: str) -> str:
+  """What can be said of each level, in words."""
+  return str(_below(output_path, dataset, f'{mode}_verdicts.csv'))
+
+
 def pie_records(
   output_file: str,
   dataset: str,

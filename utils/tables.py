@@ -108,6 +108,26 @@ MODAL_LABELS = Table(
     _fraction(
       'variant_correct_share', 'share of pruned members that are right'
     ),
+    _fraction(
+      'vote_pvalue',
+      'share of memberships, dense or not permuted, that set the votes for the '
+      'image as far apart (squared distance)',
+      nullable=True,
+      default=np.nan,
+    ),
+    _fraction(
+      'vote_qvalue',
+      'Benjamini-Hochberg, over those images of the level whose votes could '
+      'give a p-value of 0.05',
+      nullable=True,
+      default=np.nan,
+    ),
+    _fraction(
+      'pie_frequency',
+      'share of resampled populations in which the image is a PIE',
+      nullable=True,
+      default=np.nan,
+    ),
   ),
   key=('pruning_method', 'pruning_fraction', 'image_key'),
   sort_by=('image_index',),
@@ -221,6 +241,27 @@ PIE_NULL = Table(
   ),
   key=('pruning_method', 'pruning_fraction'),
   sort_by=('pruning_method', 'pruning_fraction'),
+)
+
+VERDICTS = Table(
+  'verdicts',
+  'a question about a level: what can be said, and what cannot',
+  'pie_dataset_gen.headline_table',
+  '<results>/<data set>/<mode>_verdicts.csv',
+  (
+    Column('pruning_method', 'text', 'how the compressed models were made'),
+    _fraction('pruning_fraction', 'level of the compressed population'),
+    Column('about', 'text', "'images', 'PIEs', 'classes' or 'groups'"),
+    Column(
+      'verdict',
+      'text',
+      "'differs', 'not shown', 'too few members' or 'not tested'",
+    ),
+    Column('sentence', 'text', 'the verdict in words, with its numbers'),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'about'),
+  # In the order of the printed sentences.
+  sort_by=(),
 )
 
 HEADLINE = Table(
