@@ -10,9 +10,10 @@ is the dense population that every other is held against. Writes
     for each image the modal label of the dense and of the pruned population,
     how many members voted for it, and how far apart the votes are;
   <output_path>/<dataset_name>/<mode>_pie_null.csv
-    for each level the number of images whose modal labels differ (PIEs), how
+      for each level the number of images whose modal labels differ (PIEs), how
     many of them hang on the rule for ties, how many chance alone would give,
-    and how far the number moves when other members had been trained.
+    whether the level predicts otherwise than chance explains, and how far the
+    number moves when other members had been trained.
 
   python -m pie_dataset_gen.aggregate_predictions --study=runs/digits
 
@@ -22,23 +23,29 @@ in which pandas reads the files. No TensorFlow is needed. What is there, made
 from the same predictions, is not made again; from others, it is; with other
 settings (--tie_rule, say) it is refused, since what is made from it would mix.
 
-How many PIEs would chance give? Two dense populations differ as well, since
-training is random. The dense members are split at random into two halves,
-many times, and PIEs are counted between the halves (null_mean); beside it
-stands the count between a dense half and as many pruned members
-(pruned_half_mean). Only these two are alike in all but the pruning: modal
-labels of small populations are noisier, so neither compares to pie_count,
-which all members give.
+What would chance give? Two populations of dense networks differ as well, since
+training is random. If compression changed nothing, which members are called
+dense is a matter of chance, so it is permuted, --num_permutations times, with
+all members in both groups. From this come
 
-Does a level predict otherwise than chance explains? energy_pvalue answers:
-which of the members are called dense is permuted, --num_permutations times, and
-p is the share of memberships that set the votes as far apart as the true one
-does (pie_dataset_gen/membership.py). It uses all members, and sees changes that
-flip no majority.
+  p-values of the level: energy_pvalue, which the verdict rests on (the squared
+  distance of the votes, summed over images); taxicab_pvalue and pie_pvalue, of
+  the distance of the votes and of the number of PIEs, find less;
+  permuted_mean, the number of PIEs by chance, which compares with pie_count;
+  for each image vote_pvalue (exact, not drawn: pie_dataset_gen/image_test.py)
+  and vote_qvalue, corrected over the images.
+
+Members that were made from one another are named by --paired_methods. Random
+halves of the members give the interval of the PIE count, how often an image is
+a PIE (pie_frequency), and accuracy on PIEs without the selection in it
+(pie_dataset_gen/pie_resampling.py). Few members disagree more than many, so a
+PIE count is comparable only between populations of one size.
 """
 
 import collections
 import concurrent.futures
+import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -49,7 +56,14 @@ import threadpoolctl
 from absl import flags, logging
 from etils import epath
 
-from pie_dataset_gen import membership, pie_resampling, shard_predictions, votes
+from pie_dataset_gen import (
+  image_test,
+  pie_resampling,
+  shard_predictions,
+  verdicts,
+  vote_distance,
+  votes,
+)
 from utils import (
   command_line,
   csvs,
@@ -64,7 +78,7 @@ from utils import (
 
 _SCRIPT = 'pie_dataset_gen.aggregate_predictions'
 # Bounds the memory: images that are counted at once.
-_BLOCK_IMAGES = 1024
+_BLOCK_IMAGES = 256
 _WHOLE = 'all shards'
 
 
@@ -110,6 +124,13 @@ def define_flags() -> None:
     '',
     'Pruning method of the levels to compare. Empty: all that are there.',
   )
+  flags.DEFINE_list(
+    'paired_methods',
+    [],
+    'Methods whose members were made from the dense ones (quantised after '
+    'training, say), the member of a replicate from the dense member of that '
+    'replicate: then the two of a pair change places in the permutations.',
+  )
   flags.DEFINE_enum(
     'tie_rule',
     'largest',
@@ -121,26 +142,48 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_resamples',
     100,
-    'Random halves, and resamples of the members, behind the null and the '
-    'intervals of the PIE count. 0: neither is computed.',
+    'Random halves of the members behind the interval of the PIE count, how '
+    'often an image is a PIE, and accuracy on chance PIEs. 0: none of these.',
     lower_bound=0,
   )
   flags.DEFINE_integer(
     'num_permutations',
     999,
-    'Permuted memberships behind the p-value of each level; fewer where there '
-    'are no more. 0: it is not computed.',
+    'Permuted memberships behind the p-values of each level and the PIEs that '
+    'chance gives; fewer where there are no more. 0: none of these.',
     lower_bound=0,
   )
-  flags.DEFINE_integer(
-    'seed', 0, 'Seed of the halves, resamples and permutations.'
-  )
+  flags.DEFINE_integer('seed', 0, 'Seed of the halves and permutations.')
   flags.DEFINE_integer(
     'num_cores',
     2,
     'Shards aggregated at once, each in a process and memory of its own.',
     lower_bound=1,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What decides the results, beside the predictions: flags of their names."""
+
+  mode: str
+  dataset_name: str
+  num_classes: int = 0
+  sparsity_fraction: Sequence[float] = ()
+  pruning_method: str = ''
+  paired_methods: Sequence[str] = ()
+  tie_rule: str = 'largest'
+  num_resamples: int = 100
+  num_permutations: int = 999
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    """Raises ValueError for a number that means nothing."""
+    if self.num_resamples < 0 or self.num_resamples == 1:
+      raise ValueError(
+        f'num_resamples is {self.num_resamples}, wanted 2 or more, or 0 for '
+        'none'
+      )
 
 
 class ShardCounts(NamedTuple):
@@ -150,150 +193,215 @@ class ShardCounts(NamedTuple):
     shard: its name.
     members: [members] sorted.
     image_key: [images].
-    counts: for each level counts by name; those over resamples are [repeats].
+    sums: for each level sums over images by name; those of random groups of the
+      members are arrays.
+    pvalues: for each level how many images that can be significant have a
+      p-value.
     agreement: [members, members] images on which two members agree.
   """
 
   shard: str
   members: list[shard_predictions.Identity]
   image_key: np.ndarray
-  counts: dict[populations.Level, Any]
+  sums: dict[populations.Level, Any]
+  pvalues: dict[populations.Level, collections.Counter[float]]
   agreement: np.ndarray
 
 
 def count_shard(
   predictions: shard_predictions.Predictions,
-  levels: Sequence[populations.Level],
-  resamples: Mapping[populations.Level, pie_resampling.Resamples],
+  drawn: Mapping[populations.Level, pie_resampling.Draws],
   tie_rule: str,
 ) -> tuple[
   dict[populations.Level, pd.DataFrame],
   dict[populations.Level, dict[str, np.ndarray]],
 ]:
-  """The modal labels of a shard, with what its images add to the null.
+  """The modal labels of a shard, with what its images add to the sums.
 
   Args:
     predictions: what all members predicted.
-    levels: those to hold against the baseline.
-    resamples: random subsets of the members, for each level.
+    drawn: random groups of the members, for each level that is held against
+      the baseline.
     tie_rule: one of `votes.TIE_RULES`.
 
   Returns:
     For each level the rows of `tables.MODAL_LABELS` but the shard's name, and
-    the counts by name; those over resamples have the shape [repeats].
+    the sums by name; those of random groups are arrays.
   """
   frames: dict[populations.Level, list[pd.DataFrame]] = {
-    level: [] for level in levels
+    level: [] for level in drawn
   }
-  counts: dict[populations.Level, Any] = {
-    level: collections.Counter() for level in levels
+  sums: dict[populations.Level, Any] = {
+    level: collections.Counter() for level in drawn
   }
   dense = predictions.columns_of(populations.DENSE)
   for start in range(0, len(predictions.image_key), _BLOCK_IMAGES):
     images = slice(start, start + _BLOCK_IMAGES)
     part = shard_predictions.part_of(predictions, images)
-    contested = pie_resampling.contested_ballots(part)
     for level, (frame, added) in votes.count_votes(
-      part, levels, tie_rule
+      part, list(drawn), tie_rule
     ).items():
-      frames[level].append(frame)
-      resampled = pie_resampling.count_pies(
-        contested, dense, part.columns_of(level), resamples[level], tie_rule
+      columns, resampled = pie_resampling.count_pies(
+        part, dense, part.columns_of(level), drawn[level], tie_rule
       )
-      for name, count in {**added, **resampled}.items():
-        counts[level][name] = counts[level][name] + count
+      frames[level].append(frame.assign(**columns))
+      for name, number in {**added, **resampled}.items():
+        sums[level][name] = sums[level][name] + number
   joined = {
     level: pd.concat(parts, ignore_index=True)
     for level, parts in frames.items()
   }
-  return joined, counts
+  return joined, sums
 
 
 def aggregate_shard(
   shard: str,
   files: Sequence[str],
   *,
-  output_path: str,
   record: provenance.Provenance,
   outdated: str,
-  mode: str,
-  dataset_name: str,
-  num_classes: int,
-  sparsity_fraction: Sequence[float],
-  pruning_method: str,
-  tie_rule: str,
-  num_resamples: int,
-  seed: int,
+  aside: str,
+  settings: Settings,
 ) -> ShardCounts:
-  """Writes the modal labels of one shard; returns what the null needs.
+  """Finds the modal labels of one shard; returns what the null needs.
 
   Args:
     shard: its name.
     files: the predictions of all members.
-    output_path: folder of the results.
     record: started before the first table appears.
     outdated: the null of a former run, removed before: where it lies, the
       modal labels beside it are complete.
-    mode: split.
-    dataset_name: a folder of the results.
-    num_classes: of the data set, or 0.
-    sparsity_fraction: levels, or empty for all.
-    pruning_method: of the levels, or empty for all.
-    tie_rule: one of `votes.TIE_RULES`.
-    num_resamples: halves, and resamples.
-    seed: of these.
+    aside: folder of this machine that keeps them until `finish_shard`.
+    settings: of the run.
   """
-  predictions = shard_predictions.read_shard(files, mode, num_classes)
-  populations.check_alike(member._asdict() for member in predictions.members)
-  size = sizes(predictions.members)
-  levels = populations.compressed_levels(
-    size, sparsity_fraction, pruning_method
+  predictions = shard_predictions.read_shard(
+    files, settings.mode, settings.num_classes
   )
-  resamples = {
-    level: pie_resampling.draw(
-      size[populations.DENSE], size[level], num_resamples, seed
-    )
-    for level in levels
-  }
+  populations.check_alike(member._asdict() for member in predictions.members)
+  drawn = draw_groups(predictions.members, settings)
   # The matrices are small: threads that share one cost more than they save.
   with threadpoolctl.threadpool_limits(1):
-    frames, counts = count_shard(predictions, levels, resamples, tie_rule)
+    frames, sums = count_shard(predictions, drawn, settings.tie_rule)
+    agreement = vote_distance.agreement(predictions.label)
   epath.Path(outdated).unlink(missing_ok=True)
   record.start()
-  for level, frame in frames.items():
-    csvs.write(
-      tables.MODAL_LABELS,
-      frame.assign(filename=shard),
-      paths.modal_labels(output_path, dataset_name, mode, shard, level),
-    )
+  pd.to_pickle(frames, _kept(aside, shard))
   return ShardCounts(
     shard,
     predictions.members,
     predictions.image_key,
-    counts,
-    membership.agreement(predictions.label),
+    sums,
+    {
+      level: collections.Counter(
+        frame['vote_pvalue'][frame['vote_qvalue'].notna()].tolist()
+      )
+      for level, frame in frames.items()
+    },
+    agreement,
   )
 
 
-def sizes(
-  members: Iterable[shard_predictions.Identity],
-) -> dict[populations.Level, int]:
-  """How many members each level has."""
-  return collections.Counter(map(shard_predictions.level_of, members))
+def draw_groups(
+  members: Sequence[shard_predictions.Identity], settings: Settings
+) -> dict[populations.Level, pie_resampling.Draws]:
+  """Random groups of the members of each level that is compared.
+
+  Raises:
+    ValueError: there are no such levels, or pairs are incomplete.
+  """
+  replicates = collections.defaultdict(list)
+  for member in members:
+    identity = member._asdict()
+    replicates[populations.level_of(identity)].append(identity['replicate'])
+  dense = replicates[populations.DENSE]
+  levels = populations.compressed_levels(
+    [level for level, of in replicates.items() if of],
+    settings.sparsity_fraction,
+    settings.pruning_method,
+  )
+  paired = settings.paired_methods
+  methods = {level.pruning_method for level in levels}
+  if strange := set(paired) - methods:
+    raise ValueError(
+      f'--paired_methods names {sorted(strange)}, there are members of '
+      f'{sorted(methods)}'
+    )
+  for level in levels:
+    if level.pruning_method in paired and replicates[level] != dense:
+      raise ValueError(
+        f'{tuple(level)} has the replicates {replicates[level]}, the baseline '
+        f'{dense}: wanted the same, since --paired_methods says that each was '
+        'made from the dense member of its number'
+      )
+  return {
+    level: pie_resampling.draw(
+      len(dense),
+      len(replicates[level]),
+      settings.num_resamples,
+      settings.num_permutations,
+      settings.seed,
+      level.pruning_method in paired,
+    )
+    for level in levels
+  }
 
 
-def _map(work, shards: dict[str, list[str]], num_cores: int):
-  """Yields the results for all shards in order."""
-  number = min(num_cores, len(shards))
-  if number == 1:
-    yield from map(work, shards, shards.values())
+def _kept(aside: str, shard: str) -> str:
+  """Where the modal labels of a shard lie until all q-values are known."""
+  return storage.within(aside, f'{shard}.pickle')
+
+
+def finish_shard(
+  shard: str,
+  *,
+  output_path: str,
+  aside: str,
+  settings: Settings,
+  qvalues: Mapping[populations.Level, Mapping[float, float]],
+) -> dict[populations.Level, collections.Counter[str]]:
+  """Writes the modal labels of one shard, with the q-values of its images.
+
+  Args:
+    shard: its name.
+    output_path: folder of the results.
+    aside: where `aggregate_shard` left them.
+    settings: of the run.
+    qvalues: for each level those of the p-values of all shards' images.
+
+  Returns:
+    For each level how many images, and PIEs, have a small one.
+  """
+  found = {}
+  for level, frame in pd.read_pickle(_kept(aside, shard)).items():
+    known = frame['vote_qvalue'].notna()
+    qvalue = frame['vote_pvalue'].map(qvalues[level]).where(known)
+    csvs.write(
+      tables.MODAL_LABELS,
+      frame.assign(filename=shard, vote_qvalue=qvalue),
+      paths.modal_labels(
+        output_path, settings.dataset_name, settings.mode, shard, level
+      ),
+    )
+    solid = qvalue <= tables.SIGNIFICANCE
+    found[level] = collections.Counter(
+      moved_images_count=int(solid.sum()),
+      solid_pie_count=int((solid & populations.is_pie(frame)).sum()),
+    )
+  return found
+
+
+@contextlib.contextmanager
+def _mapper(num_cores: int):
+  """The function that maps over shards in order, in as many processes."""
+  if num_cores == 1:
+    yield map
     return
-  with workers.processes(number) as pool:
-    yield from pool.map(work, shards, shards.values())
+  with workers.processes(num_cores) as pool:
+    yield pool.map
 
 
 def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
-  """Adds up the counts of all shards.
+  """Adds up the sums of all shards.
 
   Raises:
     ValueError: an image stands in two shards, or members differ.
@@ -303,7 +411,8 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
   for done, result in enumerate(results, 1):
     if total is None:
       total = result._replace(
-        counts={level: collections.Counter() for level in result.counts},
+        sums={level: collections.Counter() for level in result.sums},
+        pvalues={level: collections.Counter() for level in result.sums},
         agreement=np.zeros_like(result.agreement),
       )
     if result.members != total.members:
@@ -319,9 +428,10 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
           f'image {key!r} stands in two shards, {seen[key]} and {result.shard}'
         )
     total = total._replace(agreement=total.agreement + result.agreement)
-    for level, counts in result.counts.items():
-      for name, count in counts.items():
-        total.counts[level][name] = total.counts[level][name] + count
+    for level, sums in result.sums.items():
+      total.pvalues[level].update(result.pvalues[level])
+      for name, number_of in sums.items():
+        total.sums[level][name] = total.sums[level][name] + number_of
     logging.info(
       '%s: %d images, %d members (%d of %d shards)',
       result.shard,
@@ -337,19 +447,18 @@ def run(
   data_directory: str,
   output_path: str,
   *,
-  mode: str,
-  dataset_name: str,
   subdirectory: str = '',
-  num_classes: int = 0,
-  sparsity_fraction: Sequence[float] = (),
-  pruning_method: str = '',
-  tie_rule: str = 'largest',
-  num_resamples: int = 100,
-  num_permutations: int = 999,
-  seed: int = 0,
   num_cores: int = 1,
+  **options: Any,
 ) -> pd.DataFrame:
   """Aggregates the predictions of all shards.
+
+  Args:
+    data_directory: predictions.
+    output_path: folder of the results.
+    subdirectory: the one shard to aggregate, or empty for all.
+    num_cores: shards at once.
+    **options: fields of `Settings`.
 
   Returns:
     The rows of `tables.PIE_NULL`, which were written.
@@ -359,29 +468,21 @@ def run(
     ValueError: they are damaged, do not belong together, or the results that
       are there were made with other settings.
   """
-  if num_resamples < 0 or num_resamples == 1:
-    raise ValueError(
-      f'num_resamples is {num_resamples}, wanted 2 or more, or 0 for none'
-    )
+  settings = Settings(**options)
+  mode, dataset_name = settings.mode, settings.dataset_name
   shards = shard_predictions.find_shards(
     data_directory, dataset_name, mode, subdirectory
   )
-  settings: dict[str, Any] = {
-    'mode': mode,
-    'dataset_name': dataset_name,
-    'num_classes': num_classes,
-    'sparsity_fraction': sorted(sparsity_fraction),
-    'pruning_method': pruning_method,
-    'tie_rule': tie_rule,
-    'num_resamples': num_resamples,
-    'seed': seed,
-  }
   path = paths.pie_null(output_path, dataset_name, mode, subdirectory)
   predicted = _digests(shards)
   record = provenance.Provenance(
     paths.modal_labels_folder(output_path, dataset_name, mode),
     _SCRIPT,
-    {**settings, 'num_permutations': num_permutations},
+    {
+      **dataclasses.asdict(settings),
+      'sparsity_fraction': sorted(settings.sparsity_fraction),
+      'paired_methods': sorted(settings.paired_methods),
+    },
     # The null of the whole is no sum of what jobs with one shard each wrote.
     {
       'predictions': predicted,
@@ -402,37 +503,64 @@ def run(
   if record.changed:
     more = '; ...' if record.changed[4:] else ''
     logging.info('made again: %s%s', '; '.join(record.changed[:4]), more)
-  work: Callable[..., ShardCounts] = functools.partial(
-    aggregate_shard,
-    output_path=output_path,
-    record=record,
-    outdated=path,
-    **settings,
-  )
-  total = add_up(_map(work, shards, num_cores), len(shards))
+  with _mapper(min(num_cores, len(shards))) as mapped:
+    total = _aggregate(mapped, shards, output_path, settings, record, path)
   null = pd.DataFrame(
     [
-      _null_row(total, level, num_resamples, num_permutations, tie_rule, seed)
-      for level in total.counts
+      _null_row(total, level, drawn, settings.tie_rule)
+      for level, drawn in draw_groups(total.members, settings).items()
     ]
   )
   null = null.reindex(columns=[c.name for c in tables.PIE_NULL.columns])
   csvs.write(tables.PIE_NULL, null, path)
   for row in null.to_dict('records'):
-    logging.info('%s', _sentence(row))
+    for verdict in verdicts.of_images(row):
+      logging.info('%s', verdict.sentence)
   logging.info('wrote %s', path)
   # Not the files one by one: there may be 23,040.
   record.finish([], predictions={'files': sum(map(len, shards.values()))})
   return null
 
 
+def _aggregate(
+  mapped: Callable[..., Iterable],
+  shards: Mapping[str, Sequence[str]],
+  output_path: str,
+  settings: Settings,
+  record: provenance.Provenance,
+  outdated: str,
+) -> ShardCounts:
+  """Writes the modal labels of all shards; adds up their sums."""
+  with storage.scratch_folder() as aside:
+    work: Callable[..., ShardCounts] = functools.partial(
+      aggregate_shard,
+      record=record,
+      outdated=outdated,
+      aside=aside,
+      settings=settings,
+    )
+    total = add_up(mapped(work, shards, shards.values()), len(shards))
+    finish = functools.partial(
+      finish_shard,
+      output_path=output_path,
+      aside=aside,
+      settings=settings,
+      qvalues={
+        level: image_test.qvalues(pvalues)
+        for level, pvalues in total.pvalues.items()
+      },
+    )
+    for found in mapped(finish, shards):
+      for level, counts in found.items():
+        total.sums[level].update(counts)
+  return total
+
+
 def _null_row(
   total: ShardCounts,
   level: populations.Level,
-  num_resamples: int,
-  num_permutations: int,
+  drawn: pie_resampling.Draws,
   tie_rule: str,
-  seed: int,
 ) -> dict[str, object]:
   """A level's row of `tables.PIE_NULL`."""
   level_of = list(map(shard_predictions.level_of, total.members))
@@ -441,17 +569,25 @@ def _null_row(
     for wanted in (populations.DENSE, level)
   )
   both = dense + compressed
+  sums = total.sums[level]
   return {
+    'pruning_method': level.pruning_method,
+    'pruning_fraction': level.fraction_pruned,
+    'baseline_number_observ': len(dense),
+    'variant_number_observ': len(compressed),
+    'is_paired': int(drawn.paired),
+    'tie_rule': tie_rule,
+    **{
+      column.name: int(sums[column.name])
+      for column in tables.PIE_NULL.columns
+      if column.name in sums
+    },
     **pie_resampling.summarise(
-      level,
+      sums,
+      total.agreement[np.ix_(both, both)],
       len(dense),
       len(compressed),
-      total.counts[level],
-      num_resamples,
-      tie_rule,
-    ),
-    **membership.verdict(
-      total.agreement[np.ix_(both, both)], len(dense), num_permutations, seed
+      drawn,
     ),
   }
 
@@ -465,36 +601,6 @@ def _digests(shards: Mapping[str, Sequence[str]]) -> dict[str, str]:
     shard: digests.of_json(sorted(digest[path] for path in some))[:16]
     for shard, some in shards.items()
   }
-
-
-def _sentence(row: dict) -> str:
-  def number(name):
-    return 'n/a' if pd.isna(row[name]) else f'{row[name]:.1f}'
-
-  return (
-    f'{row["pruning_method"]} {row["pruning_fraction"]}: {row["pie_count"]} '
-    f'PIEs of {row["total_images_count"]} images '
-    f'[{number("pie_count_low")}, {number("pie_count_high")}]; between halves: '
-    f'{number("null_mean")} by chance, {number("pruned_half_mean")} dense '
-    f'against pruned; ties: {row["baseline_tied_count"]} dense, '
-    f'{row["variant_tied_count"]} pruned, {row["pie_by_tie_rule_count"]} PIEs '
-    f'and {row["non_pie_by_tie_rule_count"]} others hang on the rule '
-    f'{row["tie_rule"]!r}; {_verdict(row)}. {row["not_available"]}'
-  ).rstrip()
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-  """What the exact test says, and no more."""
-  p, smallest = row['energy_pvalue'], row['energy_pvalue_smallest']
-  if pd.isna(p):
-    return 'no test of the populations: num_permutations is 0'
-  if smallest > tables.SIGNIFICANCE:
-    return (
-      f'too few members to tell it from chance: p is {smallest:.2g} or more'
-    )
-  if p <= tables.SIGNIFICANCE:
-    return f'it predicts otherwise than chance explains, p {p:.2g}'
-  return f'no difference from the dense networks is shown, p {p:.2g}'
 
 
 def main(argv: list[str]) -> None:
@@ -515,6 +621,7 @@ def main(argv: list[str]) -> None:
       'sparsity_fraction', f.sparsity_fraction
     ),
     pruning_method=f.pruning_method,
+    paired_methods=f.paired_methods,
     tie_rule=f.tie_rule,
     num_resamples=f.num_resamples,
     num_permutations=f.num_permutations,

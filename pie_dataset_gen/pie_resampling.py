@@ -1,180 +1,264 @@
-"""How many PIEs chance alone gives: halves, and resamples, of the members.
+"""How far the number of PIEs moves, and what chance makes of it.
 
-Two dense populations differ as well, since training is random. PIEs between
-random halves of the dense members say how much; resamples of all members say
-how far the count moves when other members had been trained.
+Two kinds of random groups answer. *Permuted memberships* (`utils/membership`)
+call any of the members dense: the PIEs between such groups are what chance
+gives if compression changed nothing. Random *halves* of both populations say
+how far the count moves when other members had been trained, how often an image
+is a PIE, and what accuracy on PIEs is worth: PIEs that one half of the members
+chose are scored by the other, and PIEs between two dense halves show how much
+of a low accuracy is selection.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-from pie_dataset_gen import shard_predictions, votes
-from utils import populations
+from pie_dataset_gen import (
+  image_test,
+  shard_predictions,
+  vote_distance,
+  votes,
+)
+from utils import membership
 
-# Fewer members have too few different halves (four have 3) or resamples for
-# an interval to mean anything.
+# Fewer members have too few different halves for an interval.
 MIN_MEMBERS_INTERVAL = 4
 
 
-class Resamples(NamedTuple):
-  """Random subsets of one level's and of the dense members, as weights.
+class Draws(NamedTuple):
+  """Random groups of one level's and of the dense members.
 
   Attributes:
-    first_half: [dense, repeats] 1 for members of a dense half, or None.
-    second_half: [dense, repeats] 1 for members of another, or None.
-    pruned_half: [pruned, repeats] 1 for as many pruned members, or None.
-    dense: [dense, repeats] how often a member was drawn, or None.
-    pruned: [pruned, repeats] likewise, or None.
+    dense_half: [dense, repeats] whether a member is in the half, or None.
+    compressed_half: [compressed, repeats] likewise, or None.
+    memberships: the permuted ones, the true one first, or None.
+    paired: whether the i-th dense and the i-th compressed member belong
+      together.
   """
 
-  first_half: np.ndarray | None
-  second_half: np.ndarray | None
-  pruned_half: np.ndarray | None
-  dense: np.ndarray | None
-  pruned: np.ndarray | None
+  dense_half: np.ndarray | None
+  compressed_half: np.ndarray | None
+  memberships: membership.Memberships | None
+  paired: bool
 
 
 @functools.lru_cache
-def draw(num_dense: int, num_pruned: int, repeats: int, seed: int) -> Resamples:
-  """Draws the halves and resamples of a level.
+def draw(
+  num_dense: int,
+  num_compressed: int,
+  repeats: int,
+  permutations: int,
+  seed: int,
+  paired: bool = False,
+) -> Draws:
+  """Draws the halves and memberships of a level.
 
   They depend on nothing else, so all shards see the same ones (their counts
   add up) and a level's do not change when other levels come or go.
+
+  Args:
+    num_dense: dense members.
+    num_compressed: members of the level.
+    repeats: halves to draw; 0 for none.
+    permutations: memberships to draw beside the true one; 0 for none.
+    seed: of both.
+    paired: whether the i-th dense and the i-th compressed member belong
+      together: pairs are never torn apart.
   """
-  halves: list[np.ndarray | None] = [None] * 3
-  half = populations.half_size(num_dense, num_pruned)
-  if repeats and half:
-    random = np.random.default_rng([seed, 0])
-    order = random.random((num_dense, repeats)).argsort(axis=0)
-    halves[0] = order < half
-    halves[1] = (order >= half) & (order < 2 * half)
-    halves[2] = random.random((num_pruned, repeats)).argsort(axis=0) < half
-  drawn: list[np.ndarray | None] = [None] * 2
-  if repeats and min(num_dense, num_pruned) >= MIN_MEMBERS_INTERVAL:
-    random = np.random.default_rng([seed, 1])
-    for i, size in enumerate((num_dense, num_pruned)):
-      drawn[i] = random.multinomial(size, np.full(size, 1 / size), repeats).T
-  return Resamples(*halves, *drawn)
-
-
-def contested_ballots(
-  predictions: shard_predictions.Predictions,
-) -> votes.Ballots:
-  """The votes for the images that may be PIEs in some subset of the members.
-
-  Images on which all members agree are no PIEs in any.
-  """
-  label = predictions.label
-  contested = (label != label[:, :1]).any(axis=1)
-  return votes.collect_ballots(
-    label[contested], predictions.probability[contested]
-  )
+  halves: list[np.ndarray | None] = [None, None]
+  if repeats and min(num_dense, num_compressed) > 1:
+    for i, size in enumerate((num_dense, num_compressed)):
+      random = np.random.default_rng([seed, 0, 0 if paired else i])
+      order = random.random((size, repeats)).argsort(axis=0)
+      halves[i] = order < size // 2
+  memberships = None
+  if permutations:
+    memberships = membership.draw_memberships(
+      num_dense, num_compressed, permutations, seed, paired
+    )
+  return Draws(halves[0], halves[1], memberships, paired)
 
 
 def count_pies(
-  ballots: votes.Ballots,
+  predictions: shard_predictions.Predictions,
   dense: np.ndarray,
   compressed: np.ndarray,
-  drawn: Resamples,
+  drawn: Draws,
   tie_rule: str,
-) -> dict[str, np.ndarray]:
-  """PIEs between the random subsets of the members.
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """PIEs between random groups of the members.
 
   Args:
-    ballots: as `contested_ballots` gives them.
-    dense: [dense] columns of the ballots.
-    compressed: [compressed] likewise.
-    drawn: the subsets.
+    predictions: of some images.
+    dense: [dense] columns of the dense members.
+    compressed: [compressed] columns of a level's.
+    drawn: the groups.
     tie_rule: one of `votes.TIE_RULES`.
 
   Returns:
-    Counts by name, [repeats] each; those that too few members give are absent.
+    Columns of `tables.MODAL_LABELS` by name, [images] each: how often an image
+    is a PIE between halves; of paired members the p-value and whether it can
+    be significant, which `image_test` does not know. And sums over the images
+    by name: of PIEs, and of shares of members that are right about PIEs,
+    [repeats] or [ways] each.
   """
+  both = np.concatenate([dense, compressed])
+  label = predictions.label[:, both]
+  # Images on which all agree are a PIE between no groups.
+  contested = np.flatnonzero((label != label[:, :1]).any(axis=1))
+  images: dict[str, np.ndarray] = {}
+  label = label[contested]
+  ballots = votes.collect_ballots(
+    label, predictions.probability[np.ix_(contested, both)]
+  )
+  right = label == predictions.true_class[contested, None]
 
-  def winners(members, weights):
-    if not len(ballots.label):
+  def winners(weights, columns=slice(None)):
+    if not len(contested):
       return np.zeros((0, weights.shape[1]))
-    return votes.elect(ballots, weights, tie_rule, members).row
+    return votes.elect(ballots, weights, tie_rule, columns).row
 
-  counts = {}
-  if drawn.first_half is not None:
-    first = winners(dense, drawn.first_half)
-    second = winners(dense, drawn.second_half)
-    half_pruned = winners(compressed, drawn.pruned_half)
-    counts['null'] = (first != second).sum(axis=0)
-    counts['pruned_half'] = (first != half_pruned).sum(axis=0)
-  if drawn.dense is not None:
-    differ = winners(dense, drawn.dense) != winners(compressed, drawn.pruned)
-    counts['resampled'] = differ.sum(axis=0)
-  return counts
+  sums: dict[str, np.ndarray] = {}
+  if drawn.dense_half is not None and drawn.compressed_half is not None:
+    half, other = drawn.dense_half, ~drawn.dense_half
+    of_dense, of_level = slice(len(dense)), slice(len(dense), None)
+    won = winners(half, of_dense)
+    pie = won != winners(drawn.compressed_half, of_level)
+    chance = won != winners(other, of_dense)
+    images['pie_frequency'] = np.zeros(len(predictions.label))
+    images['pie_frequency'][contested] = pie.mean(axis=1)
+    sums['half_pies'] = pie.sum(axis=0)
+    sums['chance_pies'] = chance.sum(axis=0)
+    for who, of, others in (
+      ('baseline', of_dense, other),
+      ('variant', of_level, ~drawn.compressed_half),
+    ):
+      share = right[:, of].mean(axis=1, keepdims=True)
+      held_out = right[:, of].astype(np.float32) @ others / others.sum(axis=0)
+      sums[f'chance_{who}'] = (share * chance).sum(axis=0)
+      sums[f'held_out_{who}'] = (held_out * pie).sum(axis=0)
+  if drawn.memberships is not None:
+    is_dense = drawn.memberships.is_dense
+    first, second = winners(is_dense), winners(~is_dense)
+    sums['permuted_pies'] = (first != second).sum(axis=0)
+    # |share of dense votes - share of compressed ones|, in whole numbers.
+    distance = np.abs(ballots.voted @ drawn.memberships.weights.astype('f4'))
+    sums['permuted_taxicab'] = distance.sum(axis=0, dtype=np.float64)
+    if drawn.paired:
+      found = np.ones((2, len(predictions.label)))
+      if len(contested):
+        found[:, contested] = _paired_pvalues(ballots, distance)
+      images['vote_pvalue'] = found[0]
+      images['vote_qvalue'] = image_test.to_be_corrected(found[1])
+  return images, sums
+
+
+def _paired_pvalues(
+  ballots: votes.Ballots, distance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The p-values of images, and the smallest that the memberships give.
+
+  Args:
+    ballots: the votes.
+    distance: [rows, ways] between the votes for a label, whole numbers.
+  """
+  energy = np.add.reduceat(
+    distance.astype(np.float64) ** 2, ballots.first, axis=0
+  )
+  largest = energy.max(axis=1, keepdims=True)
+  pvalues = (energy >= energy[:, :1]).mean(axis=1)
+  return pvalues, (energy >= largest).mean(axis=1)
+
+
+def interval(
+  half_pies: np.ndarray, num_dense: int, num_compressed: int
+) -> float:
+  """Half the width of the 95 % interval of the number of PIEs.
+
+  By half-sampling: between random halves, drawn without replacement, the count
+  varies as much as between populations of the full size, since half of the
+  members are left out each time (times h / (n - h) where n is odd; Shao & Wu
+  1989, "A general theory for jackknife variance estimation": deleting many
+  members serves statistics that are not smooth, as a mode is not). Their mean
+  is another: fewer members disagree more. Resampling with replacement doubles
+  the width, and deleting one member does for many.
+
+  Args:
+    half_pies: [repeats] counts between halves.
+    num_dense: dense members.
+    num_compressed: members of the level.
+  """
+  kept = [(n // 2) / (n - n // 2) for n in (num_dense, num_compressed)]
+  freedom = num_dense + num_compressed - 2
+  return float(
+    stats.t.ppf(0.975, freedom) * half_pies.std(ddof=1) * np.mean(kept) ** 0.5
+  )
 
 
 def summarise(
-  level: populations.Level,
+  sums: dict[str, np.ndarray],
+  agreement: np.ndarray,
   num_dense: int,
-  num_pruned: int,
-  counts: dict[str, np.ndarray],
-  repeats: int,
-  tie_rule: str,
+  num_compressed: int,
+  drawn: Draws,
 ) -> dict[str, object]:
-  """A level's row of `tables.PIE_NULL`.
+  """What the sums over all images say: cells of `tables.PIE_NULL`.
 
   What too few members cannot give stays empty, and `not_available` says why.
+
+  Args:
+    sums: of `count_pies`, with `pie_count` and `total_images_count`.
+    agreement: [members, members] images on which two agree, the dense first.
+    num_dense: dense members.
+    num_compressed: members of the level.
+    drawn: the groups.
   """
-  row: dict[str, Any] = {
-    'pruning_method': level.pruning_method,
-    'pruning_fraction': level.fraction_pruned,
-    'baseline_number_observ': num_dense,
-    'variant_number_observ': num_pruned,
-    'tie_rule': tie_rule,
-    **{
-      name: int(counts[name])
-      for name in (
-        'total_images_count',
-        'pie_count',
-        'baseline_tied_count',
-        'variant_tied_count',
-        'pie_by_tie_rule_count',
-        'non_pie_by_tie_rule_count',
-      )
-    },
-  }
+  row: dict[str, object] = {}
   reasons = []
-  if not repeats:
-    reasons.append('neither null nor interval: num_resamples is 0')
-  elif 'null' not in counts:
+  members = f'there are {num_dense} dense and {num_compressed} compressed'
+  if drawn.dense_half is None:
     reasons.append(
-      f'no null: two halves need 2 dense members, there are {num_dense}'
+      f'no halves: they need 2 members of each population, {members}'
+      if min(num_dense, num_compressed) < 2
+      else 'no halves: num_resamples is 0'
     )
   else:
-    row['half_number_observ'] = populations.half_size(num_dense, num_pruned)
-    for name in ('null', 'pruned_half'):
-      row[f'{name}_mean'] = counts[name].mean()
-    if num_dense >= MIN_MEMBERS_INTERVAL:
-      for name in ('null', 'pruned_half'):
-        row[f'{name}_low'], row[f'{name}_high'] = np.percentile(
-          counts[name], (2.5, 97.5)
-        )
-    else:
+    for chosen in ('chance', 'held_out'):
+      pies = sums['chance_pies' if chosen == 'chance' else 'half_pies'].sum()
+      for who in ('baseline', 'variant'):
+        if pies:
+          right = sums[f'{chosen}_{who}'].sum() / pies
+          row[f'{chosen}_{who}_accuracy'] = round(min(1.0, float(right)), 12)
+    if min(num_dense, num_compressed) < MIN_MEMBERS_INTERVAL:
       reasons.append(
-        f'no interval of the null: it needs {MIN_MEMBERS_INTERVAL} dense '
-        f'members, there are {num_dense}'
+        f'no interval of pie_count: it needs {MIN_MEMBERS_INTERVAL} members of '
+        f'each population, {members}'
       )
-  if repeats and 'resampled' not in counts:
-    reasons.append(
-      f'no interval of pie_count: it needs {MIN_MEMBERS_INTERVAL} members of '
-      f'each population, there are {num_dense} dense and {num_pruned} pruned'
+    else:
+      width = interval(sums['half_pies'], num_dense, num_compressed)
+      row['pie_count_low'] = max(0.0, sums['pie_count'] - width)
+      row['pie_count_high'] = min(
+        float(sums['total_images_count']), sums['pie_count'] + width
+      )
+  if drawn.memberships is None:
+    reasons.append('no test: num_permutations is 0')
+  else:
+    ways = drawn.memberships.is_dense.shape[1]
+    pies = sums['permuted_pies']
+    row['permutations'] = ways - 1
+    row['permuted_mean'] = float(pies.mean())
+    row['permuted_low'], row['permuted_high'] = np.percentile(pies, (2.5, 97.5))
+    row['pie_pvalue'] = float(membership.pvalue(pies))
+    row['taxicab_pvalue'] = float(membership.pvalue(sums['permuted_taxicab']))
+    row['energy_pvalue'] = float(
+      membership.pvalue(
+        vote_distance.energy(agreement, drawn.memberships.weights)
+      )
     )
-  elif repeats:
-    # Around the count, since resamples hold fewer different members and so
-    # disagree more often than the populations themselves. Simulated (400
-    # images, 5 to 30 members): this covers the expected count in 93 to 100 %,
-    # the resamples' own percentiles in 0 to 5 % where pruning changes little.
-    spread = 1.96 * counts['resampled'].std(ddof=1)
-    row['pie_count_low'] = max(0.0, row['pie_count'] - spread)
-    row['pie_count_high'] = min(
-      float(row['total_images_count']), row['pie_count'] + spread
+    row['smallest_pvalue'] = max(
+      membership.smallest_pvalue(num_dense, num_compressed, drawn.paired),
+      1 / ways,
     )
-  return {'not_available': '; '.join(reasons), **row}
+  return {**row, 'not_available': '; '.join(reasons)}

@@ -1,6 +1,5 @@
 """Laws of the table at the end: right numbers, and never a zero for a gap."""
 
-import io
 import json
 import pathlib
 import shutil
@@ -209,16 +208,16 @@ def test_numbers_are_those_of_the_predictions(folder):
       'PIEs': sorted(pies),
       'the others': sorted(set(range(IMAGES)) - pies),
     }
-    for who, labels in (('dense', dense), ('pruned', pruned)):
+    for who, labels in (('dense', dense), ('compressed', pruned)):
       for name, images in chosen.items():
         right = labels[images] == true_class()[images, None]
         wanted = right.mean(axis=0).mean()
         measure = f'top-1 of {who} on {name}'
         assert found[(measure, *level)] == pytest.approx(wanted)
     # Means over members of top-1 are the same from both kinds of CSV.
-    assert found[('top-1 of pruned on all images', *level)] == pytest.approx(
-      found[('top-1', *level)]
-    )
+    assert found[
+      ('top-1 of compressed on all images', *level)
+    ] == pytest.approx(found[('top-1', *level)])
   # Corrected counts, and of each direction what dense halves gave.
   assert found[('classes that lost more than the whole', *LEVELS[2])] == 3
   assert found[('classes that lost less than the whole', *LEVELS[1])] == 2
@@ -233,19 +232,25 @@ def test_null_and_intervals_are_those_of_the_aggregation(folder):
   null = csvs.read(tables.PIE_NULL, paths.pie_null(str(folder), 'toy', 'eval'))
   for row in null.to_dict('records'):
     level = row['pruning_method'], row['pruning_fraction']
-    cell = found.loc[('PIEs by chance, two dense halves', *level)]
-    assert cell['value'] == row['null_mean']
-    assert (cell['low'], cell['high']) == (row['null_low'], row['null_high'])
+    cell = found.loc[('PIEs by chance, memberships permuted', *level)]
+    assert cell['value'] == row['permuted_mean']
+    ends = row['permuted_low'], row['permuted_high']
+    assert (cell['low'], cell['high']) == ends
+    beyond = found.loc[('PIEs beyond chance', *level), 'value']
+    assert beyond == row['pie_count'] - row['permuted_mean']
     cell = found.loc[('p, if it predicted like the dense', *level)]
     assert cell['value'] == row['energy_pvalue'] >= 0.001
-    cell = found.loc[('PIEs, dense half and pruned half', *level)]
-    assert cell['value'] == row['pruned_half_mean']
     cell = found.loc[('PIEs', *level)]
     assert cell['low'] == row['pie_count_low']
+    cell = found.loc[('top-1 of dense on PIEs chosen by other members', *level)]
+    assert cell['value'] == row['held_out_baseline_accuracy']
 
 
 def test_robustness_is_the_mean_over_severities(folder):
-  text = run(folder, robustness_directory=write_robustness(folder))
+  robustness = write_robustness(folder)
+  short = run(folder, robustness_directory=robustness)
+  text = run(folder, robustness_directory=robustness, all_rows=True)
+  assert len(text.splitlines()) > len(short.splitlines()) + 10
   found = cells(folder)
   ends = ('corrupted images', 'fog', 'snow')
   assert {m for m in found.index.unique('measure') if m.endswith(ends)} == {
@@ -259,16 +264,13 @@ def test_robustness_is_the_mean_over_severities(folder):
     cell = found.loc[('error on corrupted images, dense = 1', *level)]
     assert cell['value'] == 1 + fraction
     assert found.loc[('top-1 on snow', *level), 'low'] == 0.1
-  assert '0.9000' in text
-  lines = iter(text.splitlines())
-  line = next(line for line in lines if line.startswith('error on corrupted'))
-  assert line.split()[-3:] == ['1.000', '1.500', '1.900']
-  assert next(lines).endswith('  -  1.250 - 2.000  1.450 - 2.800')
+  rows = {line[:44].strip(): line[44:] for line in text.splitlines()}
+  assert rows['top-1 on fog'].split()[:3] == ['0.900', '[0.100,', '0.950]']
+  error = rows['error on corrupted images, dense = 1']
+  assert error.split('  ')[-2:] == ['1.50 [1.25, 2.00]', '1.90 [1.45, 2.80]']
   # Of the baseline there is none, and one level loses nothing on clean images.
-  line = next(lines)
-  assert line.startswith('loss on corrupted images, clean = 1')
-  assert line.split()[-4:] == ['-', 'n/a', '(1)', '3.250']
-  assert next(lines).split()[-4:] == ['n/a', '(1)', 'n/a', '(2)']
+  loss = rows['loss on corrupted images, clean = 1'].split()
+  assert loss == ['-', 'n/a', '(1)', '3.25', '(2)']
   assert '(1) no loss on clean images' in text
   assert '(2) one model, or a loss on clean images that may be none' in text
 
@@ -282,19 +284,29 @@ def test_images_that_are_hard_by_nature_stand_once(folder):
 
 def test_print_is_plain_aligned_text(folder):
   text = run(folder)
-  lines = text.splitlines()
+  table, said = text.split('\n\n')
+  lines = table.splitlines()
   assert text.isascii()
   assert max(map(len, lines)) <= 100
-  table = pd.read_fwf(io.StringIO(text), skiprows=[2], header=None)
-  assert table.iloc[0].dropna().tolist() == ['baseline', *['threshold'] * 2]
+  assert lines[0].split('  ')[-2:] == ['threshold 0.5', 'threshold 0.9']
   rows = {line[:38].strip(): line[38:].split() for line in lines}
   assert rows['members'] == ['6', '6', '6']
-  assert rows['images'] == ['30', '30', '30']
-  assert rows['PIEs'] == ['-', '2', '11']
+  assert rows['PIEs'][:3] == ['-', '2', '[2,']
   assert rows['classes that lost more than the whole'] == ['-', '1', '3']
+  assert 'images' not in rows
   # Every value ends where its column ends.
-  ends = {len(line) for line in lines[:2] + lines[3:] if 'n/a' not in line}
-  assert len(ends - {len(line) for line in lines if line.startswith('(')}) == 1
+  ends = {
+    len(line)
+    for line in [lines[0], *lines[2:]]
+    if 'n/a' not in line and not line.startswith('(')
+  }
+  assert len(ends) == 1
+  # The verdicts are those of the CSV.
+  frame = csvs.read(tables.VERDICTS, paths.verdicts(str(folder), 'toy', 'eval'))
+  assert said.splitlines() == frame['sentence'].tolist()
+  levels = frame[frame['about'] == 'images'].set_index('pruning_fraction')
+  assert levels['verdict'].to_dict() == {0.5: 'differs', 0.9: 'differs'}
+  assert '11 of 30 images are PIEs' in levels.loc[0.9, 'sentence']
 
 
 PARTS = {
@@ -421,8 +433,8 @@ def test_too_few_members_leave_a_reason(tmp_path):
   text = run(tmp_path)
   found = cells(tmp_path)
   for measure in (
-    'PIEs by chance, two dense halves',
-    'PIEs, dense half and pruned half',
+    'p, if it predicted like the dense',
+    'PIEs that are solid',
     'classes that lost more than the whole',
   ):
     row = found.loc[(measure, *LEVELS[1])]

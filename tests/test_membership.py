@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pie_dataset_gen import membership as energies
+from pie_dataset_gen import vote_distance
 from utils import membership
 
 
@@ -24,7 +24,7 @@ def predict(random, images, members, spread=0.7):
 
 
 def energy(labels, drawn):
-  return energies.energy(energies.agreement(labels), drawn.weights)
+  return vote_distance.energy(vote_distance.agreement(labels), drawn.weights)
 
 
 def distance(labels, dense, power):

@@ -44,6 +44,13 @@ class Level(NamedTuple):
     """Whether these are the members that all others are held against."""
     return self.pruning_method == BASELINE
 
+  @property
+  def words(self) -> str:
+    """As sentences name it: 'threshold 0.9', or 'int8', which prunes none."""
+    if not self.fraction_pruned:
+      return self.pruning_method
+    return f'{self.pruning_method} {self.fraction_pruned:g}'
+
 
 DENSE = Level(BASELINE, 0.0)
 

@@ -5,6 +5,7 @@ import fcntl
 import glob
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 
@@ -216,3 +217,10 @@ def name(path: str) -> str:
 def within(folder: str, file_name: str) -> str:
   """A file that keeps its name in another folder."""
   return str(epath.Path(folder) / file_name)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+  """A folder of this machine for what no one else reads; gone afterwards."""
+  with tempfile.TemporaryDirectory() as folder:
+    yield folder

@@ -9,6 +9,9 @@ import numpy as np
 
 from utils.csvs import Column, Table
 
+# What has a p- or q-value at or below this is significant.
+SIGNIFICANCE = 0.05
+
 
 def _fraction(name: str, meaning: str, **options) -> Column:
   return Column(name, 'float', meaning, low=0.0, high=1.0, **options)
@@ -16,6 +19,10 @@ def _fraction(name: str, meaning: str, **options) -> Column:
 
 def _count(name: str, meaning: str, **options) -> Column:
   return Column(name, 'int', meaning, low=0, **options)
+
+
+def _amount(name: str, meaning: str) -> Column:
+  return Column(name, 'float', meaning, low=0.0, nullable=True)
 
 
 # The identity of a member, in every row about one.
@@ -144,92 +151,73 @@ PIE_NULL = Table(
     _fraction('pruning_fraction', 'level of the pruned population'),
     _count('total_images_count', 'images'),
     _count('baseline_number_observ', 'number of dense members'),
-    _count('variant_number_observ', 'number of pruned members'),
-    _count('pie_count', 'images whose modal labels differ'),
-    Column(
-      'pie_count_low',
-      'float',
-      'lower end of the 95 % interval of pie_count, by resampling members',
-      low=0.0,
-      nullable=True,
-    ),
-    Column(
-      'pie_count_high',
-      'float',
-      'upper end of that interval',
-      low=0.0,
-      nullable=True,
-    ),
+    _count('variant_number_observ', 'number of compressed members'),
     _count(
-      'half_number_observ',
-      'members in each half of the null',
-      nullable=True,
+      'is_paired', '1 if each was made from the dense one of its number', high=1
     ),
-    Column(
-      'null_mean',
-      'float',
-      'mean number of PIEs between two random dense halves',
-      low=0.0,
-      nullable=True,
+    _count('pie_count', 'images whose modal labels differ'),
+    _amount(
+      'pie_count_low',
+      'lower end of the 95 % interval of pie_count, had other members been '
+      'trained',
     ),
-    Column(
-      'null_low',
-      'float',
-      '2.5th percentile of that number over random halves',
-      low=0.0,
-      nullable=True,
-    ),
-    Column(
-      'null_high',
-      'float',
-      '97.5th percentile of that number over random halves',
-      low=0.0,
-      nullable=True,
-    ),
-    Column(
-      'pruned_half_mean',
-      'float',
-      'mean number of PIEs between a dense half and as many pruned members',
-      low=0.0,
-      nullable=True,
-    ),
-    Column(
-      'pruned_half_low',
-      'float',
-      '2.5th percentile of that number over random halves',
-      low=0.0,
-      nullable=True,
-    ),
-    Column(
-      'pruned_half_high',
-      'float',
-      '97.5th percentile of that number over random halves',
-      low=0.0,
-      nullable=True,
-    ),
+    _amount('pie_count_high', 'upper end of that interval'),
     _count(
       'permutations',
-      'other memberships that the true one is compared with',
+      'other memberships, dense or not permuted, that the true one is compared '
+      'with',
       nullable=True,
-      default=np.nan,
     ),
+    _amount(
+      'permuted_mean', 'PIEs by chance: mean number over the memberships'
+    ),
+    _amount('permuted_low', '2.5th percentile of that number'),
+    _amount('permuted_high', '97.5th percentile of that number'),
     _fraction(
       'energy_pvalue',
-      'share of memberships, dense or not permuted, whose votes are as far '
-      'apart (squared distance): small if the level predicts otherwise than '
-      'chance explains',
+      'share of memberships that set the votes as far apart (squared '
+      'distance): small if the level predicts otherwise than chance explains',
       nullable=True,
-      default=np.nan,
     ),
     _fraction(
-      'energy_pvalue_smallest',
-      'the smallest that this can be with so many members',
+      'taxicab_pvalue',
+      'the same of the absolute distance of the votes',
       nullable=True,
-      default=np.nan,
+    ),
+    _fraction('pie_pvalue', 'the same of the number of PIEs', nullable=True),
+    _fraction(
+      'smallest_pvalue',
+      'the smallest that these can be with so many members and permutations',
+      nullable=True,
+    ),
+    _count(
+      'moved_images_count',
+      f'images whose vote_qvalue is {SIGNIFICANCE} or less',
+    ),
+    _count('solid_pie_count', 'PIEs among these'),
+    _fraction(
+      'chance_baseline_accuracy',
+      'top-1 of dense members on PIEs between two dense halves',
+      nullable=True,
+    ),
+    _fraction(
+      'chance_variant_accuracy',
+      'top-1 of compressed members on these',
+      nullable=True,
+    ),
+    _fraction(
+      'held_out_baseline_accuracy',
+      'top-1 of half of the dense members on PIEs that the other halves chose',
+      nullable=True,
+    ),
+    _fraction(
+      'held_out_variant_accuracy',
+      'top-1 of half of the compressed members on these',
+      nullable=True,
     ),
     Column('tie_rule', 'text', 'which of several labels with as many votes'),
     _count('baseline_tied_count', 'images with a tied dense modal label'),
-    _count('variant_tied_count', 'images with a tied pruned modal label'),
+    _count('variant_tied_count', 'images with a tied compressed modal label'),
     _count(
       'pie_by_tie_rule_count', 'PIEs that another choice among ties would undo'
     ),
@@ -466,9 +454,6 @@ GROUPS = Table(
   key=('group', 'class_id', 'class', 'image_key'),
   sort_by=('group', 'class_id', 'class', 'image_key'),
 )
-
-# A class whose pvalue_recall_norm is at or below this is significant.
-SIGNIFICANCE = 0.05
 
 
 def _number(name: str, meaning: str) -> Column:

@@ -1,0 +1,155 @@
+"""What can be said of a level, in words that its tests support.
+
+A verdict is one of four: the level *differs* (a p-value at or below
+`tables.SIGNIFICANCE`), a difference is *not shown*, there are *too few members*
+for any p-value as small, or it was *not tested*. That no difference is shown
+does not say that there is none.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from utils import populations, tables
+
+
+class Verdict(NamedTuple):
+  """One row of `tables.VERDICTS` without its level.
+
+  Attributes:
+    about: what it is about.
+    verdict: one of four words.
+    sentence: the verdict with its numbers.
+  """
+
+  about: str
+  verdict: str
+  sentence: str
+
+
+def count(value: float) -> str:
+  """A number of images or classes: whole, or with a digit where it is small."""
+  return f'{value:.1f}' if value % 1 and value < 10 else f'{value:.0f}'
+
+
+def pvalue(value: float) -> str:
+  """A p-value: two digits are more than the permutations give."""
+  return f'{value:.2g}'
+
+
+def between(low: float, high: float) -> str:
+  """An interval of a count, or nothing where there is none."""
+  return '' if np.isnan(low) else f' [{low:.0f}, {high:.0f}]'
+
+
+def decide(p: float, smallest: float) -> str:
+  """The verdict of a p-value, if it can be as small as the level at all."""
+  if np.isnan(p):
+    return 'not tested'
+  if smallest > tables.SIGNIFICANCE:
+    return 'too few members'
+  return 'differs' if p <= tables.SIGNIFICANCE else 'not shown'
+
+
+def of_images(null: Mapping[str, Any]) -> list[Verdict]:
+  """What a row of `tables.PIE_NULL` says of a level's images and PIEs."""
+  level = populations.level_of(null).words
+  p, smallest = null['energy_pvalue'], null['smallest_pvalue']
+  pies = null['pie_count']
+  found = (
+    f'{pies} of {null["total_images_count"]} images are PIEs'
+    f'{between(null["pie_count_low"], null["pie_count_high"])}'
+  )
+  verdict = decide(p, smallest)
+  if verdict == 'not tested':
+    return [
+      Verdict('images', verdict, f'{level}: {found}; {null["not_available"]}.')
+    ]
+  chance = null['permuted_mean']
+  found += f', {count(chance)} by chance'
+  if verdict == 'too few members':
+    members = null['baseline_number_observ'], null['variant_number_observ']
+    said = (
+      f'{level}: {found}. {members[0]} dense and {members[1]} compressed '
+      'members are too few to tell it from chance: no predictions give a p '
+      f'below {pvalue(smallest)}.'
+    )
+  elif verdict == 'not shown':
+    said = (
+      f'{level}: no difference from the dense networks is shown (p '
+      f'{pvalue(p)}); {found}.'
+    )
+  else:
+    beyond = pies - chance
+    of_pies = null['pie_pvalue']
+    said = (
+      f'{level}: it predicts otherwise than chance explains (p {pvalue(p)}); '
+      f'{found}'
+    )
+    if of_pies <= tables.SIGNIFICANCE:
+      said += f': about {beyond:.0f} images beyond chance.'
+    else:
+      said += f', no more than chance often gives (p {pvalue(of_pies)}).'
+  return [Verdict('images', verdict, said), _of_pies(level, null)]
+
+
+def _of_pies(level: str, null: Mapping[str, Any]) -> Verdict:
+  """Which PIEs are solid, and what their accuracy is worth."""
+  pies, solid = null['pie_count'], null['solid_pie_count']
+  said = []
+  if null['smallest_pvalue'] > tables.SIGNIFICANCE:
+    said.append(f'{level}: which PIEs are chance, so few members cannot say')
+  elif pies:
+    said.append(
+      f'{level}: {solid} of {pies} PIEs are solid (q at or below '
+      f'{tables.SIGNIFICANCE:g}), the others may be chance'
+      if solid < pies
+      else f'{level}: all {pies} PIEs are solid (q at or below '
+      f'{tables.SIGNIFICANCE:g})'
+    )
+  else:
+    said.append(f'{level}: no image is a PIE')
+  if null['pie_by_tie_rule_count']:
+    said.append(
+      f'{null["pie_by_tie_rule_count"]} hang on the rule for ties, '
+      f"'{null['tie_rule']}'"
+    )
+  others = null['moved_images_count'] - solid
+  if others:
+    said.append(
+      f'on {others} other images the votes moved without another winner'
+    )
+  verdict = decide(0.0 if solid else 1.0, null['smallest_pvalue'])
+  return Verdict('PIEs', verdict, '; '.join(said) + '.')
+
+
+def of_levels(
+  null: pd.DataFrame | None, impact: pd.DataFrame | None
+) -> pd.DataFrame:
+  """What is said of all levels.
+
+  Args:
+    null: rows of `tables.PIE_NULL`, or None.
+    impact: rows of `tables.CLASS_IMPACT_SUMMARY`, or None.
+
+  Returns:
+    Rows of `tables.VERDICTS`.
+  """
+  said: dict[populations.Level, list[Verdict]] = {}
+  for frame, of in ((null, of_images),):
+    for row in [] if frame is None else frame.to_dict('records'):
+      said.setdefault(populations.level_of(row), []).extend(of(row))
+  return pd.DataFrame(
+    [
+      {
+        'pruning_method': level.pruning_method,
+        'pruning_fraction': level.fraction_pruned,
+        **verdict._asdict(),
+      }
+      for level in populations.sort_levels(said)
+      for verdict in said[level]
+    ],
+    columns=[column.name for column in tables.VERDICTS.columns],
+  )

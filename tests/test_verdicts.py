@@ -1,0 +1,95 @@
+"""What the program says of a level is no more than its test supports."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pie_dataset_gen import verdicts
+from utils import csvs, tables
+
+ROW = {
+  'pruning_method': 'threshold',
+  'pruning_fraction': 0.9,
+  'total_images_count': 897,
+  'baseline_number_observ': 10,
+  'variant_number_observ': 10,
+  'pie_count': 19,
+  'pie_count_low': 12.3,
+  'pie_count_high': 25.7,
+  'permuted_mean': 9.36,
+  'energy_pvalue': 0.001,
+  'pie_pvalue': 0.004,
+  'smallest_pvalue': 0.001,
+  'moved_images_count': 8,
+  'solid_pie_count': 6,
+  'pie_by_tie_rule_count': 3,
+  'tie_rule': 'largest',
+  'not_available': '',
+}
+
+
+def said(**changes):
+  return {of.about: of for of in verdicts.of_images(ROW | changes)}
+
+
+def test_a_level_that_differs():
+  found = said()['images']
+  assert found.verdict == 'differs'
+  assert found.sentence == (
+    'threshold 0.9: it predicts otherwise than chance explains (p 0.001); 19 '
+    'of 897 images are PIEs [12, 26], 9.4 by chance: about 10 images beyond '
+    'chance.'
+  )
+  assert said()['PIEs'].sentence == (
+    'threshold 0.9: 6 of 19 PIEs are solid (q at or below 0.05), the others '
+    "may be chance; 3 hang on the rule for ties, 'largest'; on 2 other images "
+    'the votes moved without another winner.'
+  )
+
+
+@pytest.mark.parametrize(
+  ('changes', 'verdict', 'words'),
+  [
+    ({'energy_pvalue': 0.06}, 'not shown', 'no difference from .* (p 0.06);'),
+    ({'smallest_pvalue': 0.1}, 'too few members', 'give a p below 0.1.'),
+    ({'pie_pvalue': 0.3}, 'differs', 'chance often gives (p 0.3).'),
+    (
+      {'energy_pvalue': np.nan, 'not_available': 'no test: 0'},
+      'not tested',
+      'images are PIEs [12, 26]; no test: 0.',
+    ),
+  ],
+)  # fmt: skip
+def test_what_is_not_shown_is_not_said(changes, verdict, words):
+  found = said(**changes)['images']
+  assert found.verdict == verdict
+  for part in words.split(' .* '):
+    assert part in found.sentence
+  assert ('beyond' in found.sentence) == (verdict == 'differs' and not words)
+  assert ('otherwise' in found.sentence) == (verdict == 'differs')
+
+
+def test_pies_of_few_members_are_not_judged():
+  found = said(smallest_pvalue=0.1, solid_pie_count=0, moved_images_count=0)
+  assert found['PIEs'].verdict == 'too few members'
+  assert 'solid' not in found['PIEs'].sentence
+  assert 'hang on the rule' in found['PIEs'].sentence
+
+
+def test_a_method_that_prunes_nothing_is_named_alone():
+  assert said(pruning_method='int8', pruning_fraction=0.0)[
+    'images'
+  ].sentence.startswith('int8: ')
+
+
+def test_no_interval_is_no_interval():
+  found = said(pie_count_low=np.nan, pie_count_high=np.nan)['images'].sentence
+  assert '19 of 897 images are PIEs, 9.4 by chance' in found
+
+
+def test_rows_are_those_of_the_table():
+  null = pd.DataFrame([ROW, ROW | {'pruning_fraction': 0.5}])
+  frame = verdicts.of_levels(null, None)
+  csvs.check(tables.VERDICTS, frame, 'verdicts')
+  assert frame['pruning_fraction'].tolist() == [0.5, 0.5, 0.9, 0.9]
+  assert csvs.check(tables.VERDICTS, verdicts.of_levels(None, None), 'x').empty
