@@ -189,7 +189,8 @@ def rates(
       small = of.pvalue[testable] <= tables.SIGNIFICANCE
       found['an image'].append(small.mean())
     found['any image'].append(np.nanmin([1.0, *of.qvalue]) <= 0.05)
-  return {name: float(np.mean(of)) for name, of in found.items()}
+  # Of few members no image can be significant, and there is no rate.
+  return {name: float(np.mean(of or [np.nan])) for name, of in found.items()}
 
 
 class Coverage(NamedTuple):
