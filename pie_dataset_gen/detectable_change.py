@@ -129,9 +129,9 @@ def _exceeds(
   z = np.arange(-6, 6.01, min(0.25, 1 / np.sqrt(members)))
   weights = np.exp(-(z**2) / 2)
   half = members - 1.0
-  largest = half * (
-    np.maximum(noncentrality[..., None] + z, 0) / bound[..., None]
-  ) ** 2
+  largest = (
+    half * (np.maximum(noncentrality[..., None] + z, 0) / bound[..., None]) ** 2
+  )
   return special.gammainc(half, largest) @ (weights / weights.sum())
 
 

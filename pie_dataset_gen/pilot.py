@@ -8,7 +8,7 @@ members agree is kept: shards add up, and memory does not grow with the images.
 import collections
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -33,15 +33,17 @@ class Members(NamedTuple):
   @property
   def sizes(self) -> dict[populations.Level, int]:
     """How many members each level has."""
-    return collections.Counter(
-      map(shard_predictions.level_of, self.identity)
-    )
+    return collections.Counter(map(shard_predictions.level_of, self.identity))
 
   def positions(self, level: populations.Level) -> np.ndarray:
     """Positions of the members of a level."""
     return np.flatnonzero(
       [shard_predictions.level_of(of) == level for of in self.identity]
     )
+
+  def a_side(self, level: populations.Level) -> int:
+    """How many members a side a level and the dense one have."""
+    return min(self.sizes[populations.DENSE], self.sizes[level])
 
   def check(self, levels: Sequence[populations.Level], smallest: int) -> None:
     """Refuses levels of too few members.
@@ -169,7 +171,9 @@ def _read_shard(files: Sequence[str], mode: str):
 
 
 def _add_up(shards, results, source: str) -> Agreement:
-  first, total, seen = None, None, {}
+  first: Any = None
+  total: Any = None
+  seen: dict[str, str] = {}
   for name, (members, image_key, matrix) in zip(shards, results, strict=True):
     if first is None:
       first, total = (name, members), np.zeros_like(matrix)
@@ -187,6 +191,8 @@ def _add_up(shards, results, source: str) -> Agreement:
           f'{name}'
         )
     total = total + matrix
-    logging.info('%s: %d images, %d members', name, len(image_key), len(members))
+    logging.info(
+      '%s: %d images, %d members', name, len(image_key), len(members)
+    )
   populations.check_alike(member._asdict() for member in first[1])
   return Agreement(Members(tuple(first[1]), source), len(seen), total)
