@@ -13,6 +13,8 @@ from utils import populations, tables
 _LEVEL = tables.SIGNIFICANCE
 _FOUND = f'{10 * detectable_change.POWER:.0f} of 10'
 _COLUMNS = 96
+# Groups that are named, the noisiest first.
+_GROUPS = 8
 
 
 def _number(value: float) -> str:
@@ -72,32 +74,43 @@ def say_changes(needed: pd.DataFrame, size: int) -> list[str]:
     needed: rows of the level.
     size: members a side to speak of.
   """
-  rows = needed[needed['num_members'] == size]
+  needed = needed[needed['num_members'] == size]
   said = []
-  for row in rows[rows['what'] != 'class'].to_dict('records'):
-    what = row['what']
-    subject = f'the {what} {row["class"]!r}' if row['class'] else f'the {what}'
-    if not row['smallest_change'] > 0:
-      said.append(
-        f'no member of the pilot differs in {subject}: it cannot say how many '
-        'are needed'
-      )
+  for row in needed.to_dict('records'):
+    if row['what'] in ('class', 'group'):
       continue
-    low, high = (row[f'smallest_change_{end}'] for end in ('low', 'high'))
+    subject = f'the {row["what"]} {row["class"]!r}'.removesuffix(" ''")
     sentence = (
-      f'with {size} members a side {subject} must move by '
-      f'{_number(row["smallest_change"])} [{_number(low)}, {_number(high)}] to '
-      f'be found in {_FOUND} studies'
+      f'with {size} members a side {subject} must move by {_changes_of(row)} '
+      f'to be found in {_FOUND} studies'
     )
-    if what != 'accuracy':
-      kind = 'group' if what == 'group' else 'class'
-      tested = int((rows.loc[rows['what'] == kind, 'deviation'] > 0).sum())
+    if row['class']:
+      number = (needed.loc[needed['what'] == 'class', 'deviation'] > 0).sum()
       sentence += (
         f', and by {_number(row["smallest_change_corrected"])} if it is one of '
-        f'{tested} that are corrected for'
+        f'{number} that are corrected for'
       )
+    elif not row['smallest_change'] > 0:
+      sentence = 'all members of the pilot have one accuracy: it says nothing'
     said.append(sentence)
+  groups = needed[(needed['what'] == 'group') & (needed['deviation'] > 0)]
+  noisiest = groups.sort_values(['deviation', 'class_id'], ascending=False)
+  if len(groups):
+    each = ', '.join(
+      f'{row["class"]!r} by {_changes_of(row)}'
+      for row in noisiest.head(_GROUPS).to_dict('records')
+    )
+    more = len(groups) - _GROUPS
+    said.append(
+      f'with {size} members a side groups must move: {each}'
+      + (f', and {more} others by less' if more > 0 else '')
+    )
   return said
+
+
+def _changes_of(row: Mapping[str, Any]) -> str:
+  low, high = (row[f'smallest_change_{end}'] for end in ('low', 'high'))
+  return f'{_number(row["smallest_change"])} [{_number(low)}, {_number(high)}]'
 
 
 def say_tests(tests: pd.DataFrame) -> str:
@@ -110,9 +123,15 @@ def say_tests(tests: pd.DataFrame) -> str:
   number, median = row['num_members'], f'median p {row["median_pvalue"]:.3f}'
   if enough.empty:
     return (
-      f'the exact test finds no difference in {_FOUND} subsets: with {number} '
-      f'members a side in {_share(row)} ({median}); they are too few, or there '
+      f'at no number of members do {_FOUND} subsets show a difference (with '
+      f'{number} a side {_share(row)}, {median}): they are too few, or there '
       'is nothing to find'
+    )
+  if row['subsets'] == 1:
+    return (
+      f'all {number} members a side show a difference (p '
+      f'{row["median_pvalue"]:.3f}), fewer do not in {_FOUND} subsets: another '
+      f'study of {number} may miss it'
     )
   return (
     f'the exact test finds that predictions differ in {_share(row)} subsets of '
