@@ -221,7 +221,10 @@ def changes(
         )
       )
   columns = [column.name for column in tables.MEMBERS_NEEDED.columns]
-  return pd.concat(frames, ignore_index=True).reindex(columns=columns)
+  rows = pd.concat(frames, ignore_index=True).reindex(columns=columns)
+  # The quadrature knows no more digits, and the last ones differ by version.
+  of_changes = [name for name in columns if name.startswith('smallest_change')]
+  return rows.assign(**rows[of_changes].round(6))
 
 
 def _cells(
@@ -351,11 +354,12 @@ def run(
     read.append(agreement.members)
   for other in read[1:]:
     _check_same(read[0], other, asked)
-  folder = paths.members_needed(output_path, dataset_name, mode)
+  path = paths.members_needed(output_path, dataset_name, mode)
+  folder = str(epath.Path(path).parent)
   every = pd.concat(needed[1:] or needed, ignore_index=True)
   if len(every):
-    csvs.write(tables.MEMBERS_NEEDED, every, folder)
-    logging.info('wrote %s', folder)
+    csvs.write(tables.MEMBERS_NEEDED, every, path)
+    logging.info('wrote %s', path)
   if predictions_directory:
     tests = subset_tests(agreement, asked)
     path = paths.subset_tests(output_path, dataset_name, mode)
@@ -363,7 +367,7 @@ def run(
     logging.info('wrote %s', path)
   # Predictions are not listed one by one: there may be 23,040.
   provenance.write(
-    str(epath.Path(folder).parent),
+    folder,
     'pie_dataset_gen.how_many_members',
     files,
     predictions={'files': num_predictions},
