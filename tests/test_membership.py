@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from pie_dataset_gen import membership
+from pie_dataset_gen import membership as energies
+from utils import membership
 
 
 def predict(random, images, members, spread=0.7):
@@ -23,7 +24,7 @@ def predict(random, images, members, spread=0.7):
 
 
 def energy(labels, drawn):
-  return membership.energy(membership.agreement(labels), drawn.weights)
+  return energies.energy(energies.agreement(labels), drawn.weights)
 
 
 def distance(labels, dense, power):
