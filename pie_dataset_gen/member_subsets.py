@@ -1,6 +1,6 @@
 """The exact test of a level on random subsets of its members.
 
-How small would p have been with fewer members? The test of `membership` is made
+How small would p have been with fewer members? The exact test is made
 again on n dense and n compressed members out of all, many times. Subsets share
 members, the more the larger they are: those of nearly all members say the same
 thing, and their number is no number of independent studies.
@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pie_dataset_gen import membership
+from pie_dataset_gen.membership import energy
+from utils import membership
 
 
 class SubsetTests(NamedTuple):
@@ -85,7 +86,7 @@ def compare_subsets(
     return SubsetTests(smallest, np.empty(0))
   weights = drawn.weights
   found = [
-    membership.pvalue(membership.energy(agreement[np.ix_(part, part)], weights))
+    membership.pvalue(energy(agreement[np.ix_(part, part)], weights))
     for part in draw_subsets(num_dense, num_compressed, size, subsets, seed)
   ]
   return SubsetTests(smallest, np.array(found, np.float64))
