@@ -28,6 +28,8 @@ ORDER = (
   tables.HEADLINE,
   tables.ANNOTATIONS,
   tables.ANNOTATION_SUMMARY,
+  tables.MEMBERS_NEEDED,
+  tables.SUBSET_TESTS,
 )
 _HEAD = """\
 # The CSVs

@@ -68,6 +68,11 @@ class Study:
     return class_metrics_folder(self.results, self.name, self.mode)
 
   @property
+  def group_metrics(self) -> str:
+    """The metrics of groups of one split."""
+    return group_metrics_folder(self.results, self.name, self.mode)
+
+  @property
   def pie(self) -> str:
     """PIE records and their statistics."""
     return self._in('pie')
@@ -242,6 +247,11 @@ def class_metrics(
   return str(_below(output_path, dataset, 'class_metrics', mode, name))
 
 
+def group_metrics_folder(output_path: str, dataset: str, mode: str) -> str:
+  """The folder of the metrics of groups of all members."""
+  return str(_below(output_path, dataset, 'group_metrics', mode))
+
+
 def group_metrics(
   output_path: str, dataset: str, mode: str, of: Checkpoint
 ) -> str:
@@ -304,6 +314,16 @@ def gallery(output_path: str, dataset: str, mode: str) -> str:
 def suspects(output_path: str, dataset: str, mode: str) -> str:
   """Images whose label should be looked at, ranked."""
   return str(epath.Path(output_path) / dataset / f'{mode}_suspects.csv')
+
+
+def members_needed(output_path: str, dataset: str, mode: str) -> str:
+  """The smallest changes that populations of some sizes would show."""
+  return str(_below(output_path, dataset, f'{mode}_members_needed.csv'))
+
+
+def subset_tests(output_path: str, dataset: str, mode: str) -> str:
+  """The exact test of each level with fewer members."""
+  return str(_below(output_path, dataset, f'{mode}_subset_tests.csv'))
 
 
 def annotation_summary(output_path: str, dataset: str, mode: str) -> str:
