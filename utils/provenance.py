@@ -10,6 +10,7 @@ without a word.
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
@@ -33,6 +34,11 @@ _PACKAGES = (
   'tensorflow-model-optimization',
   'tf_keras',
 )
+# Variables of the environment that decide how TensorFlow and NumPy compute.
+_VARIABLES = ('CUDA_VISIBLE_DEVICES', 'EPATH_USE_TF', 'OMP_NUM_THREADS')
+_PREFIXES = ('TF_', 'XLA_', 'NVIDIA_TF32')
+# What only decides what is printed, and the addresses of a cluster.
+_UNRECORDED = ('TF_CPP_', 'TF_CONFIG')
 
 
 class Provenance:
@@ -169,6 +175,36 @@ def command(record: Mapping[str, Any]) -> str:
   return shlex.join(['python', '-m', record['script'], *record['command'][1:]])
 
 
+def environment() -> dict[str, str]:
+  """The variables that decide how numbers are computed, of this process."""
+  return {
+    name: value
+    for name, value in sorted(os.environ.items())
+    if name in _VARIABLES
+    or (name.startswith(_PREFIXES) and not name.startswith(_UNRECORDED))
+  }
+
+
+def of_this_process(script: str) -> dict[str, Any]:
+  """What a record says of the command itself, but for when it finished.
+
+  Args:
+    script: the module's name, `room.script`.
+  """
+  return {
+    'script': script,
+    'command': sys.argv,
+    'flags': {
+      flag.name: flag.value
+      for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    },
+    'python': platform.python_version(),
+    'platform': platform.platform(),
+    'packages': _versions(),
+    'environment': environment(),
+  }
+
+
 def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:
   """Records beside the results which command made them.
 
@@ -179,16 +215,8 @@ def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:
     **facts: anything else a reader should know (seeds, device), as JSON.
   """
   record = {
-    'script': script,
-    'command': sys.argv,
-    'flags': {
-      flag.name: flag.value
-      for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-    },
+    **of_this_process(script),
     'finished': _now(),
-    'python': platform.python_version(),
-    'platform': platform.platform(),
-    'packages': _versions(),
     'inputs': digests.describe_files(inputs),
     **facts,
   }
