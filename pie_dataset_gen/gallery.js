@@ -133,7 +133,7 @@ const gallery = (() => {
     if (p !== null) parts.push(term(`p ${pValue(p)}`, 'p-value'));
     if (q !== null) parts.push(term(`q ${pValue(q)}`, 'q-value'));
     if (frequency !== null) {
-      parts.push(term(`a PIE in ${percent(frequency)}`, 'PIE frequency'));
+      parts.push(term(`a PIE in ${percent(frequency)} of resamples`, 'PIE frequency'));
     }
     return parts.flatMap((part, at) => (at ? [', ', part] : [part]));
   };
@@ -201,9 +201,16 @@ const gallery = (() => {
         `a PIE at ${suspect.pies} of ${levels.length} ` +
           `${levels.length === 1 ? 'level' : 'levels'}`,
       ],
-      ...(suspect.q === null
-        ? []
-        : [[{}, term(`smallest q ${pValue(suspect.q)}`, 'q-value'), ` at ${suspect.level}`]]),
+      // What compression changed, where it did.
+      ...(suspect.q !== null && suspect.q <= window.gallery.significance
+        ? [
+            [
+              {},
+              term(`solid: q ${pValue(suspect.q)}`, 'solid'),
+              ` at ${suspect.level}`,
+            ],
+          ]
+        : []),
       [{className: 'key'}, `${suspect.rank}. ${image.key}`],
     );
   };

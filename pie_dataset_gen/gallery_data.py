@@ -264,6 +264,7 @@ def page_data(
     'classes': records.class_names,
     'solidity': words,
     'terms': dict(glossary.TERMS),
+    'significance': tables.SIGNIFICANCE,
     'levels': [
       {
         'name': level_name(level),

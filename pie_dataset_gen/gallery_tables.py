@@ -1,5 +1,6 @@
 """The tables of the page of PIEs: verdicts, PIEs of each level, findings."""
 
+import numpy as np
 import pandas as pd
 
 from pie_dataset_gen import gallery_data, gallery_figures, rounding, solidity
@@ -40,21 +41,28 @@ def headline(rows: pd.DataFrame) -> dict[str, list]:
       lines.setdefault(row['measure'], {})[level] = row
   notes: dict[str, int] = {}
 
-  def cell(measure, row):
+  def note(text):
+    return notes.setdefault(text, len(notes) + 1)
+
+  def cell(measure, level, row):
     if row is None:
-      return {'exact': '', 'note': 0, 'not_available': 'no data'}
+      return {'not_available': 'no data', 'note': 0}
     value, low, high = (row[name] for name in ('value', 'low', 'high'))
     reason = row['not_available']
-    found: dict[str, object] = {'exact': '', 'note': 0, 'not_available': reason}
-    if value == value:
-      found |= {'exact': value, 'text': rounding.number(value, measure)}
-      if low == low and high == high:
-        found['ends'] = [
-          (end, rounding.number(end, measure, value)) for end in (low, high)
-        ]
-      # A number without an interval that says why has a caveat.
-      if reason:
-        found['note'] = notes.setdefault(reason, len(notes) + 1)
+    found: dict[str, object] = {'not_available': reason, 'note': 0}
+    if np.isnan(value):
+      # What all others are held against has no such value: that needs no word.
+      if reason and not level.is_dense:
+        found['note'] = note(f'not available: {reason}')
+      return found
+    found |= {'exact': value, 'text': rounding.number(value, measure)}
+    if not np.isnan([low, high]).any():
+      found['ends'] = [
+        (end, rounding.number(end, measure, value)) for end in (low, high)
+      ]
+    # A number without an interval that says why has a caveat.
+    if reason:
+      found['note'] = note(f'no interval: {reason}')
     return found
 
   is_known = any(measure in _SHORT for measure in lines)
@@ -63,7 +71,7 @@ def headline(rows: pd.DataFrame) -> dict[str, list]:
       'measure': measure,
       # A table of none of the measures is shown as it is.
       'is_short': measure in _SHORT or not is_known,
-      'cells': [cell(measure, cells.get(level)) for level in by_level],
+      'cells': [cell(measure, level, cells.get(level)) for level in by_level],
     }
     for measure, cells in lines.items()
   ]

@@ -39,6 +39,15 @@ TERMS: Mapping[str, str] = {
     'at random: what is counted then is what chance gives. It may be compared '
     'with the count of PIEs above it.'
   ),
+  'beyond chance': (
+    'The number of PIEs less that by chance: about how many images are PIEs '
+    'because of the compression.'
+  ),
+  'p, if it predicted like the dense': (
+    'The share of ways to deal out the names dense and compressed that set the '
+    'votes over all images as far apart: small if the level predicts otherwise '
+    'than chance explains.'
+  ),
   'the others': 'The images that are no PIE at the level.',
   'chosen by other members': (
     'The PIEs of one half of the members, seen by the other half. Members that '
@@ -58,7 +67,8 @@ TERMS: Mapping[str, str] = {
   ),
   'q-value': (
     'The p-value with allowance made for how many images were looked at: of '
-    'the images with q of at most 0.05 about one in twenty is there by chance. '
+    'the images with q of at most 0.05 no more than about one in twenty is '
+    'there by chance. '
     'Images whose votes can give no small p-value have none.'
   ),
   'PIE frequency': (
@@ -67,9 +77,9 @@ TERMS: Mapping[str, str] = {
   ),
   **{word: solidity.MEANINGS[word] for word in list(solidity.MEANINGS)[:3]},
   'interval': (
-    'The numbers in square brackets, 12 [6, 18]: the range that 95 % of such '
-    'ranges hit, were the members trained anew; for a count by chance, the '
-    'range of 95 % of the permutations.'
+    'The numbers in square brackets, 12 [6, 18]: made so that of 100 studies '
+    'about 95 hold the true number. Beside a count by chance they are the '
+    'range of 95 % of the permutations instead.'
   ),
   'rule for ties': (
     'Which of several classes with as many votes is the modal label. With few '
@@ -78,6 +88,14 @@ TERMS: Mapping[str, str] = {
   'suspect': (
     'An image whose label few members agree with, dense or compressed: often '
     'the label is wrong.'
+  ),
+  'lost more than the whole': (
+    'Classes whose recall fell further than the accuracy over all images, '
+    'after correction for the number of classes.'
+  ),
+  'lost less than the whole': (
+    'Classes whose recall fell less than the accuracy over all images, or '
+    'rose, after correction for the number of classes. They may have lost too.'
   ),
   'top-1': 'The share of images whose class a member predicts rightly.',
   'error, dense = 1': (

@@ -34,11 +34,22 @@ _PACKAGES = (
   'tensorflow-model-optimization',
   'tf_keras',
 )
-# Variables of the environment that decide how TensorFlow and NumPy compute.
-_VARIABLES = ('CUDA_VISIBLE_DEVICES', 'EPATH_USE_TF', 'OMP_NUM_THREADS')
-_PREFIXES = ('TF_', 'XLA_', 'NVIDIA_TF32')
-# What only decides what is printed, and the addresses of a cluster.
-_UNRECORDED = ('TF_CPP_', 'TF_CONFIG')
+# Variables of the environment that decide how numbers are computed. By name:
+# what else begins with TF_ may be another program's, and secret.
+_VARIABLES = (
+  'CUDA_VISIBLE_DEVICES',
+  'EPATH_USE_TF',
+  'NVIDIA_TF32_OVERRIDE',
+  'OMP_NUM_THREADS',
+  'TF_CUDNN_DETERMINISTIC',
+  'TF_DETERMINISTIC_OPS',
+  'TF_ENABLE_ONEDNN_OPTS',
+  'TF_NUM_INTEROP_THREADS',
+  'TF_NUM_INTRAOP_THREADS',
+  'TF_USE_LEGACY_KERAS',
+  'TF_XLA_FLAGS',
+  'XLA_FLAGS',
+)
 
 
 class Provenance:
@@ -177,12 +188,7 @@ def command(record: Mapping[str, Any]) -> str:
 
 def environment() -> dict[str, str]:
   """The variables that decide how numbers are computed, of this process."""
-  return {
-    name: value
-    for name, value in sorted(os.environ.items())
-    if name in _VARIABLES
-    or (name.startswith(_PREFIXES) and not name.startswith(_UNRECORDED))
-  }
+  return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
 
 
 def of_this_process(script: str) -> dict[str, Any]:
