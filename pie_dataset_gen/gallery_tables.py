@@ -12,15 +12,13 @@ _SHORT = (
   'top-1',
   gallery_figures.PIES,
   gallery_figures.BY_CHANCE,
-  'PIEs beyond chance',
   'p, if it predicted like the dense',
-  'top-1 of dense on PIEs',
+  'PIEs that are solid',
   'top-1 of compressed on PIEs',
-  'top-1 of dense on chance PIEs',
-  'top-1 of compressed on chance PIEs',
   'classes that lost more than the whole',
-  'classes that lost less than the whole',
+  'p of so many classes, by chance',
   'top-1 on corrupted images',
+  'error on corrupted images, dense = 1',
 )
 
 
