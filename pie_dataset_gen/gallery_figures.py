@@ -39,6 +39,12 @@ PIES = 'PIEs'
 BY_CHANCE = 'PIEs by chance, memberships permuted'
 
 
+def is_drawn(headline: pd.DataFrame) -> bool:
+  """Whether any compressed level has a number of PIEs, which may be n/a."""
+  compressed = headline['pruning_method'] != populations.BASELINE
+  return bool((compressed & (headline['measure'] == PIES)).any())
+
+
 def draw_findings(headline: pd.DataFrame) -> mpl_figure.Figure:
   """Draws accuracy on PIEs and others, and the number of PIEs beside chance.
 
@@ -234,7 +240,7 @@ def class_impact_captions(
 
 def write_figures(
   folder: str,
-  headline: pd.DataFrame | None,
+  headline: pd.DataFrame,
   class_impact: Mapping[str, str],
   robustness: Sequence[str],
 ) -> list[dict[str, str]]:
@@ -242,7 +248,7 @@ def write_figures(
 
   Args:
     folder: of the page.
-    headline: rows of `tables.HEADLINE`, if there are any.
+    headline: rows of `tables.HEADLINE`, maybe none.
     class_impact: path of a figure -> its caption.
     robustness: paths of figures.
 
@@ -256,7 +262,7 @@ def write_figures(
     storage.write_complete(storage.within(folder, path), data)
     figures.append({'path': path, 'shows': shows})
 
-  if headline is not None and (headline['measure'] == PIES).any():
+  if is_drawn(headline):
     data = io.BytesIO()
     with mpl.rc_context({'svg.hashsalt': 'findings', 'font.size': 9}):
       draw_findings(headline).savefig(

@@ -675,6 +675,16 @@ def test_all_points_lie_within_axes_that_say_something(levels, count):
     assert method in axes.get_title()
 
 
+def test_without_numbers_there_is_a_figure_or_none():
+  level = populations.Level('int8', 0.0)
+  rows = headline_of([('PIEs', level, np.nan, np.nan, np.nan, 'no data')])
+  assert gallery_figures.is_drawn(rows)
+  assert len(gallery_figures.draw_findings(rows).axes) == 2
+  dense = rows.assign(pruning_method='baseline')
+  assert not gallery_figures.is_drawn(dense)
+  assert not gallery_figures.is_drawn(csvs.empty(tables.HEADLINE))
+
+
 def test_the_chance_control_is_drawn_and_told():
   levels = [populations.Level('threshold', x) for x in (0.5, 0.9)]
   with_chance = findings(levels, MEASURES)
