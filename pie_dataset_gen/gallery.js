@@ -15,14 +15,23 @@ const className = (label) => window.gallery.classes[label];
 const percent = (share) => `${Math.round(100 * share)} %`;
 // Small images are shown as the squares they are made of.
 const pixels = (image) => (Math.max(...image.size) <= 64 ? 'pixels' : '');
-const levelName = (level) => `${level.method} ${level.fraction}`;
+// As in pie_dataset_gen/rounding.py.
+const pValue = (p) =>
+  p <= 0 || p >= 0.001
+    ? String(Number(p.toFixed(3)))
+    : p.toFixed(Math.ceil(-Math.log10(p)));
+// An element that a word of the page's list explains.
+const term = (text, name) =>
+  make('span', {title: window.gallery.terms[name] || ''}, text);
 
 const gallery = (() => {
-  const {levels, images} = window.gallery;
+  const {levels, images, solidity, suspects} = window.gallery;
   // Cards are made as they are needed: thousands of them open at once.
   const CHUNK = 120;
   let shown = [];
   let drawn = 0;
+  // The list that is looked through in large, and where in it.
+  let list = [];
   let open = 0;
 
   // For each level, and each image in its place, 1 or 0.
@@ -30,19 +39,54 @@ const gallery = (() => {
   const placeOf = new Map(images.map((image, at) => [image, at]));
   const isPie = (image, level) => pies[level][placeOf.get(image)] === 1;
 
+  const imageOf = new Map(images.map((image) => [image.key, image]));
+  const suspectOf = new Map(suspects.map((suspect) => [suspect.key, suspect]));
+  const suspectRank = (image) =>
+    suspectOf.has(image.key) ? suspectOf.get(image.key).rank : Infinity;
+
+  // What is said of an image beside chance: "solid", ...
+  const word = (image, level) => solidity[image.compressed[level].solidity];
+
   const direction = (image, level) => {
     const dense = image.dense.label === image.label;
-    const pruned = image.pruned[level].label === image.label;
-    if (dense && pruned) return 'right';
+    const compressed = image.compressed[level].label === image.label;
+    if (dense && compressed) return 'right';
     if (dense) return 'dense';
-    return pruned ? 'pruned' : 'wrong';
+    return compressed ? 'compressed' : 'wrong';
+  };
+
+  const KINDS = {
+    '': () => true,
+    pie: isPie,
+    // In the order of their strength, solid first.
+    solid: (image, level) =>
+      isPie(image, level) && image.compressed[level].solidity === 0,
+    likely: (image, level) =>
+      isPie(image, level) && image.compressed[level].solidity <= 1,
+    other: (image, level) => !isPie(image, level),
+    suspect: (image) => suspectOf.has(image.key),
+  };
+
+  // Numbers in rising order, those that are not there last.
+  const rising = (of) => (a, b) => {
+    const [x, y] = [of(a), of(b)].map((n) => (n === null ? Infinity : n));
+    return x === y ? 0 : x - y;
   };
 
   const ORDERS = {
-    rank: (level) => (a, b) => a.pruned[level].rank - b.pruned[level].rank,
-    dense: () => (a, b) => a.dense.share - b.dense.share,
-    pruned: (level) => (a, b) => a.pruned[level].share - b.pruned[level].share,
-    class: () => (a, b) => a.label - b.label,
+    rank: (level) => rising((image) => image.compressed[level].rank),
+    p: (level) => rising((image) => image.compressed[level].p),
+    q: (level) => rising((image) => image.compressed[level].q),
+    frequency: (level) =>
+      rising(({compressed}) =>
+        compressed[level].frequency === null
+          ? null
+          : -compressed[level].frequency,
+      ),
+    dense: () => rising((image) => image.dense.share),
+    compressed: (level) => rising((image) => image.compressed[level].share),
+    suspect: () => rising(suspectRank),
+    class: () => rising((image) => image.label),
     key: () => () => 0,
   };
 
@@ -57,7 +101,7 @@ const gallery = (() => {
     return images
       .filter(
         (image) =>
-          (!kind || (kind === 'pie') === isPie(image, at)) &&
+          KINDS[kind](image, at) &&
           (label === '' || image.label === Number(label)) &&
           (!wanted || wanted === direction(image, at)) &&
           image.key.includes(search),
@@ -72,12 +116,29 @@ const gallery = (() => {
   const describe = (image, at) =>
     `${isPie(image, at) ? 'PIE' : 'Image'} of class ` +
     `${className(image.label)}; dense networks say ` +
-    `${className(image.dense.label)}, pruned ones ` +
-    `${className(image.pruned[at].label)}`;
+    `${className(image.dense.label)}, compressed ones ` +
+    `${className(image.compressed[at].label)}`;
 
-  const card = (image, index) => {
-    const at = level();
-    const pruned = image.pruned[at];
+  // Whether an image is a PIE, and what that is worth.
+  const worth = (image, at) => {
+    const name = isPie(image, at) ? 'PIE' : 'no PIE';
+    const says = word(image, at);
+    return says === 'not tested' || name === 'no PIE'
+      ? term(name, 'PIE')
+      : term(`${name}: ${says}`, says);
+  };
+
+  const chances = ({p, q, frequency}) => {
+    const parts = [];
+    if (p !== null) parts.push(term(`p ${pValue(p)}`, 'p-value'));
+    if (q !== null) parts.push(term(`q ${pValue(q)}`, 'q-value'));
+    if (frequency !== null) {
+      parts.push(term(`a PIE in ${percent(frequency)} of resamples`, 'PIE frequency'));
+    }
+    return parts.flatMap((part, at) => (at ? [', ', part] : [part]));
+  };
+
+  const cardOf = (image, at, enlargeIt, ...lines) => {
     const button = make(
       'button',
       {type: 'button', className: 'card'},
@@ -87,24 +148,71 @@ const gallery = (() => {
         loading: 'lazy',
         className: pixels(image),
       }),
-      make('span', {className: 'mark'}, `true: ${className(image.label)}`),
-      make(
-        'span',
-        {className: 'dense'},
-        `dense: ${className(image.dense.label)} (${percent(image.dense.share)})`,
+      make('span', {className: 'mark'}, `label: ${className(image.label)}`),
+      ...lines.map(([properties, ...parts]) =>
+        make('span', {...properties, className: `line ${properties.className || ''}`}, ...parts),
       ),
-      make(
-        'span',
-        {className: 'pruned'},
-        `pruned: ${className(pruned.label)} (${percent(pruned.share)})`,
-      ),
-      make('span', {}, `Taxicab rank ${pruned.rank}`),
-      make('span', {}, image.key),
     );
-    button.addEventListener('click', () => enlarge(index));
+    button.addEventListener('click', enlargeIt);
     const item = make('li', {}, button);
     item.dataset.key = image.key;
     return item;
+  };
+
+  const card = (image, index) => {
+    const at = level();
+    const compressed = image.compressed[at];
+    return cardOf(
+      image,
+      at,
+      () => enlarge(shown, index),
+      [
+        {className: 'dense'},
+        `dense: ${className(image.dense.label)} (${percent(image.dense.share)})`,
+      ],
+      [
+        {className: 'compressed'},
+        `compressed: ${className(compressed.label)} ` +
+          `(${percent(compressed.share)})`,
+      ],
+      [{className: `worth-${compressed.solidity}`}, worth(image, at)],
+      [{}, ...chances(compressed)],
+      [{}, term(`Taxicab rank ${compressed.rank}`, 'Taxicab rank')],
+      [{className: 'key'}, image.key],
+    );
+  };
+
+  const suspectCard = (suspect, index) => {
+    const image = imageOf.get(suspect.key);
+    return cardOf(
+      image,
+      levels.length - 1,
+      () => enlarge(suspects.map(({key}) => imageOf.get(key)), index),
+      [
+        {},
+        suspect.suggested === null
+          ? 'no other label is suggested'
+          : `suggested: ${className(suspect.suggested)} ` +
+            `(${percent(suspect.suggesting)} of votes)`,
+      ],
+      [{}, `${percent(suspect.agree)} of members agree with the label`],
+      [
+        {},
+        `a PIE at ${suspect.pies} of ${levels.length} ` +
+          `${levels.length === 1 ? 'level' : 'levels'}`,
+      ],
+      // What compression changed, where it did.
+      ...(suspect.q !== null && suspect.q <= window.gallery.significance
+        ? [
+            [
+              {},
+              term(`solid: q ${pValue(suspect.q)}`, 'solid'),
+              ` at ${suspect.level}`,
+            ],
+          ]
+        : []),
+      [{className: 'key'}, `${suspect.rank}. ${image.key}`],
+    );
   };
 
   const drawMore = () => {
@@ -119,10 +227,12 @@ const gallery = (() => {
     drawn = 0;
     byId('grid').replaceChildren();
     drawMore();
+    const at = level();
+    const solid = images.filter((image) => KINDS.solid(image, at)).length;
     byId('count').textContent =
       `${shown.length} of ${images.length} images on this page; ` +
-      `${levels[level()].pies} PIEs of ${levels[level()].images} images at ` +
-      'this level';
+      `${levels[at].pies} PIEs of ${levels[at].images} images at this level, ` +
+      `${solid} of them solid`;
   };
 
   // The votes of a population: a bar for each class that has any.
@@ -155,50 +265,69 @@ const gallery = (() => {
       make('td', {}, ...votes(population, image, who)),
     );
 
-  const enlarge = (index) => {
+  const enlarge = (of, index) => {
+    list = of;
     open = index;
-    const image = shown[index];
+    const image = list[index];
     byId('large-title').textContent = image.key;
     const large = byId('large-image');
     large.src = image.large;
     large.alt = describe(image, level());
     large.className = pixels(image);
+    const suspect = suspectOf.get(image.key);
     byId('large-votes').replaceChildren(
-      make('p', {}, `True class: ${className(image.label)} (${image.shard})`),
+      make('p', {}, `Label: ${className(image.label)} (${image.shard})`),
+      ...(suspect && suspect.suggested !== null
+        ? [
+            make(
+              'p',
+              {},
+              `Suspect number ${suspect.rank}: ${percent(suspect.agree)} of ` +
+                'members agree with the label; suggested instead: ' +
+                className(suspect.suggested),
+            ),
+          ]
+        : []),
       make(
         'table',
         {className: 'votes'},
-        make('caption', {}, 'Votes, from dense to the sparsest level'),
+        make('caption', {}, 'Votes: the dense members, then each level'),
         row('dense', image, image.dense, 'dense'),
-        ...image.pruned.map((population, at) =>
-          row(
-            levelName(levels[at]),
+        ...image.compressed.map((population, at) => {
+          const numbers = chances(population);
+          return row(
+            levels[at].name,
             image,
             population,
-            'pruned',
+            'compressed',
             make('br'),
             make(
               'small',
               {},
-              `${isPie(image, at) ? 'PIE, ' : ''}Taxicab distance ` +
-                `${population.taxicab}, rank ${population.rank}`,
+              worth(image, at),
+              ...(numbers.length ? ['; ', ...numbers] : []),
+              '; ',
+              term(
+                `Taxicab distance ${population.taxicab}, rank ${population.rank}`,
+                'Taxicab distance',
+              ),
             ),
-          ),
-        ),
+          );
+        }),
       ),
     );
     byId('large-previous').disabled = index === 0;
-    byId('large-next').disabled = index === shown.length - 1;
+    byId('large-next').disabled = index === list.length - 1;
     if (!byId('large').open) byId('large').showModal();
   };
 
   const turn = (by) => {
-    if (shown[open + by]) enlarge(open + by);
+    if (list[open + by]) enlarge(list, open + by);
   };
 
   const option = (value, text) => make('option', {value}, text);
 
-  byId('level').append(...levels.map((l, i) => option(i, levelName(l))));
+  byId('level').append(...levels.map((l, i) => option(i, l.name)));
   // The sparsest level has most to show.
   if (levels.length) byId('level').value = levels.length - 1;
   const present = [...new Set(images.map((image) => image.label))];
@@ -224,6 +353,7 @@ const gallery = (() => {
     {rootMargin: '1500px'},
   );
   atEnd.observe(byId('grid-end'));
+  if (suspects.length) byId('suspects-grid').append(...suspects.map(suspectCard));
   if (levels.length) update();
   return {isPie, option};
 })();

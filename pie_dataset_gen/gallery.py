@@ -1,12 +1,13 @@
-r"""Makes a page that shows the PIEs: what pruned networks see differently.
+r"""Makes a page that shows the PIEs: what compressed networks see differently.
 
 Reads
   --data_directory         TFRecord shards, as in imagenet_predictions
   --results_directory      what the other scripts wrote: the modal labels of
-                           aggregate_predictions; and, if they are there, the
-                           predictions of the members, for the full vote of
-                           each image, the table of headline_table and the
-                           figures of plot_class_impact
+                           aggregate_predictions; and, if they are there, its
+                           PIE null, the predictions of the members, for the
+                           full vote of each image, the verdicts and the table
+                           of headline_table, the suspects of rank_suspects and
+                           the figures of plot_class_impact
   --ckpt_dir               the checkpoints, for the commands that trained them;
                            may be left out
   --robustness_directory   the figure of robustness_tests.summarize; may be left
@@ -16,12 +17,17 @@ and writes a folder, <results_directory>/<dataset_name>/gallery/<mode>, whose
 index.html opens in a browser: from the disk, or from a bucket that is served.
 It needs no server, and nothing on it comes from elsewhere. It shows
 
-  the findings: the headline table, accuracy with and without PIEs, the number
-  of PIEs beside chance, figures, and the commands that made them;
-  the images: every PIE at every level of sparsity, and other images of the
-  same classes, with filters, sorting, and the votes of both populations;
+  the verdicts: what can be said of each level, and what cannot, in words;
+  the findings: the headline table, its numbers rounded, PIEs beside chance and
+  beside what the rule for ties decides, figures;
+  the suspects: images whose label few members agree with;
+  the images: every PIE at every level, and other images of the same classes,
+  with filters, sorting, the votes of both populations, and whether a PIE is
+  solid or may be chance (pie_dataset_gen/solidity.py);
   a study: questions about a random mix of PIEs and other images, answered by
-  keyboard, exported as CSV for summarize_annotations.
+  keyboard, exported as CSV for summarize_annotations;
+  the commands that made all this, in their order, with environment, versions
+  and all flags.
 
   python -m pie_dataset_gen.gallery --study=runs/digits
 
@@ -31,19 +37,26 @@ stored, larger ones scaled down. The page is written anew each time, index.html
 last.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jinja2
 import pandas as pd
 from absl import flags, logging
 from etils import epath
 
-from pie_dataset_gen import gallery_data, gallery_figures, gallery_images
+from pie_dataset_gen import (
+  gallery_commands,
+  gallery_data,
+  gallery_figures,
+  gallery_images,
+  gallery_tables,
+  glossary,
+  solidity,
+)
 from utils import (
   command_line,
   csvs,
   image_records,
-  member_paths,
   paths,
   populations,
   provenance,
@@ -52,6 +65,7 @@ from utils import (
   tfrecords,
 )
 
+_SCRIPT = 'pie_dataset_gen.gallery'
 _STATIC = ('gallery.css', 'gallery.js', 'study.js')
 
 # What the study asks, in the words of the page.
@@ -117,54 +131,13 @@ def define_flags() -> None:
     'Longest side of a thumbnail, in pixels.',
     lower_bound=16,
   )
-
-
-def headline_rows(
-  headline: Mapping[populations.Level, pd.DataFrame],
-) -> list[dict[str, object]]:
-  """The table of findings, a line for each measure, levels side by side."""
-  lines: dict[str, dict] = {}
-  for level, rows in headline.items():
-    for row in rows.to_dict('records'):
-      lines.setdefault(row['measure'], {})[level] = row
-  absent = {'not_available': 'no data'}
-  return [
-    {
-      'measure': measure,
-      'cells': [cells.get(level, absent) for level in headline],
-    }
-    for measure, cells in lines.items()
-  ]
-
-
-def shown(value: float) -> str:
-  """A number as the page shows it: counts in full, others to four digits."""
-  if value == int(value) and abs(value) != 1:
-    return f'{value:.0f}'
-  return f'{value:.1f}' if abs(value) >= 1000 else f'{value:.4g}'
-
-
-def find_commands(folders: Sequence[str]) -> list[dict[str, object]]:
-  """What the records beside results say of the commands that made them.
-
-  Members that one command trained have a record each; the last one counts.
-  """
-  commands: dict[str, dict] = {}
-  for folder in folders:
-    for path in epath.Path(folder).glob('*.run.json'):
-      record = provenance.read(str(path))
-      if not record.get('finished') or 'command' not in record:
-        continue  # settings of a member, or a command that has not finished
-      command = provenance.command(record)
-      found = {
-        'command': command,
-        'finished': record['finished'],
-        'python': record['python'],
-        'packages': record['packages'],
-      }
-      former = commands.setdefault(command, found)
-      commands[command] = max(former, found, key=lambda of: of['finished'])
-  return sorted(commands.values(), key=lambda of: of['finished'])
+  flags.DEFINE_integer(
+    'suspects',
+    50,
+    'Images shown of those whose label few members agree with: how many of the '
+    'first of rank_suspects. 0: none.',
+    lower_bound=0,
+  )
 
 
 def write_page(folder: str, data: dict[str, object], **context) -> None:
@@ -176,7 +149,7 @@ def write_page(folder: str, data: dict[str, object], **context) -> None:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters['shown'] = shown
+  environment.filters['explain'] = glossary.explain
   for name in _STATIC:
     source = epath.Path(__file__).parent / name
     storage.write_complete(storage.within(folder, name), source.read_bytes())
@@ -199,6 +172,7 @@ def run(
   others_per_class: int = 20,
   image_size: int = 500,
   thumbnail_size: int = 160,
+  suspects: int = 50,
 ) -> str:
   """Writes the page; returns the path of its index.html.
 
@@ -212,41 +186,34 @@ def run(
   labels_folder = paths.modal_labels_folder(
     results_directory, dataset_name, mode
   )
+  of_results = results_directory, dataset_name, mode
   inputs, labels = _read_labels(labels_folder, data_directory, shards)
-  sources = [str(epath.Path(shards[0]).parent), labels_folder]
-  if ckpt_dir:
-    sources += _trained_in(ckpt_dir)
-  headline, by_level = None, {}
-  path = paths.headline_table(results_directory)
-  if storage.exists(path):
-    headline = csvs.read(tables.HEADLINE, path)
-    by_level = populations.by_level(headline)
-    inputs.append(path)
-    sources.append(results_directory)
-  figure_of = paths.class_impact_figure(
-    results_directory, dataset_name, mode, '*', 'svg'
+  parts = _read_parts(*of_results, inputs)
+  first = gallery_data.first_suspects(
+    parts[tables.SUSPECTS.name],
+    suspects,
+    labels,
+    paths.suspects(*of_results),
   )
-  if class_impact := storage.match(figure_of):
-    sources.append(str(epath.Path(figure_of).parent))
+  pattern = paths.class_impact_figure(*of_results, '*', 'svg')
+  class_impact = _named(storage.match(pattern), pattern)
   robustness = []
   if robustness_directory:
     robustness = _robustness_figure(robustness_directory)
-    measured = epath.Path(robustness_directory)
-    # The summary's record, and those of the sets that were measured.
-    sources += map(str, [measured, *sorted(measured.iterdir())])
-  inputs += class_impact + robustness
-  chosen = gallery_data.choose_images(labels, others_per_class)
+  inputs += [*class_impact, *robustness]
+  chosen = gallery_data.choose_images(
+    labels, others_per_class, set(first['image_key'])
+  )
   votes = {}
-  predictions = paths.predictions_folder(results_directory, dataset_name, mode)
+  predictions = paths.predictions_folder(*of_results)
   if storage.exists(predictions):
-    sources.append(predictions)
     votes = gallery_data.count_votes(predictions, chosen)
   logging.info(
     '%d images to show, of %d',
     chosen['image_key'].nunique(),
     labels['image_key'].nunique(),
   )
-  folder = paths.gallery(results_directory, dataset_name, mode)
+  folder = paths.gallery(*of_results)
   pictures = gallery_images.write_pictures(
     shards,
     records,
@@ -261,10 +228,14 @@ def run(
     for level, rows in populations.by_level(labels).items()
   }
   data = gallery_data.page_data(
-    chosen, totals, pictures, votes, records, dataset_name, mode
+    chosen, totals, pictures, votes, first, records, dataset_name, mode
   )
+  headline = parts[tables.HEADLINE.name]
   figures = gallery_figures.write_figures(
-    folder, headline, class_impact, robustness
+    folder,
+    headline,
+    gallery_figures.class_impact_captions(class_impact, list(totals)),
+    robustness,
   )
   write_page(
     folder,
@@ -273,16 +244,94 @@ def run(
     questions=[
       (column.name, _ASKED[column.name]) for column in tables.QUESTIONS
     ],
-    headline=headline_rows(by_level),
-    headline_levels=list(by_level),
+    terms=glossary.TERMS,
+    solidity=solidity.MEANINGS,
+    verdicts=gallery_tables.verdicts(parts[tables.VERDICTS.name]),
+    levels=gallery_tables.levels(labels, parts[tables.PIE_NULL.name]),
+    headline=gallery_tables.headline(headline),
     figures=figures,
-    commands=find_commands(sources),
+    commands=[
+      *gallery_commands.find(
+        _sources(shards, *of_results, ckpt_dir, robustness_directory)
+      ),
+      # This one, whose record is written last.
+      gallery_commands.describe(provenance.of_this_process(_SCRIPT)),
+    ],
+    written_by={
+      table.name: table.written_by
+      for table in (tables.VERDICTS, tables.HEADLINE, tables.SUSPECTS)
+    },
   )
   # Not the records one by one, nor the predictions: there may be thousands.
-  provenance.write(folder, 'pie_dataset_gen.gallery', inputs)
+  provenance.write(folder, _SCRIPT, inputs)
   page = storage.within(folder, 'index.html')
   logging.info('wrote %s', page)
   return page
+
+
+def _read_parts(
+  results_directory: str, dataset_name: str, mode: str, inputs: list[str]
+) -> dict[str, pd.DataFrame]:
+  """Name of a table -> its rows, none where it is not there.
+
+  The files that are there are added to the inputs.
+  """
+  of_results = results_directory, dataset_name, mode
+  parts = {}
+  for table, path in (
+    (tables.HEADLINE, paths.headline_table(results_directory)),
+    (tables.VERDICTS, paths.verdicts(*of_results)),
+    (tables.PIE_NULL, paths.pie_null(*of_results)),
+    (tables.SUSPECTS, paths.suspects(*of_results)),
+  ):
+    parts[table.name] = csvs.empty(table)
+    if storage.exists(path):
+      parts[table.name] = csvs.read(table, path)
+      inputs.append(path)
+  return parts
+
+
+def _sources(
+  shards: Sequence[str],
+  results_directory: str,
+  dataset_name: str,
+  mode: str,
+  ckpt_dir: str | Sequence[str],
+  robustness_directory: str,
+) -> list[str]:
+  """Folders with the records of the commands that made all this."""
+  of_results = results_directory, dataset_name, mode
+  suspects = epath.Path(paths.suspects(*of_results))
+  impact = epath.Path(paths.class_impact_summary(*of_results))
+  sources = [
+    str(epath.Path(shards[0]).parent),
+    *(gallery_commands.trained_in(ckpt_dir) if ckpt_dir else []),
+    paths.predictions_folder(*of_results),
+    paths.modal_labels_folder(*of_results),
+    paths.class_metrics_folder(*of_results),
+    str(impact.parent),
+    str(suspects.parent),
+    results_directory,
+  ]
+  if robustness_directory:
+    measured = epath.Path(robustness_directory)
+    # The summary's record, those of the sets that were measured, and those of
+    # the commands that made the sets.
+    of_sets = [str(measured), *sorted(map(str, measured.iterdir()))]
+    sources += of_sets
+    sources += gallery_commands.read_from(
+      of_sets, 'robustness_tests.imagenet_corruptions'
+    )
+  return sources
+
+
+def _named(files: Sequence[str], pattern: str) -> dict[str, str]:
+  """Path -> what stands for the star of the pattern that found it."""
+  before, after = storage.name(pattern).split('*')
+  return {
+    path: storage.name(path).removeprefix(before).removesuffix(after)
+    for path in files
+  }
 
 
 def _read_labels(
@@ -299,18 +348,6 @@ def _read_labels(
       f'{data_directory} has {sorted(known)[:3]}'
     )
   return files, labels
-
-
-def _trained_in(ckpt_dir: str | Sequence[str]) -> list[str]:
-  """Folders of members, and that of the whole training, above them."""
-  folders: dict[str, None] = {}
-  for checkpoint in member_paths.find(ckpt_dir):
-    folder = epath.Path(checkpoint.prefix).parent
-    depth = len(checkpoint.member.folder.split('/'))
-    folders[str(folder)] = None
-    if len(folder.parents) >= depth - 1:
-      folders[str(folder.parents[depth - 2])] = None
-  return list(folders)
 
 
 def _robustness_figure(folder: str) -> list[str]:
@@ -352,6 +389,7 @@ def main(argv: list[str]) -> None:
     others_per_class=f.others_per_class,
     image_size=f.image_size,
     thumbnail_size=f.thumbnail_size,
+    suspects=f.suspects,
   )
 
 

@@ -1,12 +1,12 @@
 """What the page of PIEs shows: which images, and who says what of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 from etils import epath
 
-from pie_dataset_gen import gallery_images
+from pie_dataset_gen import gallery_images, glossary, solidity
 from utils import csvs, digests, image_records, populations, tables
 
 LABEL_COLUMNS = (
@@ -22,22 +22,37 @@ LABEL_COLUMNS = (
   'variant_number_observ',
   'variant_vote_share',
   'taxicab_distance',
+  'vote_pvalue',
+  'vote_qvalue',
+  'pie_frequency',
 )
 _VOTE_COLUMNS = (*tables.MEMBER_KEY, 'image_key', 'predictions')
 
 
-def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
+def level_name(level: populations.Level) -> str:
+  """A level as people read it: a fraction of no zeros goes without saying."""
+  if level.is_dense:
+    return 'dense'
+  method, fraction = level
+  return f'{method} {fraction:g}' if fraction else method
+
+
+def choose_images(
+  labels: pd.DataFrame, others_per_class: int, also: Collection[str] = ()
+) -> pd.DataFrame:
   """The images to show: all PIEs, and others of their classes.
 
   Args:
     labels: rows of `tables.MODAL_LABELS` at all levels.
     others_per_class: how many that are a PIE at no level, for each class that
       has PIEs.
+    also: keys of further images.
 
   Returns:
-    The rows of the chosen images, with the further columns is_pie and
+    The rows of the chosen images, with the further columns is_pie;
     taxicab_rank: 1 for the image of a level on which the votes differ most;
-    images that differ as much share the better rank.
+    images that differ as much share the better rank; solidity; and is_drawn:
+    whether the image is among the others, which were drawn at random.
 
   Raises:
     ValueError: the levels do not have the same images, classes and dense
@@ -70,6 +85,7 @@ def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
     taxicab_rank=labels.groupby(of_level)['taxicab_distance']
     .rank(method='min', ascending=False)
     .astype(int),
+    solidity=solidity.of_rows(labels),
   )
   pies = labels.loc[labels['is_pie'], ['image_key', 'true_class_label']]
   others = others[
@@ -84,8 +100,36 @@ def choose_images(labels: pd.DataFrame, others_per_class: int) -> pd.DataFrame:
     .groupby('true_class_label')
     .head(others_per_class)
   )
-  chosen = {*pies['image_key'], *others['image_key']}
-  return labels[labels['image_key'].isin(chosen)]
+  chosen = {*pies['image_key'], *others['image_key'], *also}
+  labels = labels[labels['image_key'].isin(chosen)]
+  return labels.assign(is_drawn=labels['image_key'].isin(others['image_key']))
+
+
+def first_suspects(
+  suspects: pd.DataFrame, number: int, labels: pd.DataFrame, source: str
+) -> pd.DataFrame:
+  """The first rows of `tables.SUSPECTS`.
+
+  Args:
+    suspects: all rows.
+    number: how many, at most.
+    labels: rows of `tables.MODAL_LABELS`.
+    source: the file, for the message.
+
+  Raises:
+    ValueError: they are not of these images.
+  """
+  first = suspects.sort_values('rank')[:number]
+  labels = labels.drop_duplicates('image_key').set_index('image_key')
+  known = labels['true_class_label'].reindex(first['image_key']).to_numpy()
+  strange = first.loc[known != first['true_class_label'].to_numpy()]
+  if len(strange):
+    raise ValueError(
+      f'{source} ranks the image {strange["image_key"].iloc[0]!r} of class '
+      f'{strange["true_class_label"].iloc[0]}, which the modal labels do not '
+      f'have: wanted the suspects of this study ({tables.SUSPECTS.written_by})'
+    )
+  return first
 
 
 def count_votes(
@@ -150,6 +194,7 @@ def page_data(
   totals: Mapping[populations.Level, tuple[int, int]],
   pictures: Mapping[str, gallery_images.Picture],
   votes: Mapping[tuple[str, populations.Level], Mapping[int, int]],
+  suspects: pd.DataFrame,
   records: image_records.ImageRecords,
   dataset_name: str,
   mode: str,
@@ -161,6 +206,7 @@ def page_data(
     totals: level -> PIEs and images.
     pictures: by image key.
     votes: as `count_votes` gives them; empty where they are not known.
+    suspects: as `first_suspects` gives them.
     records: for the names of the classes.
     dataset_name: of the results.
     mode: split.
@@ -171,6 +217,7 @@ def page_data(
     return sorted(found.items(), key=lambda vote: (-vote[1], vote[0]))
 
   levels = list(totals)
+  words = list(solidity.MEANINGS)
   images = []
   for key, rows in chosen.groupby('image_key'):
     picture = pictures[key]
@@ -193,7 +240,8 @@ def page_data(
           'members': first.baseline_number_observ,
           'votes': cast(key, populations.DENSE),
         },
-        'pruned': [
+        'drawn': int(first.is_drawn),
+        'compressed': [
           {
             'label': rows[level].variant_modal_label,
             'share': rows[level].variant_vote_share,
@@ -201,6 +249,10 @@ def page_data(
             'votes': cast(key, level),
             'taxicab': rows[level].taxicab_distance,
             'rank': rows[level].taxicab_rank,
+            'p': _known(rows[level].vote_pvalue),
+            'q': _known(rows[level].vote_qvalue),
+            'frequency': _known(rows[level].pie_frequency),
+            'solidity': words.index(rows[level].solidity),
           }
           for level in levels
         ],
@@ -210,8 +262,12 @@ def page_data(
     'dataset': dataset_name,
     'mode': mode,
     'classes': records.class_names,
+    'solidity': words,
+    'terms': dict(glossary.TERMS),
+    'significance': tables.SIGNIFICANCE,
     'levels': [
       {
+        'name': level_name(level),
         'method': level.pruning_method,
         'fraction': level.fraction_pruned,
         'pies': totals[level][0],
@@ -221,9 +277,38 @@ def page_data(
     ],
     'images': images,
   }
-  # Answers that a browser keeps belong to this population and these images.
-  data['digest'] = digests.of_bytes(to_json(data))[:16]
+  # Answers that a browser keeps belong to this population and to the images
+  # that a study draws from, whatever is suspected.
+  studied = set(chosen.loc[chosen['is_pie'] | chosen['is_drawn'], 'image_key'])
+  drawn_from = [image for image in images if image['key'] in studied]
+  about = {key: data[key] for key in ('dataset', 'mode', 'classes', 'levels')}
+  data['digest'] = digests.of_bytes(to_json({**about, 'images': drawn_from}))[
+    :16
+  ]
+  names = {
+    f'{level.pruning_method} {level.fraction_pruned}': level_name(level)
+    for level in levels
+  }
+  data['suspects'] = [
+    {
+      'key': row.image_key,
+      'rank': row.rank,
+      'agree': row.correct_share,
+      'suggested': None
+      if pd.isna(row.suggested_label)
+      else row.suggested_label,
+      'suggesting': row.suggested_share,
+      'pies': row.pie_levels,
+      'q': _known(row.vote_qvalue),
+      'level': names.get(row.vote_qvalue_level, row.vote_qvalue_level),
+    }
+    for row in suspects.itertuples(index=False)
+  ]
   return data
+
+
+def _known(value: float) -> float | None:
+  return None if pd.isna(value) else value
 
 
 def pies_of(chosen: pd.DataFrame) -> list[list[int]]:

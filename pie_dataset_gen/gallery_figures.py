@@ -1,95 +1,256 @@
 """The figures of the page of PIEs."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from etils import epath
+from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
+from matplotlib import lines
 
-from utils import populations, storage
+from utils import populations, storage, tables
 
 # Copied, never followed: what a page needs lies beside it.
 _FIGURES = 'figures'
-_BLUE, _ORANGE, _GREY = '#0072B2', '#D55E00', '#777777'
+# Of the palette of Okabe and Ito, as in per_class_accuracy's figures.
+_BLUE, _ORANGE, _GREEN, _GREY = '#0072B2', '#D55E00', '#009E73', '#777777'
+
+
+class _Kind(NamedTuple):
+  """Images, as measures of the headline table name them, and their look."""
+
+  images: str
+  colour: str
+  marker: str
+
+
+_KINDS = (
+  _Kind('the others', _BLUE, 'o'),
+  _Kind('all images', _GREY, 's'),
+  _Kind('chance PIEs', _GREEN, 'D'),
+  _Kind('PIEs', _ORANGE, 'v'),
+)
+_WHO = (('dense', (0, (4, 2))), ('compressed', '-'))
+PIES = 'PIEs'
+BY_CHANCE = 'PIEs by chance, memberships permuted'
+
+
+def is_drawn(headline: pd.DataFrame) -> bool:
+  """Whether any compressed level has a number of PIEs, which may be n/a."""
+  compressed = headline['pruning_method'] != populations.BASELINE
+  return bool((compressed & (headline['measure'] == PIES)).any())
 
 
 def draw_findings(headline: pd.DataFrame) -> mpl_figure.Figure:
   """Draws accuracy on PIEs and others, and the number of PIEs beside chance.
 
   Args:
-    headline: rows of `tables.HEADLINE`; a row of panels for each method.
+    headline: rows of `tables.HEADLINE`; a row of panels for each method,
+      against the fraction of zeros where the method has several, else with a
+      place for each kind of images.
   """
-  pruned = headline[headline['pruning_method'] != populations.BASELINE]
-  methods = sorted(set(pruned['pruning_method']))
+  compressed = headline[headline['pruning_method'] != populations.BASELINE]
+  methods = sorted(set(compressed['pruning_method']))
   figure = mpl_figure.Figure((10, 3.8 * len(methods)), layout='constrained')
   panels = figure.subplots(len(methods), 2, squeeze=False)
   for (accuracy, number), method in zip(panels, methods, strict=True):
+    rows = compressed[compressed['pruning_method'] == method]
+    fractions = sorted(set(rows['pruning_fraction']))
     of = {
-      measure: rows.dropna(subset='value')
-      for measure, rows in pruned[pruned['pruning_method'] == method].groupby(
-        'measure'
-      )
+      measure: cells.set_index('pruning_fraction').sort_index()
+      for measure, cells in rows.dropna(subset='value').groupby('measure')
     }
-    for images, colour, marker in (
-      ('the others', _BLUE, 'o'),
-      ('all images', _GREY, 's'),
-      ('PIEs', _ORANGE, 'v'),
-    ):
-      for who, line in (('dense', (0, (4, 2))), ('pruned', '-')):
-        rows = of.get(f'top-1 of {who} on {images}')
-        if rows is not None:
-          accuracy.plot(
-            rows['pruning_fraction'],
-            rows['value'],
-            color=colour,
-            marker=marker,
-            markerfacecolor='white' if who == 'dense' else colour,
-            linestyle=line,
-            label=f'{who}, {images}',
-          )
-    for measure, colour, marker, shift in (
-      ('PIEs', _ORANGE, 'v', 0),
-      ('PIEs, dense half and pruned half', _BLUE, 'o', -0.008),
-      ('PIEs by chance, two dense halves', _GREY, 's', 0.008),
-    ):
-      rows = of.get(measure)
-      if rows is not None:
-        number.errorbar(
-          rows['pruning_fraction'] + shift,
-          rows['value'],
-          [
-            (rows['value'] - rows['low']).clip(lower=0).fillna(0),
-            (rows['high'] - rows['value']).clip(lower=0).fillna(0),
-          ],
-          color=colour,
-          marker=marker,
-          capsize=3,
-          label=measure if ',' in measure else 'PIEs, whole populations',
-        )
+    title = method
+    if len(fractions) > 1:
+      _draw_against_fraction(accuracy, number, of)
+      for axes in (accuracy, number):
+        axes.set_xlabel('fraction of weights that are zero')
+        axes.set_xticks(fractions)
+        axes.xaxis.set_major_formatter('{x:g}')
+    else:
+      if fractions[0]:
+        title = f'{method}, {fractions[0]:g} of the weights are zero'
+      _draw_one_level(accuracy, number, of)
     for axes, label in ((accuracy, 'top-1'), (number, 'images')):
-      axes.set_title(method, parse_math=False)
-      axes.set_xlabel('fraction pruned')
+      axes.set_title(title, parse_math=False)
       axes.set_ylabel(label)
-      axes.set_xticks(sorted(set(pruned['pruning_fraction'])))
-      axes.xaxis.set_major_formatter('{x:g}')
       axes.grid(color='#DDDDDD', linewidth=0.5)
+      axes.set_axisbelow(True)
       axes.spines[['top', 'right']].set_visible(False)
-      if axes.has_data():
+    # A point at the end of the range is drawn whole.
+    accuracy.set_ylim(-0.03, 1.03)
+    _from_zero(number)
+    for axes in (accuracy, number):
+      if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
-    accuracy.set_ylim(0, 1)
-    number.set_ylim(bottom=0)
   return figure
+
+
+def _from_zero(axes: mpl_axes.Axes) -> None:
+  """Begins at 0, with room above what is drawn, also where all is 0."""
+  top = axes.dataLim.y1 if axes.has_data() else 0
+  axes.set_ylim(0, max(1.08 * top, 1) if np.isfinite(top) else 1)
+
+
+def _whiskers(rows: pd.DataFrame) -> list[pd.Series]:
+  return [
+    (rows['value'] - rows['low']).clip(lower=0).fillna(0),
+    (rows['high'] - rows['value']).clip(lower=0).fillna(0),
+  ]
+
+
+def _draw_against_fraction(
+  accuracy: mpl_axes.Axes, number: mpl_axes.Axes, of: Mapping[str, pd.DataFrame]
+) -> None:
+  for kind in _KINDS:
+    for who, line in _WHO:
+      rows = of.get(f'top-1 of {who} on {kind.images}')
+      if rows is not None:
+        accuracy.plot(
+          rows.index,
+          rows['value'],
+          color=kind.colour,
+          marker=kind.marker,
+          markerfacecolor='white' if who == 'dense' else kind.colour,
+          linestyle=line,
+          label=f'{who}, {kind.images}',
+        )
+  for measure, colour, marker, label in (
+    (PIES, _ORANGE, 'v', 'PIEs, with 95 % interval'),
+    (BY_CHANCE, _GREY, 's', 'by chance: 95 % of permutations'),
+  ):
+    rows = of.get(measure)
+    if rows is not None:
+      # Side by side, by a fiftieth of the range.
+      shift = (-1 if measure == PIES else 1) * 0.01 * np.ptp(rows.index)
+      number.errorbar(
+        rows.index + shift,
+        rows['value'],
+        _whiskers(rows),
+        color=colour,
+        marker=marker,
+        capsize=3,
+        label=label,
+      )
+
+
+def _draw_one_level(
+  accuracy: mpl_axes.Axes, number: mpl_axes.Axes, of: Mapping[str, pd.DataFrame]
+) -> None:
+  drawn = [
+    kind
+    for kind in _KINDS
+    if any(f'top-1 of {who} on {kind.images}' in of for who, _ in _WHO)
+  ]
+  for at, kind in enumerate(drawn):
+    for who, _ in _WHO:
+      rows = of.get(f'top-1 of {who} on {kind.images}')
+      if rows is not None:
+        accuracy.plot(
+          at + (-0.08 if who == 'dense' else 0.08),
+          rows['value'].iloc[0],
+          color=kind.colour,
+          marker=kind.marker,
+          markerfacecolor='white' if who == 'dense' else kind.colour,
+          linestyle='',
+        )
+  accuracy.set_xticks(range(len(drawn)), [kind.images for kind in drawn])
+  accuracy.set_xlim(-0.5, max(len(drawn), 1) - 0.5)
+  if drawn:
+    accuracy.legend(
+      handles=[
+        lines.Line2D(
+          [],
+          [],
+          color='black',
+          marker='o',
+          linestyle='',
+          markerfacecolor='white' if who == 'dense' else 'black',
+          label=who,
+        )
+        for who, _ in _WHO
+      ],
+      frameon=False,
+      fontsize=8,
+    )
+  counts = [
+    (measure, colour, marker, label)
+    for measure, colour, marker, label in (
+      (PIES, _ORANGE, 'v', 'PIEs\n95 % interval'),
+      (BY_CHANCE, _GREY, 's', 'by chance\n95 % of permutations'),
+    )
+    if measure in of
+  ]
+  for at, (measure, colour, marker, _) in enumerate(counts):
+    rows = of[measure]
+    number.errorbar(
+      [at],
+      rows['value'],
+      _whiskers(rows),
+      color=colour,
+      marker=marker,
+      capsize=4,
+      linestyle='',
+    )
+  number.set_xticks(range(len(counts)), [label for *_, label in counts])
+  number.set_xlim(-0.5, max(len(counts), 1) - 0.5)
+
+
+def class_impact_captions(
+  names: Mapping[str, str], levels: Sequence[populations.Level]
+) -> dict[str, str]:
+  """What each of plot_class_impact's figures shows.
+
+  Args:
+    names: path of a figure -> the part of its name that tells it from others.
+    levels: that may have one.
+  """
+  of_level = {
+    f'{level.pruning_method}_{level.fraction_pruned}': level for level in levels
+  }
+  captions = {}
+  for path, name in names.items():
+    if name == 'significant_classes':
+      captions[path] = (
+        'All levels: the number of classes whose recall moved otherwise than '
+        'the accuracy of the whole, as tested for each level, with what random '
+        'halves of the dense members give.'
+      )
+      continue
+    level = of_level.get(name)
+    told = name
+    if level:
+      method, fraction = level
+      told = (
+        f'{method}, {fraction:g} of the weights zero' if fraction else method
+      )
+    captions[path] = (
+      f'{told}: the change of recall of each class, compressed minus dense '
+      '(bars), and what is left of it when the change of the whole accuracy is '
+      'taken off (points or line, with 95 % intervals). A class that lost less '
+      'than the whole may still have lost. Coloured: significant after '
+      f'correction, q of at most {tables.SIGNIFICANCE:g}.'
+    )
+  return captions
 
 
 def write_figures(
   folder: str,
-  headline: pd.DataFrame | None,
-  class_impact: Sequence[str],
+  headline: pd.DataFrame,
+  class_impact: Mapping[str, str],
   robustness: Sequence[str],
 ) -> list[dict[str, str]]:
   """Draws the findings and copies the other rooms' figures beside the page.
+
+  Args:
+    folder: of the page.
+    headline: rows of `tables.HEADLINE`, maybe none.
+    class_impact: path of a figure -> its caption.
+    robustness: paths of figures.
 
   Returns:
     For each figure its path from the page and what it shows, as alt text.
@@ -101,31 +262,43 @@ def write_figures(
     storage.write_complete(storage.within(folder, path), data)
     figures.append({'path': path, 'shows': shows})
 
-  if headline is not None and (headline['measure'] == 'PIEs').any():
+  if is_drawn(headline):
     data = io.BytesIO()
     with mpl.rc_context({'svg.hashsalt': 'findings', 'font.size': 9}):
       draw_findings(headline).savefig(
         data, format='svg', metadata={'Date': None}, transparent=True
       )
+    add('findings.svg', data.getvalue(), _findings_caption(headline))
+  for path, shows in class_impact.items():
+    add(storage.name(path), epath.Path(path).read_bytes(), shows)
+  for path in robustness:
     add(
-      'findings.svg',
-      data.getvalue(),
-      'Left: accuracy of dense and pruned networks on PIEs, on all images and '
-      'on the others, by fraction pruned. Right: the number of PIEs, with 95 % '
-      'intervals, beside the number that chance gives.',
+      storage.name(path),
+      epath.Path(path).read_bytes(),
+      'All levels: accuracy off the clean distribution, and the error beside '
+      'that of the dense members, by corruption and severity.',
     )
-  for paths_of, shows in (
-    (
-      class_impact,
-      'Classes whose recall moved more than the accuracy of the whole, with '
-      '95 % intervals.',
-    ),
-    (
-      robustness,
-      'Accuracy off the clean distribution, and the error beside that of the '
-      'dense networks, by corruption and severity.',
-    ),
-  ):
-    for path in paths_of:
-      add(storage.name(path), epath.Path(path).read_bytes(), shows)
   return figures
+
+
+def _findings_caption(headline: pd.DataFrame) -> str:
+  measures = set(headline.dropna(subset='value')['measure'])
+  control = ''
+  if any(f'top-1 of {who} on chance PIEs' in measures for who, _ in _WHO):
+    control = (
+      ', and on chance PIEs, which differ though only chance separates the '
+      'groups that vote: lines that are as low there say nothing about '
+      'compression'
+    )
+  chance = 'no permutations were made to compare it with'
+  if BY_CHANCE in measures:
+    chance = (
+      'beside it the number that the same members give when dense and '
+      'compressed are dealt out at random, with the range of 95 % of the '
+      'permutations'
+    )
+  return (
+    'Left: accuracy of dense and compressed members on PIEs, on all images and '
+    f'on the others{control}. Right: the number of PIEs with its 95 % interval '
+    f'where members are enough for one; {chance}.'
+  )

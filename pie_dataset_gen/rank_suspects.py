@@ -3,11 +3,17 @@ r"""Ranks images by how much their label should be looked at.
 Reads the modal labels of all levels, as aggregate_predictions wrote them, and
 writes <results_directory>/<dataset_name>/<mode>_suspects.csv (utils/tables.py:
 SUSPECTS), a row for each image. First come the labels that fewest members of
-the populations agree with, dense and pruned ones counting alike; among equals
-those for which most members suggest one and the same other label. A threshold
-on correct_share, or the first rows, are the images for a person to look at.
+the populations agree with, dense and compressed ones counting alike; among
+equals those for which most members suggest one and the same other label. A
+threshold on correct_share, or the first rows, are the images for a person to
+look at; gallery shows the first ones.
 
   python -m pie_dataset_gen.rank_suspects --study=runs/digits
+
+With --sort_by=vote_qvalue those images come first on which dense and compressed
+members differ most surely (pie_dataset_gen/solidity.py), and --max_qvalue=0.05
+leaves only those where that is more than chance: what compression changed, be
+the label right or wrong.
 
 Does it find errors? Of labels that were made wrong on purpose, nearly all
 (tests/benchmarks/label_errors.py; docs/label_errors.md has the figures). Being
@@ -45,7 +51,11 @@ _COLUMNS = (
   'variant_vote_share',
   'variant_correct_share',
   'taxicab_distance',
+  'vote_pvalue',
+  'vote_qvalue',
+  'pie_frequency',
 )
+SORTED_BY = ('correct_share', 'vote_qvalue')
 
 
 def define_flags() -> None:
@@ -69,14 +79,37 @@ def define_flags() -> None:
     'Name of the data set, a folder of the results. Empty: that of --study or '
     "of --data_directory, or 'imagenet'.",
   )
+  flags.DEFINE_enum(
+    'sort_by',
+    SORTED_BY[0],
+    SORTED_BY,
+    'What decides about the rank: how few members agree with the label, or how '
+    'surely dense and compressed members differ.',
+  )
+  flags.DEFINE_float(
+    'max_qvalue',
+    1.0,
+    'Leaves out images whose smallest q-value over levels is larger, or that '
+    'have none; 0.05 leaves those that are solid. 1: none is left out.',
+    lower_bound=0.0,
+    upper_bound=1.0,
+  )
 
 
-def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+def rank(
+  labels: pd.DataFrame,
+  class_names: Sequence[str],
+  sort_by: str = SORTED_BY[0],
+  max_qvalue: float = 1.0,
+) -> pd.DataFrame:
   """Ranks images.
 
   Args:
     labels: rows of `tables.MODAL_LABELS` at all levels.
     class_names: [num_classes]; empty for the class ids.
+    sort_by: one of `SORTED_BY`; the other order decides among equals.
+    max_qvalue: images with a larger q-value, or none, are left out if it is
+      less than 1.
 
   Returns:
     Rows of `tables.SUSPECTS`.
@@ -134,12 +167,21 @@ def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     taxicab_share=_sum(taxicab, ['image_key'], 'share') / len(sizes),
     suggested_label=suggested['modal'].astype('Int64'),
     suggested_share=suggested['vote_share'],
+    pie_frequency=_sum(pruned, ['image_key'], 'pie_frequency')
+    / pruned.groupby('image_key')['pie_frequency'].count(),
+    **_smallest_qvalue(pruned),
   )
   frame['suggested_share'] = frame['suggested_share'].fillna(0.0)
+  frame['vote_qvalue_level'] = frame['vote_qvalue_level'].fillna('')
+  by_agreement = ['correct_share', 'suggested_share', 'image_key']
+  first = [] if sort_by == by_agreement[0] else [sort_by]
+  # Images without a q-value come last.
   frame = frame.reset_index().sort_values(
-    ['correct_share', 'suggested_share', 'image_key'],
-    ascending=[True, False, True],
+    [*first, *by_agreement],
+    ascending=[*(True for _ in first), True, False, True],
   )
+  if max_qvalue < 1:
+    frame = frame[frame['vote_qvalue'] <= max_qvalue]
   return frame.assign(
     rank=range(1, len(frame) + 1),
     **{
@@ -151,9 +193,33 @@ def rank(labels: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
   )
 
 
+def _smallest_qvalue(labels: pd.DataFrame) -> dict[str, pd.Series]:
+  """By image key the smallest q-value over levels, and the level.
+
+  Args:
+    labels: rows of `tables.MODAL_LABELS`, by image key.
+  """
+  levels = populations.level_columns(labels)
+  first = (
+    labels.dropna(subset='vote_qvalue')
+    .reset_index()
+    .sort_values(['vote_qvalue', *levels])
+    .drop_duplicates('image_key')
+    .set_index('image_key')
+  )
+  method, fraction = (first[column].astype(str) for column in levels)
+  return {
+    'vote_qvalue': first['vote_qvalue'],
+    'vote_qvalue_level': method + ' ' + fraction,
+  }
+
+
 def _sum(frame: pd.DataFrame, by: list[str], column: str) -> pd.Series:
-  """Sums by group, sorted first: no order of the rows changes a digit."""
-  sums = frame.sort_values(column).groupby(by)[column].sum()
+  """Sums by group, sorted first: no order of the rows changes a digit.
+
+  Of numbers that there are; NaN where there are none.
+  """
+  sums = frame.sort_values(column).groupby(by)[column].sum(min_count=1)
   # Rounded: equal shares are equal, whatever the last digit of the sum.
   return sums.round(12)
 
@@ -164,8 +230,15 @@ def run(
   mode: str,
   dataset_name: str = '',
   data_directory: str = '',
+  sort_by: str = SORTED_BY[0],
+  max_qvalue: float = 1.0,
 ) -> pd.DataFrame:
-  """Writes the ranking; returns its rows."""
+  """Writes the ranking; returns its rows.
+
+  Raises:
+    FileNotFoundError: there are no modal labels.
+    ValueError: they are damaged, or without q-values that were asked for.
+  """
   names: tuple[str, ...] = ()
   if data_directory:
     records = image_records.read(data_directory)
@@ -176,7 +249,15 @@ def run(
     tables.MODAL_LABELS,
     paths.modal_labels_folder(results_directory, dataset_name, mode),
   )
-  ranked = rank(csvs.read_all(tables.MODAL_LABELS, files, _COLUMNS), names)
+  labels = csvs.read_all(tables.MODAL_LABELS, files, _COLUMNS)
+  wants_q = sort_by == 'vote_qvalue' or max_qvalue < 1
+  if wants_q and labels['vote_pvalue'].isna().all():
+    raise ValueError(
+      f'the modal labels in {files[0]} and the like have no p-values of '
+      'images, which --sort_by=vote_qvalue and --max_qvalue go by: wanted '
+      'those that aggregate_predictions makes with --num_permutations'
+    )
+  ranked = rank(labels, names, sort_by, max_qvalue)
   path = paths.suspects(results_directory, dataset_name, mode)
   csvs.write(tables.SUSPECTS, ranked, path)
   wrong = (ranked['correct_share'] < 0.5).sum()
@@ -204,6 +285,8 @@ def main(argv: list[str]) -> None:
     mode=f.mode,
     dataset_name=f.dataset_name,
     data_directory=f.data_directory,
+    sort_by=f.sort_by,
+    max_qvalue=f.max_qvalue,
   )
 
 

@@ -62,9 +62,8 @@
   // As many PIEs as others, the same for all annotators, in an order of each.
   const draw = (level, size, annotator) => {
     const pies = images.filter((image) => gallery.isPie(image, level));
-    const others = images.filter((image) =>
-      levels.every((_, at) => !gallery.isPie(image, at)),
-    );
+    // Suspects, say, are on the page too, but no random choice.
+    const others = images.filter((image) => image.drawn);
     const half = Math.min(Math.floor(size / 2), pies.length, others.length);
     const mix = [pies, others].flatMap((some) =>
       shuffled(some, `${digest}/${level}`).slice(0, half),
@@ -91,8 +90,8 @@
     picture.alt = `Image ${session.at + 1}, labelled ${className(image.label)}`;
     const told = session.blind
       ? ''
-      : `. Dense networks say ${className(image.dense.label)}, pruned ones ` +
-        `${className(image.pruned[session.level].label)}: ` +
+      : `. Dense networks say ${className(image.dense.label)}, compressed ones ` +
+        `${className(image.compressed[session.level].label)}: ` +
         `${gallery.isPie(image, session.level) ? 'a PIE' : 'no PIE'}`;
     byId('study-label').textContent =
       `Label: ${className(image.label)}${told}`;
@@ -250,7 +249,7 @@
   };
 
   byId('study-level').append(
-    ...levels.map((level, at) => gallery.option(at, levelName(level))),
+    ...levels.map((level, at) => gallery.option(at, level.name)),
   );
   if (levels.length) byId('study-level').value = levels.length - 1;
   byId('study-start').addEventListener('submit', begin);

@@ -16,8 +16,15 @@ from PIL import Image
 from pie_dataset_gen import (
   aggregate_predictions,
   gallery,
+  gallery_commands,
   gallery_data,
+  gallery_figures,
+  gallery_tables,
+  glossary,
   headline_table,
+  rank_suspects,
+  rounding,
+  solidity,
   summarize_annotations,
 )
 from utils import (
@@ -35,6 +42,7 @@ HTML = '<img src=x onerror="document.title=1"><b>bold</b>'
 CLASSES = ('cat', HTML, 'a "quoted", class', "d'og & co")
 HOSTILE_KEY = '../../<script>alert(1)</script>,"'
 IMAGES, SHARDS, MEMBERS = 60, 2, 4
+SUSPECTS = 6
 LEVELS = tuple(
   populations.Level(*level)
   for level in (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
@@ -98,6 +106,36 @@ def predictions_of(folder):
   )
 
 
+def chances(index, level):
+  """p, q and PIE frequency of an image: stand-ins, one of each kind."""
+  p = (0.0004, 0.03, 0.2, np.nan)[(index + (level[1] == 0.5)) % 4]
+  q = {0.0004: 0.004, 0.03: 0.3}.get(p, np.nan)
+  return p, q, np.nan if np.isnan(p) else (1 + index) / (1 + IMAGES)
+
+
+def solidity_of(index, level):
+  p, q, _ = chances(index, level)
+  if q <= 0.05:
+    return 'solid'
+  if p <= 0.05:
+    return 'likely'
+  return 'not tested' if np.isnan(p) else 'may be chance'
+
+
+def set_chances(results):
+  """Gives the modal labels the stand-ins."""
+  index_of = {key(i): i for i in range(IMAGES)}
+  for path in csvs.find(
+    tables.MODAL_LABELS, paths.modal_labels_folder(results, 'pets', 'eval')
+  ):
+    frame = csvs.read(tables.MODAL_LABELS, path)
+    level = populations.level_of(frame.iloc[0])
+    found = [chances(index_of[k], level) for k in frame['image_key']]
+    columns = ['vote_pvalue', 'vote_qvalue', 'pie_frequency']
+    frame[columns] = np.array(found)
+    csvs.write(tables.MODAL_LABELS, frame, path)
+
+
 def write_run(folder):
   """A small run up to the headline table."""
   shards = {}
@@ -137,7 +175,25 @@ def write_run(folder):
   aggregate_predictions.run(
     str(predictions), results, mode='eval', dataset_name='pets', num_resamples=4
   )
+  set_chances(results)
   headline_table.run(results, mode='eval', dataset_name='pets')
+  verdicts = [
+    {
+      'pruning_method': level[0],
+      'pruning_fraction': level[1],
+      'about': about,
+      'verdict': 'differs',
+      'sentence': f'At {level[1]} the {about} <differ>.',
+    }
+    for level in LEVELS[:0:-1]
+    for about in ('images', 'classes')
+  ]
+  csvs.write(
+    tables.VERDICTS,
+    pd.DataFrame(verdicts),
+    paths.verdicts(results, 'pets', 'eval'),
+  )
+  rank_suspects.run(results, mode='eval', dataset_name='pets')
 
 
 def arguments(folder, **changes):
@@ -145,6 +201,7 @@ def arguments(folder, **changes):
     'data_directory': str(folder / 'data'),
     'results_directory': str(folder / 'results'),
     'mode': 'eval',
+    'suspects': SUSPECTS,
     **changes,
   }
 
@@ -199,7 +256,7 @@ def test_data_equals_modal_labels(run_folder, page_folder):
       row = rows.loc[image['key']]
       assert image['label'] == row['true_class_label']
       assert image['shard'] == row['filename']
-      dense, pruned = image['dense'], image['pruned'][at]
+      dense, pruned = image['dense'], image['compressed'][at]
       for said, who in ((dense, 'baseline'), (pruned, 'variant')):
         assert said['label'] == row[f'{who}_modal_label']
         assert said['share'] == row[f'{who}_vote_share']
@@ -228,7 +285,7 @@ def test_votes_are_those_of_the_members(page_folder):
   index_of = {key(i): i for i in range(IMAGES)}
   for image in read_data(page_folder)['images']:
     index = index_of[image['key']]
-    said = [image['dense'], *image['pruned']]
+    said = [image['dense'], *image['compressed']]
     for population, level in zip(said, LEVELS, strict=True):
       cast = votes(index, level)
       assert dict(population['votes']) == {c: cast.count(c) for c in cast}
@@ -302,11 +359,23 @@ def test_made_again_alike(copy_of_run, page_folder):
 
 def test_without_the_optional_parts(copy_of_run):
   shutil.rmtree(predictions_of(copy_of_run))
-  (copy_of_run / 'results/headline_table.csv').unlink()
+  results = str(copy_of_run / 'results')
+  for path in (
+    paths.headline_table(results),
+    paths.verdicts(results, 'pets', 'eval'),
+    paths.pie_null(results, 'pets', 'eval'),
+    paths.suspects(results, 'pets', 'eval'),
+  ):
+    pathlib.Path(path).unlink()
   page = pathlib.Path(gallery.run(**arguments(copy_of_run, others_per_class=0)))
   data = read_data(page.parent)
   assert all(i['dense']['votes'] == [] for i in data['images'])
-  assert 'id="headline"' not in page.read_text()
+  html = page.read_text()
+  assert 'id="headline"' not in html
+  # What is not there has who makes it.
+  for table in (tables.HEADLINE, tables.VERDICTS, tables.SUSPECTS):
+    assert f'<code>python -m {table.written_by}</code>' in html
+  assert data['suspects'] == []
   assert len(data['images']) == sum(
     any(is_pie(i, level) for level in LEVELS[1:]) for i in range(IMAGES)
   )
@@ -342,8 +411,154 @@ def test_other_classes_are_refused(copy_of_run):
     return frame.assign(true_class_label=(frame['true_class_label'] + 1) % 4)
 
   change_labels(copy_of_run, other_class)
-  with pytest.raises(ValueError, match='is of class'):
+  with pytest.raises(ValueError, match='ranks the image .* of class'):
     gallery.run(**arguments(copy_of_run))
+  with pytest.raises(ValueError, match='is of class'):
+    gallery.run(**arguments(copy_of_run, suspects=0))
+
+
+def test_a_null_of_another_run_is_refused(copy_of_run):
+  path = paths.pie_null(str(copy_of_run / 'results'), 'pets', 'eval')
+  null = csvs.read(tables.PIE_NULL, path)
+  csvs.write(tables.PIE_NULL, null.assign(pie_count=1), path)
+  with pytest.raises(ValueError, match='one run of aggregate_predictions'):
+    gallery.run(**arguments(copy_of_run))
+
+
+def ranked_suspects(folder):
+  path = paths.suspects(str(folder / 'results'), 'pets', 'eval')
+  return csvs.read(tables.SUSPECTS, path)
+
+
+def test_the_first_suspects_are_on_the_page(run_folder, page_folder):
+  data = read_data(page_folder)
+  first = ranked_suspects(run_folder)[:SUSPECTS]
+  assert [s['key'] for s in data['suspects']] == first['image_key'].tolist()
+  assert {s['key'] for s in data['suspects']} <= {
+    i['key'] for i in data['images']
+  }
+  for shown, row in zip(
+    data['suspects'], first.to_dict('records'), strict=True
+  ):
+    assert shown['rank'] == row['rank']
+    assert shown['agree'] == row['correct_share']
+    assert shown['suggesting'] == row['suggested_share']
+    assert shown['suggested'] == row['suggested_label']
+    if np.isnan(row['vote_qvalue']):
+      assert shown['q'] is None
+    else:
+      assert shown['q'] == row['vote_qvalue']
+      assert shown['level'] == row['vote_qvalue_level']
+
+
+def test_suspects_are_no_random_choice(copy_of_run):
+  """A study draws from the same images, whatever is suspected."""
+
+  def drawn(number):
+    page = gallery.run(**arguments(copy_of_run, suspects=number))
+    data = read_data(pathlib.Path(page).parent)
+    return data, {i['key'] for i in data['images'] if i['drawn']}
+
+  pies = {
+    key(i) for i in range(IMAGES) if any(is_pie(i, x) for x in LEVELS[1:])
+  }
+  few, of_few = drawn(0)
+  every, of_every = drawn(IMAGES)
+  assert len(every['images']) == IMAGES
+  assert of_few == of_every
+  assert not of_few & pies
+  assert few['digest'] == every['digest']
+
+
+def test_p_q_and_frequency_are_those_of_the_modal_labels(page_folder):
+  index_of = {key(i): i for i in range(IMAGES)}
+  data = read_data(page_folder)
+  for image in data['images']:
+    for said, level in zip(image['compressed'], LEVELS[1:], strict=True):
+      index = index_of[image['key']]
+      wanted = [None if np.isnan(x) else x for x in chances(index, level)]
+      assert [said['p'], said['q'], said['frequency']] == wanted
+      word = data['solidity'][said['solidity']]
+      assert word == solidity_of(index, level)
+
+
+def test_levels_stand_with_ties_and_what_their_pies_are_worth(run_folder):
+  results = str(run_folder / 'results')
+  labels = csvs.read_all(
+    tables.MODAL_LABELS,
+    csvs.find(
+      tables.MODAL_LABELS, paths.modal_labels_folder(results, 'pets', 'eval')
+    ),
+  )
+  null = csvs.read(tables.PIE_NULL, paths.pie_null(results, 'pets', 'eval'))
+  lines = gallery_tables.levels(labels, null)
+  assert [line['name'] for line in lines] == ['threshold 0.5', 'threshold 0.9']
+  for line, level in zip(lines, LEVELS[1:], strict=True):
+    pies = [i for i in range(IMAGES) if is_pie(i, level)]
+    assert line['pies'] == len(pies) == sum(line['words'])
+    words = [solidity_of(i, level) for i in pies]
+    assert line['words'] == [words.count(word) for word in solidity.MEANINGS]
+    row = null[null['pruning_fraction'] == level[1]].iloc[0]
+    assert line['by_ties'] == row['pie_by_tie_rule_count']
+  # Without a null the counts stand alone.
+  alone = gallery_tables.levels(labels, csvs.empty(tables.PIE_NULL))
+  assert {line['by_ties'] for line in alone} == {None}
+
+
+def headline_of(cells):
+  """Rows of a table of findings: measure, level -> value, ends, reason."""
+  return pd.DataFrame(
+    [
+      {
+        'measure': measure,
+        'pruning_method': level[0],
+        'pruning_fraction': level[1],
+        'value': value,
+        'low': low,
+        'high': high,
+        'not_available': reason,
+      }
+      for measure, level, value, low, high, reason in cells
+    ]
+  )
+
+
+def test_a_number_without_an_interval_has_its_caveat():
+  level, nan = LEVELS[1], np.nan
+  found = gallery_tables.headline(
+    headline_of(
+      [
+        ('top-1', LEVELS[0], 0.96869, nan, nan, ''),
+        ('top-1', level, 0.9, nan, nan, ''),
+        ('PIEs', LEVELS[0], nan, nan, nan, 'the baseline is what ...'),
+        ('PIEs', level, 12, 5.862, 18.14, ''),
+        ('loss on x, clean = 1', level, 4.778, nan, nan, 'may be none'),
+        ('top-5', level, nan, nan, nan, 'no top-5'),
+      ]
+    )
+  )
+  assert found['levels'] == ['dense', 'threshold 0.5']
+  assert found['notes'] == [
+    'no interval: may be none',
+    'not available: no top-5',
+  ]
+  rows = {row['measure']: row for row in found['rows']}
+  assert [row['is_short'] for row in rows.values()] == [
+    True,
+    True,
+    False,
+    False,
+  ]
+  dense, pies = rows['PIEs']['cells']
+  assert (dense['note'], 'text' in dense) == (0, False)
+  assert (pies['text'], pies['ends']) == ('12', [(5.862, '6'), (18.14, '18')])
+  nothing, loss = rows['loss on x, clean = 1']['cells']
+  assert nothing['not_available'] == 'no data'
+  assert (loss['text'], loss['note']) == ('4.78', 1)
+  assert rows['top-5']['cells'][1]['note'] == 2
+  # A table of other measures is shown whole.
+  other = gallery_tables.headline(headline_of([('x', level, 1, nan, nan, '')]))
+  assert other['rows'][0]['is_short']
 
 
 def rewrite_shard(folder, change):
@@ -403,6 +618,95 @@ def test_figures_are_shown_where_they_are(copy_of_run):
     assert (page.parent / name).read_text() == '<svg/>'
 
 
+def findings(levels, measures):
+  return headline_of(
+    [
+      (measure, level, value, value * 0.5, value * 1.5, '')
+      for level in levels
+      for measure, value in measures.items()
+    ]
+  )
+
+
+MEASURES = {
+  'PIEs': 12.0,
+  'PIEs by chance, memberships permuted': 9.0,
+  **{
+    f'top-1 of {who} on {images}': 0.5
+    for who in ('dense', 'compressed')
+    for images in ('all images', 'PIEs', 'the others', 'chance PIEs')
+  },
+}
+
+
+def points_of(axes):
+  """Of all lines and points that are drawn: x and y."""
+  return np.concatenate([line.get_xydata() for line in axes.lines])
+
+
+@pytest.mark.parametrize(
+  'levels',
+  [
+    [('int8', 0.0)],
+    [('threshold', 0.9)],
+    [('int8', 0.0), ('threshold', 0.5), ('threshold', 0.9)],
+  ],
+)
+@pytest.mark.parametrize('count', [0.0, 12.0, 1181.0])
+def test_all_points_lie_within_axes_that_say_something(levels, count):
+  levels = [populations.Level(*level) for level in levels]
+  measures = MEASURES | {'PIEs': count, 'top-1 of dense on PIEs': 0.0}
+  rows = findings(levels, measures | {'top-1 of dense on all images': 1.0})
+  figure = gallery_figures.draw_findings(rows)
+  methods = sorted({level[0] for level in levels})
+  assert len(figure.axes) == 2 * len(methods)
+  for at, axes in enumerate(figure.axes):
+    method = methods[at // 2]
+    several = sum(level[0] == method for level in levels) > 1
+    ((left, right), (bottom, top)) = axes.get_xlim(), axes.get_ylim()
+    points = points_of(axes)
+    assert len(points)
+    x, y = points[~np.isnan(points).any(axis=1)].T
+    assert left < x.min() <= x.max() < right
+    assert bottom <= y.min() <= y.max() < top
+    assert top - bottom >= 1
+    # A fraction is an axis only where there is more than one.
+    assert axes.get_xlabel().startswith('fraction') == several
+    assert method in axes.get_title()
+
+
+def test_without_numbers_there_is_a_figure_or_none():
+  level = populations.Level('int8', 0.0)
+  rows = headline_of([('PIEs', level, np.nan, np.nan, np.nan, 'no data')])
+  assert gallery_figures.is_drawn(rows)
+  assert len(gallery_figures.draw_findings(rows).axes) == 2
+  dense = rows.assign(pruning_method='baseline')
+  assert not gallery_figures.is_drawn(dense)
+  assert not gallery_figures.is_drawn(csvs.empty(tables.HEADLINE))
+
+
+def test_the_chance_control_is_drawn_and_told():
+  levels = [populations.Level('threshold', x) for x in (0.5, 0.9)]
+  with_chance = findings(levels, MEASURES)
+  without = with_chance[~with_chance['measure'].str.contains('chance')]
+  for rows, number in ((with_chance, 2), (without, 0)):
+    accuracy, counts = gallery_figures.draw_findings(rows).axes
+    told = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert sum('chance PIEs' in text for text in told) == number
+    told = [text.get_text() for text in counts.get_legend().get_texts()]
+    assert any('chance' in text for text in told) == bool(number)
+
+
+def test_every_class_figure_has_its_own_caption(tmp_path):
+  levels = [populations.Level('int8', 0.0), populations.Level('threshold', 0.9)]
+  names = {'a': 'int8_0.0', 'b': 'threshold_0.9', 'c': 'significant_classes'}
+  found = gallery_figures.class_impact_captions(names, levels)
+  assert list(found) == ['a', 'b', 'c']
+  assert found['a'].startswith('int8: ')
+  assert found['b'].startswith('threshold, 0.9 of the weights zero: ')
+  assert found['c'].startswith('All levels: ')
+
+
 def test_results_under_another_name_are_named(copy_of_run):
   message = r'holds .*pets.*pie_dataset_gen.aggregate_predictions writes it'
   with pytest.raises(FileNotFoundError, match=message):
@@ -449,14 +753,87 @@ def test_commands_of_finished_work_are_listed_once(tmp_path):
   record('c', command=['/x/script.py', '--flag=c'], finished='2026-01-03')
   record('d', command=['/x/script.py', '--flag=d'], finished='')
   (tmp_path / 'c' / 'settings.run.json').write_text('{"width": 1}')
-  found = gallery.find_commands([str(tmp_path / name) for name in 'cdab'])
+  found = gallery_commands.find([str(tmp_path / name) for name in 'cdab'])
   assert [(of['command'], of['finished']) for of in found] == [
     ("python -m room.script '--flag=a b'", '2026-01-02'),
     ('python -m room.script --flag=c', '2026-01-03'),
   ]
+  assert gallery_commands.find([str(tmp_path / 'none')]) == []
   (tmp_path / 'a' / 'script.run.json').write_text('{')
   with pytest.raises(ValueError, match='a/script.run.json is damaged, no JSON'):
-    gallery.find_commands([str(tmp_path / 'a')])
+    gallery_commands.find([str(tmp_path / 'a')])
+
+
+def test_a_command_stands_with_its_environment_and_all_flags():
+  found = gallery_commands.describe(
+    {
+      'script': 'room.script',
+      'command': ['/x/script.py', '--study=a b'],
+      'environment': {'XLA_FLAGS': '--x --y', 'TF_NUM_INTRAOP_THREADS': '1'},
+      'flags': {
+        'mode': 'eval',
+        'b': True,
+        'c': False,
+        'l': [0.5, 1],
+        'n': None,
+      },
+      'finished': '2026-01-01',
+      'python': '3.11',
+      'packages': {},
+    }
+  )
+  assert found['command'] == "python -m room.script '--study=a b'"
+  assert found['variables'] == "XLA_FLAGS='--x --y' TF_NUM_INTRAOP_THREADS=1"
+  assert found['flags'] == '--b --noc --l=0.5,1 --mode=eval'
+
+
+def test_the_commands_of_all_parts_are_listed_in_their_order(copy_of_run):
+  def record(folder, script, finished, **flag_values):
+    text = {
+      'script': script,
+      'command': [f'/x/{script}.py'],
+      'flags': flag_values,
+      'finished': finished,
+      'python': '3.11',
+      'packages': {},
+    }
+    path = folder / f'{script.split(".")[1]}.run.json'
+    storage.write_complete(str(path), json.dumps(text))
+
+  results, robustness = copy_of_run / 'results', copy_of_run / 'robustness'
+  for path in copy_of_run.rglob('*.run.json'):
+    path.unlink()
+  corrupted = copy_of_run / 'corrupted'
+  scripts = (
+    (copy_of_run / 'data', 'save_checkpoint.build_image_data'),
+    (predictions_of(copy_of_run), 'pie_dataset_gen.imagenet_predictions'),
+    (
+      results / 'pets/modal_labels/eval',
+      'pie_dataset_gen.aggregate_predictions',
+    ),
+    (
+      results / 'pets/class_metrics/eval',
+      'per_class_accuracy.aggregate_ckpt_metrics',
+    ),
+    (results / 'pets/eval', 'per_class_accuracy.gen_tstatistic'),
+    (corrupted, 'robustness_tests.build_corruptions'),
+    (robustness / 'pets_c', 'robustness_tests.imagenet_corruptions'),
+    (robustness, 'robustness_tests.summarize'),
+    (results / 'pets', 'pie_dataset_gen.rank_suspects'),
+    (results, 'pie_dataset_gen.headline_table'),
+  )
+  for at, (folder, script) in enumerate(scripts):
+    where = corrupted if 'imagenet_corruptions' in script else folder
+    record(folder, script, f'2026-01-{at + 1:02d}', data_directory=str(where))
+  page = gallery.run(
+    **arguments(copy_of_run, robustness_directory=str(robustness))
+  )
+  html = pathlib.Path(page).read_text()
+  (listed,) = re.findall(r'<pre id="commands">(.*?)</pre>', html, re.DOTALL)
+  commands = [line.split()[2] for line in listed.split('\n') if line]
+  assert commands == [script for _, script in scripts] + [
+    'pie_dataset_gen.gallery'
+  ]
 
 
 # The page in a browser.
@@ -533,20 +910,33 @@ def direction(index, level):
   return {
     (True, True): 'right',
     (True, False): 'dense',
-    (False, True): 'pruned',
+    (False, True): 'compressed',
     (False, False): 'wrong',
   }[dense, pruned]
 
 
+def is_of_kind(index, level, kind, suspects):
+  word = solidity_of(index, level)
+  return {
+    '': True,
+    'pie': is_pie(index, level),
+    'solid': is_pie(index, level) and word == 'solid',
+    'likely': is_pie(index, level) and word in ('solid', 'likely'),
+    'other': not is_pie(index, level),
+    'suspect': key(index) in suspects,
+  }[kind]
+
+
 def test_filters_give_the_right_sets(open_page, page_folder):
   page = open_page()
+  suspects = {s['key'] for s in read_data(page_folder)['suspects']}
   present = {i['key'] for i in read_data(page_folder)['images']}
   index = [i for i in range(IMAGES) if key(i) in present]
   seen = 0
   for at, level in enumerate(LEVELS[1:]):
-    for kind in ('pie', 'other', ''):
+    for kind in ('pie', 'solid', 'likely', 'other', 'suspect', ''):
       for label in ('', '0', '1'):
-        for towards in ('', 'dense', 'pruned', 'wrong', 'right'):
+        for towards in ('', 'dense', 'compressed', 'wrong', 'right'):
           page.select_option('#level', str(at))
           page.select_option('#kind', kind)
           page.select_option('#class', label)
@@ -554,7 +944,7 @@ def test_filters_give_the_right_sets(open_page, page_folder):
           wanted = {
             key(i)
             for i in index
-            if kind in ('', 'pie' if is_pie(i, level) else 'other')
+            if is_of_kind(i, level, kind, suspects)
             and label in ('', str(true_class(i)))
             and towards in ('', direction(i, level))
           }
@@ -567,15 +957,25 @@ def test_filters_give_the_right_sets(open_page, page_folder):
   assert keys_shown(page) == [HOSTILE_KEY]
 
 
+def last_if_none(number, sign=1):
+  return np.inf if number is None else sign * number
+
+
 def test_sorting(open_page, page_folder):
   page = open_page()
+  data = read_data(page_folder)
+  places = {s['key']: s['rank'] for s in data['suspects']}
   page.select_option('#kind', '')
   page.select_option('#level', '0')
   images = read_data(page_folder)['images']
   orders = {
-    'rank': lambda i: i['pruned'][0]['rank'],
+    'rank': lambda i: i['compressed'][0]['rank'],
     'dense': lambda i: i['dense']['share'],
-    'pruned': lambda i: i['pruned'][0]['share'],
+    'compressed': lambda i: i['compressed'][0]['share'],
+    'p': lambda i: last_if_none(i['compressed'][0]['p']),
+    'q': lambda i: last_if_none(i['compressed'][0]['q']),
+    'frequency': lambda i: last_if_none(i['compressed'][0]['frequency'], -1),
+    'suspect': lambda i: places.get(i['key'], np.inf),
     'class': lambda i: i['label'],
     'key': lambda i: 0,
   }
@@ -585,14 +985,92 @@ def test_sorting(open_page, page_folder):
     assert keys_shown(page) == [i['key'] for i in wanted]
 
 
+def test_a_card_says_what_its_pie_is_worth(open_page):
+  page = open_page()
+  page.select_option('#level', '1')
+  cards = page.eval_on_selector_all(
+    '#grid li', 'items => items.map((i) => [i.dataset.key, i.textContent])'
+  )
+  index_of = {key(i): i for i in range(IMAGES)}
+  words = set()
+  for name, text in cards:
+    index = index_of[name]
+    p, q, frequency = chances(index, LEVELS[2])
+    word = solidity_of(index, LEVELS[2])
+    words.add(word)
+    if word == 'not tested':
+      assert 'PIE:' not in text
+      continue
+    assert f'PIE: {word}' in text
+    assert f'p {p}' in text
+    assert (f'q {q}' in text) == (not np.isnan(q))
+    assert f'a PIE in {round(100 * frequency)} % of resamples' in text
+  assert words == set(solidity.MEANINGS)
+
+
+def test_suspects_are_shown_and_open_large(open_page, run_folder):
+  page = open_page()
+  first = ranked_suspects(run_folder)[:SUSPECTS]
+  shown = page.eval_on_selector_all(
+    '#suspects-grid li',
+    'items => items.map((i) => [i.dataset.key, i.textContent])',
+  )
+  assert [name for name, _ in shown] == first['image_key'].tolist()
+  for (_, text), row in zip(shown, first.to_dict('records'), strict=True):
+    assert f'label: {CLASSES[row["true_class_label"]]}' in text
+    assert f'suggested: {CLASSES[int(row["suggested_label"])]}' in text
+    assert f'{round(100 * row["correct_share"])} % of members agree' in text
+    assert ('solid: q' in text) == (row['vote_qvalue'] <= 0.05)
+  page.locator('#suspects-grid button').nth(1).click()
+  assert page.inner_text('#large-title') == first['image_key'].iloc[1]
+  assert 'Suspect number 2' in page.inner_text('#large-votes')
+  page.keyboard.press('ArrowRight')
+  assert page.inner_text('#large-title') == first['image_key'].iloc[2]
+
+
+def test_verdicts_stand_first_and_level_by_level(open_page):
+  page = open_page()
+  assert page.eval_on_selector_all(
+    'main h2, #verdicts h3, #verdicts li, table caption',
+    'all => all.slice(0, 8).map((one) => one.textContent)',
+  )[:8] == [
+    'Verdicts',
+    *('threshold 0.5', 'images: differs At 0.5 the images <differ>.'),
+    'classes: differs At 0.5 the classes <differ>.',
+    *('threshold 0.9', 'images: differs At 0.9 the images <differ>.'),
+    'classes: differs At 0.9 the classes <differ>.',
+    'Findings',
+  ]
+
+
+def test_words_have_their_meaning(open_page):
+  page = open_page()
+  assert not page.is_visible('#glossary dl')
+  page.click('#glossary summary')
+  terms = page.eval_on_selector_all(
+    '#glossary dt', 'all => all.map((one) => one.textContent)'
+  )
+  for word in (
+    *('member', 'level', 'PIE', 'modal label', 'dense', 'compressed'),
+    *('Taxicab distance', 'Taxicab rank', 'the others', 'chance PIE'),
+    *('q-value', 'solid', 'suspect'),
+  ):
+    assert word in terms
+  page.select_option('#kind', '')
+  title = page.get_attribute('#grid li [title^="1 for the image"]', 'title')
+  assert title == glossary.TERMS['Taxicab rank']
+  assert page.locator('#headline th abbr[title]').count() > 5
+
+
 def test_numbers_on_the_page_equal_the_csv(open_page, run_folder):
   page = open_page()
   headline = csvs.read(
     tables.HEADLINE, paths.headline_table(str(run_folder / 'results'))
   )
   lines = page.eval_on_selector_all(
-    '#headline tbody tr',
+    'table.headline tbody tr',
     """rows => rows.map((row) => [
+      row.dataset.measure,
       row.querySelector('th').textContent,
       [...row.querySelectorAll('td')].map((cell) =>
         [...cell.querySelectorAll('data')].map((d) => [d.value, d.textContent])
@@ -600,22 +1078,27 @@ def test_numbers_on_the_page_equal_the_csv(open_page, run_folder):
     ])""",
   )
   assert len(lines) == headline['measure'].nunique() > 10
-  for measure, cells in lines:
+  # The short table is there, the others are folded.
+  assert 3 <= page.locator('#headline tbody tr').count() <= 14
+  assert not page.is_visible('#headline-rest')
+  for measure, told, cells in lines:
+    assert told == measure
     rows = headline[headline['measure'] == measure].set_index(
       'pruning_fraction'
     )
     assert len(cells) == len(LEVELS)
     for cell, (_, fraction) in zip(cells, LEVELS, strict=True):
+      value, low, high = rows.reindex([fraction])[
+        ['value', 'low', 'high']
+      ].iloc[0]
       wanted = [
-        number
-        for number in rows.reindex([fraction])[['value', 'low', 'high']]
-        .iloc[0]
-        .tolist()
-        if not np.isnan(number)
+        (number, rounding.number(number, measure, value))
+        for number in (
+          (value,) if np.isnan([low, high]).any() else (value, low, high)
+        )
+        if not np.isnan(value)
       ]
-      assert [float(exact) for exact, _ in cell] == wanted
-      for exact, text in cell:
-        assert float(text) == pytest.approx(float(exact), rel=1e-3)
+      assert [(float(exact), text) for exact, text in cell] == wanted
 
 
 def test_an_image_opens_large_with_all_votes(open_page):
@@ -648,10 +1131,11 @@ def test_hostile_names_are_shown_as_text(open_page):
   page.select_option('#kind', '')
   assert HTML in page.inner_text('#class')
   # Cards have no text before the browser has found them in sight.
-  page.wait_for_function("document.getElementById('grid').innerText")
+  page.evaluate("document.getElementById('images').scrollIntoView()")
+  page.wait_for_function("() => document.getElementById('grid').innerText")
   assert HTML in page.inner_text('#grid')
   assert HOSTILE_KEY in page.inner_text('#grid')
-  assert page.title().startswith('What pruning forgets')
+  assert page.title().startswith('What compression forgets')
   assert page.locator('#grid b, #grid script, #class b').count() == 0
 
 
@@ -662,6 +1146,7 @@ def test_more_than_a_screenful_follows_by_scrolling(
   data = read_data(page_folder)
   image = next(i for i in data['images'] if i['key'] == key(0))
   data['images'] = [dict(image, key=f'{n:05d}') for n in range(1000)]
+  data['suspects'] = []
   (folder / 'data.js').write_text(f'window.gallery = {json.dumps(data)};')
   html = (folder / 'index.html').read_text()
   ones = json.dumps([[1] * 1000] * len(data['levels']))

@@ -37,6 +37,19 @@ def test_a_record_stands_from_the_first_result_on(tmp_path):
   assert (tmp_path / 'script.run.json').stat().st_mtime_ns == before
 
 
+def test_the_environment_is_recorded_and_no_secret(tmp_path, monkeypatch):
+  monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', '1')
+  monkeypatch.setenv('XLA_FLAGS', '--x')
+  # Of other programs, whose names begin alike.
+  monkeypatch.setenv('TF_VAR_password', 'secret')
+  monkeypatch.setenv('TF_TOKEN_host', 'secret')
+  provenance.write(str(tmp_path), 'room.script', [])
+  found = record(tmp_path)['environment']
+  assert found['TF_NUM_INTRAOP_THREADS'] == '1'
+  assert found['XLA_FLAGS'] == '--x'
+  assert 'secret' not in (tmp_path / 'script.run.json').read_text()
+
+
 def test_nothing_is_recorded_where_nothing_is_done(tmp_path):
   open_record(tmp_path, precision='float32').finish([])
   assert not os.listdir(tmp_path)

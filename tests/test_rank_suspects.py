@@ -94,6 +94,84 @@ def test_a_wrong_label_that_all_agree_about_comes_first(tmp_path):
   assert ranked['correct_share'].iloc[2] == 1
 
 
+def set_qvalues(folder, of):
+  """Gives the modal labels p- and q-values and PIE frequencies.
+
+  Args:
+    folder: of `write_labels`.
+    of: (number of the image, fraction) -> q-value.
+  """
+  for path in csvs.find(
+    tables.MODAL_LABELS, paths.modal_labels_folder(str(folder), 'toy', 'eval')
+  ):
+    frame = csvs.read(tables.MODAL_LABELS, path)
+    numbers = frame['image_key'].str.split().str[1].astype(int)
+    fractions = frame['pruning_fraction']
+    q = np.array([of(n, x) for n, x in zip(numbers, fractions, strict=True)])
+    frame = frame.assign(
+      vote_pvalue=np.where(np.isnan(q), 0.5, q / 2),
+      vote_qvalue=q,
+      pie_frequency=numbers / 100 + fractions / 10,
+    )
+    csvs.write(tables.MODAL_LABELS, frame, path)
+
+
+def test_the_smallest_qvalue_of_all_levels_and_its_level(tmp_path):
+  write_labels(tmp_path, votes(), np.arange(40) % 3)
+  set_qvalues(
+    tmp_path,
+    lambda i, x: np.nan if i < 5 or (x == 0.5 and i < 9) else i / 40 + x / 100,
+  )
+  for row in run(tmp_path).to_dict('records'):
+    i = int(row['image_key'].split()[1])
+    if i < 5:
+      assert np.isnan(row['vote_qvalue'])
+      assert not row['vote_qvalue_level']
+    else:
+      x = 0.9 if i < 9 else 0.5
+      assert row['vote_qvalue'] == pytest.approx(i / 40 + x / 100)
+      assert row['vote_qvalue_level'] == f'threshold {x}'
+    assert row['pie_frequency'] == pytest.approx(i / 100 + 0.07)
+
+
+def test_sorted_and_filtered_by_qvalue(tmp_path):
+  write_labels(tmp_path, votes(), np.arange(40) % 3)
+  set_qvalues(tmp_path, lambda i, x: np.nan if i % 4 == 0 else i % 10 / 20)
+  by_agreement = run(tmp_path)
+  by_q = run(tmp_path, sort_by='vote_qvalue')
+  assert by_q['rank'].tolist() == list(range(1, 41))
+  assert by_q['vote_qvalue'][:30].is_monotonic_increasing
+  assert by_q['vote_qvalue'][30:].isna().all()
+  # Among equals, and after all that have one, the order by agreement.
+  place = by_agreement.set_index('image_key')['rank']
+  for _, equals in by_q.groupby('vote_qvalue', dropna=False):
+    assert place[equals['image_key']].is_monotonic_increasing
+  few = run(tmp_path, max_qvalue=0.05)
+  kept = by_agreement[by_agreement['vote_qvalue'] <= 0.05]
+  assert few['image_key'].tolist() == kept['image_key'].tolist()
+  assert few['rank'].tolist() == list(range(1, len(few) + 1))
+  written = csvs.read(
+    tables.SUSPECTS, paths.suspects(str(tmp_path), 'toy', 'eval')
+  )
+  assert len(written) == len(few) == 6
+
+
+@pytest.mark.parametrize(
+  'asked', [{'sort_by': 'vote_qvalue'}, {'max_qvalue': 0.1}]
+)
+def test_qvalues_that_are_not_there_are_no_order(tmp_path, asked):
+  write_labels(tmp_path, votes(), np.arange(40) % 3)
+  set_qvalues(tmp_path, lambda i, x: np.nan)
+  for path in csvs.find(
+    tables.MODAL_LABELS, paths.modal_labels_folder(str(tmp_path), 'toy', 'eval')
+  ):
+    frame = csvs.read(tables.MODAL_LABELS, path)
+    csvs.write(tables.MODAL_LABELS, frame.assign(vote_pvalue=np.nan), path)
+  with pytest.raises(ValueError, match='have no p-values of images'):
+    run(tmp_path, **asked)
+  assert len(run(tmp_path)) == 40
+
+
 def test_names_of_classes(tmp_path):
   true = np.arange(40) % 3
   write_labels(tmp_path, votes(), true)

@@ -10,6 +10,7 @@ without a word.
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
@@ -32,6 +33,22 @@ _PACKAGES = (
   'tensorflow',
   'tensorflow-model-optimization',
   'tf_keras',
+)
+# Variables of the environment that decide how numbers are computed. By name:
+# what else begins with TF_ may be another program's, and secret.
+_VARIABLES = (
+  'CUDA_VISIBLE_DEVICES',
+  'EPATH_USE_TF',
+  'NVIDIA_TF32_OVERRIDE',
+  'OMP_NUM_THREADS',
+  'TF_CUDNN_DETERMINISTIC',
+  'TF_DETERMINISTIC_OPS',
+  'TF_ENABLE_ONEDNN_OPTS',
+  'TF_NUM_INTEROP_THREADS',
+  'TF_NUM_INTRAOP_THREADS',
+  'TF_USE_LEGACY_KERAS',
+  'TF_XLA_FLAGS',
+  'XLA_FLAGS',
 )
 
 
@@ -169,6 +186,31 @@ def command(record: Mapping[str, Any]) -> str:
   return shlex.join(['python', '-m', record['script'], *record['command'][1:]])
 
 
+def environment() -> dict[str, str]:
+  """The variables that decide how numbers are computed, of this process."""
+  return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+
+
+def of_this_process(script: str) -> dict[str, Any]:
+  """What a record says of the command itself, but for when it finished.
+
+  Args:
+    script: the module's name, `room.script`.
+  """
+  return {
+    'script': script,
+    'command': sys.argv,
+    'flags': {
+      flag.name: flag.value
+      for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    },
+    'python': platform.python_version(),
+    'platform': platform.platform(),
+    'packages': _versions(),
+    'environment': environment(),
+  }
+
+
 def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:
   """Records beside the results which command made them.
 
@@ -179,16 +221,8 @@ def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:
     **facts: anything else a reader should know (seeds, device), as JSON.
   """
   record = {
-    'script': script,
-    'command': sys.argv,
-    'flags': {
-      flag.name: flag.value
-      for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-    },
+    **of_this_process(script),
     'finished': _now(),
-    'python': platform.python_version(),
-    'platform': platform.platform(),
-    'packages': _versions(),
     'inputs': digests.describe_files(inputs),
     **facts,
   }

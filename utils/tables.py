@@ -302,6 +302,26 @@ SUSPECTS = Table(
       'taxicab_share',
       'taxicab_distance over the number of votes, mean over levels',
     ),
+    _fraction(
+      'vote_qvalue',
+      'smallest over levels: at most 0.05 where compression changes the votes '
+      'for the image; empty where no level has one',
+      nullable=True,
+      default=np.nan,
+    ),
+    Column(
+      'vote_qvalue_level',
+      'text',
+      'method and fraction of the first level that has it',
+      default='',
+    ),
+    _fraction(
+      'pie_frequency',
+      'share of resampled populations in which the image is a PIE, mean over '
+      'the levels that have it',
+      nullable=True,
+      default=np.nan,
+    ),
   ),
   key=('image_key',),
   sort_by=('rank',),

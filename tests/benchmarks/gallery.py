@@ -22,7 +22,7 @@ import pandas as pd
 from absl import app, flags
 from PIL import Image
 
-from pie_dataset_gen import gallery
+from pie_dataset_gen import gallery, rank_suspects
 from tests import reference_values
 from utils import (
   csvs,
@@ -44,6 +44,8 @@ def write_run(folder: str, number: int, photograph: bytes) -> None:
   """Writes a shard of photographs and their modal labels."""
   keys = [f'validation/{i:08d}' for i in range(number)]
   true = np.arange(number) % _CLASSES
+  # As many digits as real ones have.
+  chance = np.random.default_rng(0).random(number)
   path = paths.shard(f'{folder}/data', 'validation', 0, 1)
   shard = shard_files.write(
     path,
@@ -82,6 +84,9 @@ def write_run(folder: str, number: int, photograph: bytes) -> None:
           'taxicab_distance': np.arange(number) % 60,
           'baseline_correct_share': 0.9,
           'variant_correct_share': 0.1,
+          'vote_pvalue': chance,
+          'vote_qvalue': np.sqrt(chance),
+          'pie_frequency': 1 - chance,
         }
       ),
       paths.modal_labels(
@@ -144,6 +149,7 @@ def main(argv):
   ).read_bytes()
   with tempfile.TemporaryDirectory() as folder:
     write_run(folder, FLAGS.images, photograph)
+    rank_suspects.run(folder, mode='eval', dataset_name='photographs')
     start = time.perf_counter()
     page = gallery.run(f'{folder}/data', folder, mode='eval')
     made = time.perf_counter() - start

@@ -1,0 +1,126 @@
+"""The tables of the page of PIEs: verdicts, PIEs of each level, findings."""
+
+import numpy as np
+import pandas as pd
+
+from pie_dataset_gen import gallery_data, gallery_figures, rounding, solidity
+from utils import populations
+
+# The measures that are shown without being asked for; the others are folded.
+_SHORT = (
+  'members',
+  'top-1',
+  gallery_figures.PIES,
+  gallery_figures.BY_CHANCE,
+  'p, if it predicted like the dense',
+  'PIEs that are solid',
+  'top-1 of compressed on PIEs',
+  'classes that lost more than the whole',
+  'p of so many classes, by chance',
+  'top-1 on corrupted images',
+  'error on corrupted images, dense = 1',
+)
+
+
+def headline(rows: pd.DataFrame) -> dict[str, list]:
+  """The table of findings, a line for each measure, levels side by side.
+
+  Args:
+    rows: of `tables.HEADLINE`.
+
+  Returns:
+    Names of the levels; the lines; and the notes, caveats and reasons why
+    numbers have no interval, which cells name by their place, from 1 on.
+  """
+  by_level = populations.by_level(rows)
+  lines: dict[str, dict] = {}
+  for level, of_level in by_level.items():
+    for row in of_level.to_dict('records'):
+      lines.setdefault(row['measure'], {})[level] = row
+  notes: dict[str, int] = {}
+
+  def note(text):
+    return notes.setdefault(text, len(notes) + 1)
+
+  def cell(measure, level, row):
+    if row is None:
+      return {'not_available': 'no data', 'note': 0}
+    value, low, high = (row[name] for name in ('value', 'low', 'high'))
+    reason = row['not_available']
+    found: dict[str, object] = {'not_available': reason, 'note': 0}
+    if np.isnan(value):
+      # What all others are held against has no such value: that needs no word.
+      if reason and not level.is_dense:
+        found['note'] = note(f'not available: {reason}')
+      return found
+    found |= {'exact': value, 'text': rounding.number(value, measure)}
+    if not np.isnan([low, high]).any():
+      found['ends'] = [
+        (end, rounding.number(end, measure, value)) for end in (low, high)
+      ]
+    # A number without an interval that says why has a caveat.
+    if reason:
+      found['note'] = note(f'no interval: {reason}')
+    return found
+
+  is_known = any(measure in _SHORT for measure in lines)
+  shown = [
+    {
+      'measure': measure,
+      # A table of none of the measures is shown as it is.
+      'is_short': measure in _SHORT or not is_known,
+      'cells': [cell(measure, level, cells.get(level)) for level in by_level],
+    }
+    for measure, cells in lines.items()
+  ]
+  return {
+    'levels': list(map(gallery_data.level_name, by_level)),
+    'rows': shown,
+    'notes': list(notes),
+  }
+
+
+def levels(labels: pd.DataFrame, null: pd.DataFrame) -> list[dict[str, object]]:
+  """PIEs of each level by what they are worth beside chance, and by ties.
+
+  Args:
+    labels: rows of `tables.MODAL_LABELS`.
+    null: rows of `tables.PIE_NULL`, or of none of the levels.
+
+  Raises:
+    ValueError: the two are not of one run.
+  """
+  of_null = {populations.level_of(row): row for row in null.to_dict('records')}
+  lines = []
+  for level, rows in populations.by_level(labels).items():
+    pies = rows[populations.is_pie(rows)]
+    row = of_null.get(level, {})
+    if row and row['pie_count'] != len(pies):
+      raise ValueError(
+        f'at {tuple(level)} there are {len(pies)} PIEs among the modal labels, '
+        f'but the PIE null counts {row["pie_count"]}: wanted both from one run '
+        'of aggregate_predictions'
+      )
+    words = solidity.of_rows(pies).value_counts()
+    lines.append(
+      {
+        'name': gallery_data.level_name(level),
+        'pies': len(pies),
+        'images': len(rows),
+        'words': [int(words.get(word, 0)) for word in solidity.MEANINGS],
+        'by_ties': row.get('pie_by_tie_rule_count'),
+        'tie_rule': row.get('tie_rule'),
+      }
+    )
+  return lines
+
+
+def verdicts(found: pd.DataFrame) -> list[dict[str, object]]:
+  """The sentences of each level, in the order of `tables.VERDICTS`."""
+  return [
+    {
+      'level': gallery_data.level_name(level),
+      'rows': rows[['about', 'verdict', 'sentence']].to_dict('records'),
+    }
+    for level, rows in populations.by_level(found).items()
+  ]

@@ -1,0 +1,144 @@
+"""The words of the page of PIEs, each with the sentence that explains it."""
+
+import re
+from collections.abc import Mapping
+
+import markupsafe
+
+from pie_dataset_gen import solidity
+
+TERMS: Mapping[str, str] = {
+  'member': (
+    'One trained network: a method, a fraction of zero weights, a replicate.'
+  ),
+  'level': (
+    'The members that were made alike: one method at one fraction of zero '
+    'weights.'
+  ),
+  'dense': (
+    'The members that were not compressed. Every level is held against them.'
+  ),
+  'compressed': (
+    'The members of a level: pruned, quantised, or made smaller in another way.'
+  ),
+  'modal label': (
+    'The class that most members of a population predict for an image.'
+  ),
+  'PIE': (
+    'Pruning Identified Exemplar: an image whose modal label differs between '
+    'the dense and the compressed members. Some images do by chance alone.'
+  ),
+  'chance PIE': (
+    'An image whose modal label differs though only chance separates the '
+    'groups that vote: random halves of the dense members, or all members with '
+    'the names dense and compressed dealt out anew. What is true of PIEs and '
+    'of chance PIEs alike says nothing about compression.'
+  ),
+  'memberships permuted': (
+    'The same members and votes, with the names dense and compressed dealt out '
+    'at random: what is counted then is what chance gives. It may be compared '
+    'with the count of PIEs above it.'
+  ),
+  'beyond chance': (
+    'The number of PIEs less that by chance: about how many images are PIEs '
+    'because of the compression.'
+  ),
+  'p, if it predicted like the dense': (
+    'The share of ways to deal out the names dense and compressed that set the '
+    'votes over all images as far apart: small if the level predicts otherwise '
+    'than chance explains.'
+  ),
+  'the others': 'The images that are no PIE at the level.',
+  'chosen by other members': (
+    'The PIEs of one half of the members, seen by the other half. Members that '
+    'choose the images on which they disagree look worse on them than they are.'
+  ),
+  'Taxicab distance': (
+    'How far the votes for an image differ: the sum over classes of | dense '
+    'votes - compressed votes |.'
+  ),
+  'Taxicab rank': (
+    '1 for the image of a level whose Taxicab distance is largest; images as '
+    'far apart share the better rank.'
+  ),
+  'p-value': (
+    'Of an image: the share of ways to deal out the names dense and compressed '
+    'that set its votes as far apart. Small if chance hardly does that.'
+  ),
+  'q-value': (
+    'The p-value with allowance made for how many images were looked at: of '
+    'the images with q of at most 0.05 no more than about one in twenty is '
+    'there by chance. '
+    'Images whose votes can give no small p-value have none.'
+  ),
+  'PIE frequency': (
+    'The share of resampled populations in which the image is a PIE: near 1 '
+    'for an image that other members would show too.'
+  ),
+  **{word: solidity.MEANINGS[word] for word in list(solidity.MEANINGS)[:3]},
+  'interval': (
+    'The numbers in square brackets, 12 [6, 18]: made so that of 100 studies '
+    'about 95 hold the true number. Beside a count by chance they are the '
+    'range of 95 % of the permutations instead.'
+  ),
+  'rule for ties': (
+    'Which of several classes with as many votes is the modal label. With few '
+    'members many PIEs exist by this rule alone.'
+  ),
+  'suspect': (
+    'An image whose label few members agree with, dense or compressed: often '
+    'the label is wrong.'
+  ),
+  'lost more than the whole': (
+    'Classes whose recall fell further than the accuracy over all images, '
+    'after correction for the number of classes.'
+  ),
+  'lost less than the whole': (
+    'Classes whose recall fell less than the accuracy over all images, or '
+    'rose, after correction for the number of classes. They may have lost too.'
+  ),
+  'top-1': 'The share of images whose class a member predicts rightly.',
+  'error, dense = 1': (
+    "The compressed members' error over that of the dense members on the same "
+    'images.'
+  ),
+  'loss, clean = 1': (
+    'The top-1 lost to compression on these images over that lost on clean '
+    'ones. Where little is lost on clean images it says little, and has no '
+    'interval.'
+  ),
+}
+
+# How a text may spell a term.
+_SPELLINGS: dict[str, str] = {
+  'error on': 'error, dense = 1',
+  'loss on': 'loss, clean = 1',
+  'PIEs': 'PIE',
+  'chance PIEs': 'chance PIE',
+  'members': 'member',
+  'levels': 'level',
+  'intervals': 'interval',
+  'suspects': 'suspect',
+  'Suspects': 'suspect',
+  'modal labels': 'modal label',
+  **{term: term for term in TERMS},
+}
+_ANY = re.compile(
+  r'(?<![\w-])('
+  + '|'.join(map(re.escape, sorted(_SPELLINGS, key=len, reverse=True)))
+  + r')(?![\w-])'
+)
+
+
+def explain(text: str) -> markupsafe.Markup:
+  """A text as HTML, its terms with their sentence as a tooltip."""
+  parts = _ANY.split(text)
+  # Every second part is a term.
+  return markupsafe.Markup('').join(
+    markupsafe.Markup('<abbr title="{}">{}</abbr>').format(
+      TERMS[_SPELLINGS[part]], part
+    )
+    if at % 2
+    else part
+    for at, part in enumerate(parts)
+  )
