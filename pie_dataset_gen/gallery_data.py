@@ -29,14 +29,6 @@ LABEL_COLUMNS = (
 _VOTE_COLUMNS = (*tables.MEMBER_KEY, 'image_key', 'predictions')
 
 
-def level_name(level: populations.Level) -> str:
-  """A level as people read it: a fraction of no zeros goes without saying."""
-  if level.is_dense:
-    return 'dense'
-  method, fraction = level
-  return f'{method} {fraction:g}' if fraction else method
-
-
 def choose_images(
   labels: pd.DataFrame, others_per_class: int, also: Collection[str] = ()
 ) -> pd.DataFrame:
@@ -267,7 +259,7 @@ def page_data(
     'significance': tables.SIGNIFICANCE,
     'levels': [
       {
-        'name': level_name(level),
+        'name': level.words,
         'method': level.pruning_method,
         'fraction': level.fraction_pruned,
         'pies': totals[level][0],
@@ -286,7 +278,7 @@ def page_data(
     :16
   ]
   names = {
-    f'{level.pruning_method} {level.fraction_pruned}': level_name(level)
+    f'{level.pruning_method} {level.fraction_pruned}': level.words
     for level in levels
   }
   data['suspects'] = [

@@ -12,6 +12,7 @@ from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from matplotlib import lines
 
+from pie_dataset_gen import headline_rows
 from utils import populations, storage, tables
 
 # Copied, never followed: what a page needs lies beside it.
@@ -35,14 +36,12 @@ _KINDS = (
   _Kind('PIEs', _ORANGE, 'v'),
 )
 _WHO = (('dense', (0, (4, 2))), ('compressed', '-'))
-PIES = 'PIEs'
-BY_CHANCE = 'PIEs by chance, memberships permuted'
 
 
 def is_drawn(headline: pd.DataFrame) -> bool:
   """Whether any compressed level has a number of PIEs, which may be n/a."""
   compressed = headline['pruning_method'] != populations.BASELINE
-  return bool((compressed & (headline['measure'] == PIES)).any())
+  return bool((compressed & (headline['measure'] == headline_rows.PIES)).any())
 
 
 def draw_findings(headline: pd.DataFrame) -> mpl_figure.Figure:
@@ -120,13 +119,15 @@ def _draw_against_fraction(
           label=f'{who}, {kind.images}',
         )
   for measure, colour, marker, label in (
-    (PIES, _ORANGE, 'v', 'PIEs, with 95 % interval'),
-    (BY_CHANCE, _GREY, 's', 'by chance: 95 % of permutations'),
+    (headline_rows.PIES, _ORANGE, 'v', 'PIEs, with 95 % interval'),
+    (headline_rows.BY_CHANCE, _GREY, 's', 'by chance: 95 % of permutations'),
   ):
     rows = of.get(measure)
     if rows is not None:
       # Side by side, by a fiftieth of the range.
-      shift = (-1 if measure == PIES else 1) * 0.01 * np.ptp(rows.index)
+      shift = (
+        (-1 if measure == headline_rows.PIES else 1) * 0.01 * np.ptp(rows.index)
+      )
       number.errorbar(
         rows.index + shift,
         rows['value'],
@@ -180,8 +181,8 @@ def _draw_one_level(
   counts = [
     (measure, colour, marker, label)
     for measure, colour, marker, label in (
-      (PIES, _ORANGE, 'v', 'PIEs\n95 % interval'),
-      (BY_CHANCE, _GREY, 's', 'by chance\n95 % of permutations'),
+      (headline_rows.PIES, _ORANGE, 'v', 'PIEs\n95 % interval'),
+      (headline_rows.BY_CHANCE, _GREY, 's', 'by chance\n95 % of permutations'),
     )
     if measure in of
   ]
@@ -291,7 +292,7 @@ def _findings_caption(headline: pd.DataFrame) -> str:
       'compression'
     )
   chance = 'no permutations were made to compare it with'
-  if BY_CHANCE in measures:
+  if headline_rows.BY_CHANCE in measures:
     chance = (
       'beside it the number that the same members give when dense and '
       'compressed are dealt out at random, with the range of 95 % of the '

@@ -3,23 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from pie_dataset_gen import gallery_data, gallery_figures, rounding, solidity
+from pie_dataset_gen import headline_rows, rounding, solidity
 from utils import populations
-
-# The measures that are shown without being asked for; the others are folded.
-_SHORT = (
-  'members',
-  'top-1',
-  gallery_figures.PIES,
-  gallery_figures.BY_CHANCE,
-  'p, if it predicted like the dense',
-  'PIEs that are solid',
-  'top-1 of compressed on PIEs',
-  'classes that lost more than the whole',
-  'p of so many classes, by chance',
-  'top-1 on corrupted images',
-  'error on corrupted images, dense = 1',
-)
 
 
 def headline(rows: pd.DataFrame) -> dict[str, list]:
@@ -63,18 +48,18 @@ def headline(rows: pd.DataFrame) -> dict[str, list]:
       found['note'] = note(f'no interval: {reason}')
     return found
 
-  is_known = any(measure in _SHORT for measure in lines)
+  is_known = any(measure in headline_rows.SHORT for measure in lines)
   shown = [
     {
       'measure': measure,
       # A table of none of the measures is shown as it is.
-      'is_short': measure in _SHORT or not is_known,
+      'is_short': measure in headline_rows.SHORT or not is_known,
       'cells': [cell(measure, level, cells.get(level)) for level in by_level],
     }
     for measure, cells in lines.items()
   ]
   return {
-    'levels': list(map(gallery_data.level_name, by_level)),
+    'levels': [level.words for level in by_level],
     'rows': shown,
     'notes': list(notes),
   }
@@ -104,7 +89,7 @@ def levels(labels: pd.DataFrame, null: pd.DataFrame) -> list[dict[str, object]]:
     words = solidity.of_rows(pies).value_counts()
     lines.append(
       {
-        'name': gallery_data.level_name(level),
+        'name': level.words,
         'pies': len(pies),
         'images': len(rows),
         'words': [int(words.get(word, 0)) for word in solidity.MEANINGS],
@@ -119,7 +104,7 @@ def verdicts(found: pd.DataFrame) -> list[dict[str, object]]:
   """The sentences of each level, in the order of `tables.VERDICTS`."""
   return [
     {
-      'level': gallery_data.level_name(level),
+      'level': level.words,
       'rows': rows[['about', 'verdict', 'sentence']].to_dict('records'),
     }
     for level, rows in populations.by_level(found).items()

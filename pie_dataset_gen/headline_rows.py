@@ -3,24 +3,23 @@
 Pure functions on frames of the other scripts' tables.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pie_dataset_gen import verdicts
 from utils import csvs, populations, tables
 
-_CHANCE = 'PIEs by chance, memberships permuted'
-_PVALUE = 'p, if it predicted like the dense'
+PIES = 'PIEs'
+BY_CHANCE = 'PIEs by chance, memberships permuted'
+PVALUE = 'p, if it predicted like the dense'
 # The rows that are printed, and that a page shows first.
 SHORT = (
   'members',
   'top-1',
-  'PIEs',
-  _CHANCE,
-  _PVALUE,
+  PIES,
+  BY_CHANCE,
+  PVALUE,
   'PIEs that are solid',
   'top-1 of compressed on PIEs',
   'classes that lost more than the whole',
@@ -51,10 +50,9 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-  """A line of the table: what was measured, how to print it, the cells."""
+  """A line of the table: what was measured, and the cells."""
 
   measure: str
-  shown: Callable[[float], str]
   cells: dict[populations.Level, Cell]
   not_available: str = 'no data at this level'
 
@@ -63,17 +61,9 @@ class Row(NamedTuple):
     return self.cells.get(level, Cell(not_available=self.not_available))
 
 
-def _share(value: float) -> str:
-  return f'{value:.3f}'
-
-
-def _ratio(value: float) -> str:
-  return f'{value:.2f}'
-
-
 def absent(measure: str, table: csvs.Table) -> list[Row]:
   """The line of a part that is not there."""
-  return [Row(measure, str, {}, not_available=f'{table.written_by} makes it')]
+  return [Row(measure, {}, not_available=f'{table.written_by} makes it')]
 
 
 def read_members(files: list[str], mode: str) -> pd.DataFrame:
@@ -108,10 +98,10 @@ def read_members(files: list[str], mode: str) -> pd.DataFrame:
 def accuracy_rows(members: pd.DataFrame) -> list[Row]:
   """Members, top-1 and top-5, as `read_members` gives them."""
   rows = [
-    Row('members', verdicts.count, {}),
-    Row('top-1', _share, {}),
-    Row('top-1, sd over members', _share, {}),
-    Row('top-5', _share, {}),
+    Row('members', {}),
+    Row('top-1', {}),
+    Row('top-1, sd over members', {}),
+    Row('top-5', {}),
   ]
   for level, of in populations.by_level(members).items():
     top_1, top_5 = of['eval_accuracy'], of['top_5_eval_accuracy']
@@ -140,18 +130,18 @@ def pie_rows(null: pd.DataFrame, labels: pd.DataFrame) -> list[Row]:
     ValueError: the two do not come from one run.
   """
   rows = {
-    measure: Row(measure, shown, {})
-    for measure, shown in (
-      ('images', verdicts.count),
-      ('PIEs', verdicts.count),
-      (_CHANCE, verdicts.count),
-      ('PIEs beyond chance', verdicts.count),
-      (_PVALUE, verdicts.pvalue),
-      ('PIEs that are solid', verdicts.count),
-      ('PIEs that hang on the rule for ties', verdicts.count),
-      ('PIEs, share of images', _share),
+    measure: Row(measure, {})
+    for measure in (
+      'images',
+      PIES,
+      BY_CHANCE,
+      'PIEs beyond chance',
+      PVALUE,
+      'PIEs that are solid',
+      'PIEs that hang on the rule for ties',
+      'PIEs, share of images',
       *(
-        (f'top-1 of {who} on {images}', _share)
+        f'top-1 of {who} on {images}'
         for images in _SCORED
         for who in ('dense', 'compressed')
       ),
@@ -205,17 +195,17 @@ def _pie_cells(level: dict, images: pd.DataFrame) -> dict[str, Cell]:
   p = level['energy_pvalue']
   cells = {
     'images': Cell(total),
-    'PIEs': Cell(
+    PIES: Cell(
       pies,
       level['pie_count_low'],
       level['pie_count_high'],
       reason if np.isnan(level['pie_count_low']) else '',
     ),
-    _CHANCE: or_why(
+    BY_CHANCE: or_why(
       level['permuted_mean'], level['permuted_low'], level['permuted_high']
     ),
     'PIEs beyond chance': or_why(pies - level['permuted_mean']),
-    _PVALUE: Cell(not_available=few) if few else or_why(p),
+    PVALUE: Cell(not_available=few) if few else or_why(p),
     'PIEs that are solid': Cell(not_available=few)
     if few
     else Cell(level['solid_pie_count']),
@@ -241,19 +231,13 @@ def _pie_cells(level: dict, images: pd.DataFrame) -> dict[str, Cell]:
 def class_rows(summary: pd.DataFrame) -> list[Row]:
   """Classes that lost and gained, from `tables.CLASS_IMPACT_SUMMARY`."""
   columns = {
-    'classes that lost more than the whole': (
-      'lower_corrected',
-      verdicts.count,
-    ),
-    'lost more, by chance, two dense halves': ('lower_corrected_null', _ratio),
-    'classes that lost less than the whole': (
-      'higher_corrected',
-      verdicts.count,
-    ),
-    'lost less, by chance, two dense halves': ('higher_corrected_null', _ratio),
+    'classes that lost more than the whole': 'lower_corrected',
+    'lost more, by chance, two dense halves': 'lower_corrected_null',
+    'classes that lost less than the whole': 'higher_corrected',
+    'lost less, by chance, two dense halves': 'higher_corrected_null',
   }
   rows = []
-  for measure, (column, form) in columns.items():
+  for measure, column in columns.items():
     cells = {}
     for level in summary.to_dict('records'):
       reason = '' if level['tested'] else 'no class could be tested'
@@ -265,7 +249,6 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
     rows.append(
       Row(
         measure,
-        form,
         {populations.DENSE: Cell(not_available=NO_PIES), **cells},
       )
     )
@@ -288,7 +271,7 @@ def robustness_rows(summary: pd.DataFrame) -> list[Row]:
     names = {'': level['dataset_name'], 'all': 'corrupted images'}
     place = populations.level_of(level)
     name = names.get(corruption, corruption)
-    accuracy = rows.setdefault(name, Row(f'top-1 on {name}', _share, {}))
+    accuracy = rows.setdefault(name, Row(f'top-1 on {name}', {}))
     accuracy.cells[place] = Cell(
       level['mean_accuracy'],
       level['mean_accuracy_low'],
@@ -306,7 +289,7 @@ def robustness_rows(summary: pd.DataFrame) -> list[Row]:
       ('loss on {}, clean = 1', 'relative_accuracy_loss', no_loss(level)),
     ):
       measure = measure.format(name)
-      row = rows.setdefault(measure, Row(measure, _ratio, {}))
+      row = rows.setdefault(measure, Row(measure, {}))
       row.cells[place] = Cell(
         level[column],
         level[f'{column}_low'],

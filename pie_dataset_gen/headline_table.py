@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from absl import flags, logging
 
-from pie_dataset_gen import headline_rows, same_networks, verdicts
+from pie_dataset_gen import headline_rows, rounding, same_networks, verdicts
 from utils import (
   command_line,
   csvs,
@@ -117,9 +117,15 @@ def render(
   def text(row, cell):
     if cell.not_available == headline_rows.NO_PIES:
       return '-'
-    shown = '' if np.isnan(cell.value) else row.shown(cell.value)
+    shown = ''
+    if not np.isnan(cell.value):
+      shown = rounding.number(cell.value, row.measure)
     if not np.isnan([cell.low, cell.high]).any():
-      shown += f' [{row.shown(cell.low)}, {row.shown(cell.high)}]'
+      ends = (
+        rounding.number(end, row.measure, cell.value)
+        for end in (cell.low, cell.high)
+      )
+      shown += ' [{}, {}]'.format(*ends)
     if cell.not_available:
       number = reasons.setdefault(cell.not_available, len(reasons) + 1)
       shown += f' ({number})' if shown else f'n/a ({number})'

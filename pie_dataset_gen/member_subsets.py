@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pie_dataset_gen.membership import energy
+from pie_dataset_gen import vote_distance
 from utils import membership
 
 
@@ -86,7 +86,9 @@ def compare_subsets(
     return SubsetTests(smallest, np.empty(0))
   weights = drawn.weights
   found = [
-    membership.pvalue(energy(agreement[np.ix_(part, part)], weights))
+    membership.pvalue(
+      vote_distance.energy(agreement[np.ix_(part, part)], weights)
+    )
     for part in draw_subsets(num_dense, num_compressed, size, subsets, seed)
   ]
   return SubsetTests(smallest, np.array(found, np.float64))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from pie_dataset_gen import rounding
 from utils import populations, tables
 
 
@@ -27,16 +28,6 @@ class Verdict(NamedTuple):
   about: str
   verdict: str
   sentence: str
-
-
-def count(value: float) -> str:
-  """A number of images or classes: whole, or with a digit where it is small."""
-  return f'{value:.1f}' if value % 1 and value < 10 else f'{value:.0f}'
-
-
-def pvalue(value: float) -> str:
-  """A p-value: two digits are more than the permutations give."""
-  return f'{value:.2g}'
 
 
 def between(low: float, high: float) -> str:
@@ -68,30 +59,32 @@ def of_images(null: Mapping[str, Any]) -> list[Verdict]:
       Verdict('images', verdict, f'{level}: {found}; {null["not_available"]}.')
     ]
   chance = null['permuted_mean']
-  found += f', {count(chance)} by chance'
+  found += f', {rounding.count(chance, chance)} by chance'
   if verdict == 'too few members':
     members = null['baseline_number_observ'], null['variant_number_observ']
     said = (
       f'{level}: {found}. {members[0]} dense and {members[1]} compressed '
       'members are too few to tell it from chance: no predictions give a p '
-      f'below {pvalue(smallest)}.'
+      f'below {rounding.p_value(smallest)}.'
     )
   elif verdict == 'not shown':
     said = (
       f'{level}: no difference from the dense networks is shown (p '
-      f'{pvalue(p)}); {found}.'
+      f'{rounding.p_value(p)}); {found}.'
     )
   else:
     beyond = pies - chance
     of_pies = null['pie_pvalue']
     said = (
-      f'{level}: it predicts otherwise than chance explains (p {pvalue(p)}); '
-      f'{found}'
+      f'{level}: it predicts otherwise than chance explains (p '
+      f'{rounding.p_value(p)}); {found}'
     )
     if of_pies <= tables.SIGNIFICANCE:
       said += f': about {beyond:.0f} images beyond chance.'
     else:
-      said += f', no more than chance often gives (p {pvalue(of_pies)}).'
+      said += (
+        f', no more than chance often gives (p {rounding.p_value(of_pies)}).'
+      )
   return [Verdict('images', verdict, said), _of_pies(level, null)]
 
 

@@ -46,7 +46,9 @@ class Level(NamedTuple):
 
   @property
   def words(self) -> str:
-    """As sentences name it: 'threshold 0.9', or 'int8', which prunes none."""
+    """As people read it: 'dense', 'threshold 0.9', or 'int8' without a zero."""
+    if self.is_dense:
+      return 'dense'
     if not self.fraction_pruned:
       return self.pruning_method
     return f'{self.pruning_method} {self.fraction_pruned:g}'
