@@ -259,9 +259,9 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
   """Classes that lost and gained, from `tables.CLASS_IMPACT_SUMMARY`."""
   columns = {
     'classes that lost more than the whole': ('lower_corrected', '.0f'),
-    'lost more, by chance, two dense halves': ('lower_corrected_null', '.2f'),
+    'lost more, by chance': ('lower_corrected_permuted', '.2f'),
     'classes that lost less than the whole': ('higher_corrected', '.0f'),
-    'lost less, by chance, two dense halves': ('higher_corrected_null', '.2f'),
+    'lost less, by chance': ('higher_corrected_permuted', '.2f'),
   }
   rows = []
   for measure, (column, form) in columns.items():
@@ -269,7 +269,7 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
     for level in summary.to_dict('records'):
       reason = '' if level['tested'] else 'no class could be tested'
       if not reason and np.isnan(level[column]):
-        reason = 'two halves of two members need 4 dense members'
+        reason = 'gen_tstatistic --num_permutations is 0'
       cells[populations.level_of(level)] = Cell(
         np.nan if reason else level[column], not_available=reason
       )

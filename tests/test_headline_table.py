@@ -119,8 +119,8 @@ def write_summary(folder, tested=5):
         'higher': 3,
         'lower_corrected': lower,
         'higher_corrected': 2,
-        'lower_corrected_null': 0.25,
-        'higher_corrected_null': 0.5,
+        'lower_corrected_permuted': 0.25,
+        'higher_corrected_permuted': 0.5,
         'expected_by_chance': 7.0,
       }
     )
@@ -219,12 +219,11 @@ def test_numbers_are_those_of_the_predictions(folder):
     assert found[('top-1 of pruned on all images', *level)] == pytest.approx(
       found[('top-1', *level)]
     )
-  # Corrected counts, and of each direction what dense halves gave.
+  # Corrected counts, and of each direction what permuted members gave.
   assert found[('classes that lost more than the whole', *LEVELS[2])] == 3
   assert found[('classes that lost less than the whole', *LEVELS[1])] == 2
-  of_halves = 'by chance, two dense halves'
-  assert found[(f'lost more, {of_halves}', *LEVELS[1])] == 0.25
-  assert found[(f'lost less, {of_halves}', *LEVELS[1])] == 0.5
+  assert found[('lost more, by chance', *LEVELS[1])] == 0.25
+  assert found[('lost less, by chance', *LEVELS[1])] == 0.5
 
 
 def test_null_and_intervals_are_those_of_the_aggregation(folder):
