@@ -151,22 +151,21 @@ def _sides(summary: pd.Series) -> tuple[str, str]:
 
 def _verdict(summary: pd.Series) -> str:
   """What was found, and what chance gives, in a line or two."""
-  sides = [side.partition(',')[0] for side in _sides(summary)]
-  text = (
-    f'of {summary["tested"]} classes {summary["lower_corrected"]} {sides[0]}, '
-    f'{summary["higher_corrected"]} {sides[1]}, after correction'
-  )
+  down, up = (side.partition(',')[0] for side in _sides(summary))
+  up = up.removesuffix(' than the whole')
   uncorrected = summary['lower'] + summary['higher']
-  if np.isnan(summary['significant_pvalue']):
-    return f'{text}; uncorrected {uncorrected}'
-  chance = (
-    summary['lower_corrected_permuted'],
-    summary['higher_corrected_permuted'],
-  )
-  text += (
-    f' (by chance {chance[0]:.2g} and {chance[1]:.2g})\nuncorrected '
-    f'{uncorrected}, by chance {_of_permutations(summary)}: p = '
-    f'{summary["significant_pvalue"]:.2g}'
+  chance = ['', '', '']
+  if not np.isnan(summary['significant_pvalue']):
+    chance = [
+      f' (by chance {summary["lower_corrected_permuted"]:.2g})',
+      f' (by chance {summary["higher_corrected_permuted"]:.2g})',
+      f' (by chance {_of_permutations(summary)}), p = '
+      f'{summary["significant_pvalue"]:.2g}',
+    ]
+  text = (
+    f'q {_AT_MOST}: {summary["lower_corrected"]} of {summary["tested"]} '
+    f'{down}{chance[0]}, {summary["higher_corrected"]} {up}{chance[1]}\n'
+    f'p {_AT_MOST}, uncorrected: {uncorrected}{chance[2]}'
   )
   if summary['significant_pvalue_smallest'] > tables.SIGNIFICANCE:
     text += ', and so few models can give no less than ' + (
@@ -180,7 +179,7 @@ def _of_permutations(summary: pd.Series) -> str:
   low, high = (
     round(summary[f'significant_permuted_{end}']) for end in ('low', 'high')
   )
-  return f'{summary["significant_permuted_mean"]:.2g} (95 %: {low} to {high})'
+  return f'{summary["significant_permuted_mean"]:.2g}, 95 %: {low} to {high}'
 
 
 def _lowest(summary: pd.Series) -> str:
@@ -258,7 +257,7 @@ def draw_level(rows: pd.DataFrame, summary: pd.Series) -> figure.Figure:
   fig.legend(
     handles=handles,
     loc='outside lower center',
-    ncols=2 if named else 4,
+    ncols=2,
     frameon=False,
     fontsize=8,
   )
@@ -302,7 +301,7 @@ def draw_counts(summary: pd.DataFrame) -> figure.Figure:
       )
     highest = max(highest, uncorrected.max())
     # One level alone is a point, to which neither axis nor band gives a width.
-    margin = 0.05 * (np.ptp(x) or 1)
+    margin = 0.1 * (np.ptp(x) or 1)
     edges = [x.min() - margin, *x, x.max() + margin]
     if rows['significant_permuted_mean'].notna().any():
       band = {
