@@ -7,18 +7,13 @@ A positive statistic says that the class lost more than the whole did.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from per_class_accuracy import member_recall
-from utils import tables
-
-# Recall is a ratio of counts and accuracy a mean of such: values that truly
-# differ do so by far more than this, and rounding by far less.
-_ROUNDING = 1e-12
+from per_class_accuracy import class_permutation, member_recall
+from utils import membership, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +21,7 @@ class Welch:
   """Welch's t-test of C classes; NaN where it has no answer.
 
   Attributes:
-    statistic: [C] t of dense minus pruned.
+    statistic: [C] t of dense minus compressed.
     error: [C] standard error of the difference of means; 0 where no model of
       either group differs from its group.
     freedom: [C] degrees of freedom.
@@ -72,7 +67,9 @@ def welch(baseline: np.ndarray, variant: np.ndarray) -> Welch:
     deviation = group - means[-1]
     variance = np.einsum('ij,ij->j', deviation, deviation) / (len(group) - 1)
     # Of rounding alone, which is no more than this squared, nothing is left.
-    variances.append(np.where(variance <= _ROUNDING**2, 0, variance))
+    variances.append(
+      np.where(variance <= class_permutation.ROUNDING**2, 0, variance)
+    )
   (n1, n2), (m1, m2), (v1, v2) = numbers, means, variances
   with np.errstate(invalid='ignore', divide='ignore'):
     error = np.sqrt(v1 / n1 + v2 / n2)
@@ -111,68 +108,93 @@ def normalise(
   return recall - (accuracy[:, None] if own else accuracy.mean())
 
 
-class HalfCounts(NamedTuple):
-  """Significant classes between random groups of models, [splits] each.
-
-  Attributes:
-    size: models on either side.
-    either: before correction, in either direction.
-    lower: after correction, those that the second group has lower.
-    higher: after correction, those that it has higher.
-  """
-
-  size: int
-  either: np.ndarray
-  lower: np.ndarray
-  higher: np.ndarray
-
-
-def count_in_halves(
-  first: np.ndarray,
-  second: np.ndarray | None,
-  size: int,
-  splits: int,
-  seed: int,
-  test: Callable[[np.ndarray, np.ndarray], Welch],
-) -> HalfCounts:
-  """Counts significant classes between random groups of models.
+def draw_permuted(
+  models: member_recall.Models,
+  baseline: np.ndarray,
+  variant: np.ndarray,
+  normalised: Callable[[np.ndarray], np.ndarray],
+  drawn: membership.Memberships | None,
+  recomputed: bool,
+) -> class_permutation.Permuted | None:
+  """Tests all classes whose recall is known of all models by permutation.
 
   Args:
-    first: positions of the dense models, in an order that does not depend on
-      the files'.
-    second: positions of the pruned models, or None to compare the dense
-      models with each other.
-    size: models on either side.
-    splits: number of random draws.
-    seed: of the draws.
-    test: compares the models at two lists of positions.
+    models: all of them.
+    baseline: positions of the dense models.
+    variant: positions of the compressed models.
+    normalised: gives the normalised recall of models of one level.
+    drawn: memberships of the dense, then the compressed models, or None.
+    recomputed: whether what is subtracted is the mean accuracy of a group, so
+      that it changes with the membership.
+
+  Returns:
+    None without memberships, without classes, or with fewer than two models
+    in a group; otherwise classes as in `models`, NaN where recall is missing.
   """
-  random = np.random.default_rng(seed)
-  either, lower, higher = np.zeros((3, splits), np.int64)
-  for i in range(splits):
-    drawn = random.permutation(first)
-    other = drawn[size:] if second is None else random.permutation(second)
-    compared = test(drawn[:size], other[:size])
-    # NaN is no discovery, nor is a t that would be none with any degrees of
-    # freedom, which saves most of the p-values.
-    extreme = np.abs(compared.statistic) >= special.ndtri(
-      1 - tables.SIGNIFICANCE / 2
-    )
-    pvalue = np.where(np.isnan(compared.statistic), np.nan, 1.0)
-    pvalue[extreme] = 2 * special.stdtr(
-      compared.freedom[extreme], -np.abs(compared.statistic[extreme])
-    )
-    either[i] = (pvalue <= tables.SIGNIFICANCE).sum()
-    if either[i]:
-      # Which are found depends on the p-values at or below the level only.
-      found = false_discovery(pvalue) <= tables.SIGNIFICANCE
-      lower[i] = (found & (compared.statistic > 0)).sum()
-      higher[i] = (found & (compared.statistic < 0)).sum()
-  return HalfCounts(size, either, lower, higher)
+  both = np.concatenate([baseline, variant])
+  recall = models.recall[both]
+  known = ~np.isnan(recall).any(axis=0)
+  if drawn is None or min(len(baseline), len(variant)) < 2 or not known.any():
+    return None
+  if recomputed:
+    spread = recall[:, known]
+    centre = spread - models.accuracy[both][:, None]
+  else:
+    centre = spread = np.concatenate(
+      [normalised(baseline), normalised(variant)]
+    )[:, known]
+  found = class_permutation.permute(centre, spread, drawn)
+  pvalue, max_t = np.full((2, len(known)), np.nan)
+  pvalue[known], max_t[known] = found.pvalue, found.max_t
+  return found._replace(pvalue=pvalue, max_t=max_t)
+
+
+def worst_interval(
+  recall: np.ndarray, support: np.ndarray
+) -> tuple[float, float]:
+  """A 95 % interval of the lowest of the true recalls of C classes.
+
+  The class that did worst was chosen for it, so its own interval is too low.
+  min_c (m_c - t s_c) to min_c (m_c + t' s_c), s_c being the standard error of
+  the mean m_c, covers min_c of the true means: its lower end is above that if
+  the lower end of the truly worst class is, in 2.5 % of the cases; its upper
+  end is below only if that of some class is below its own mean, which t', with
+  0.025 / C instead of 0.025 (Bonferroni), allows in 2.5 % at most. Where one
+  class is far below the others, or all are equal, about 97.5 % is covered.
+
+  Recall moves in steps of one image. Of many classes some give all of four
+  models the same recall by chance, and no error; so the standard deviation is
+  taken to be no less than that of rounding to a step, 1 / sqrt(12) of it.
+
+  Args:
+    recall: [models, C], NaN where it is not known; such classes are left out.
+    support: [C] images of the class, NaN where unknown: no least deviation.
+
+  Returns:
+    NaN with fewer than two models.
+  """
+  at = ~np.isnan(recall).any(axis=0)
+  known = recall[:, at]
+  number, classes = known.shape
+  if number < 2 or not classes:
+    return np.nan, np.nan
+  mean = known.mean(axis=0)
+  with np.errstate(divide='ignore'):
+    step = np.nan_to_num(1 / support[at])
+  deviation = np.maximum(known.std(axis=0, ddof=1), step / np.sqrt(12))
+  error = deviation / np.sqrt(number)
+  low, high = special.stdtrit(
+    number - 1, [tables.SIGNIFICANCE / 2, 1 - tables.SIGNIFICANCE / 2 / classes]
+  )
+  ends = (mean + low * error).min(), (mean + high * error).min()
+  return max(float(ends[0]), 0.0), min(float(ends[1]), 1.0)
 
 
 def _reasons(
-  baseline: np.ndarray, variant: np.ndarray, constant: np.ndarray
+  baseline: np.ndarray,
+  variant: np.ndarray,
+  constant: np.ndarray,
+  has_permuted: bool,
 ) -> np.ndarray:
   missing = np.isnan(np.concatenate([baseline, variant]))
   return np.select(
@@ -186,39 +208,36 @@ def _reasons(
       'no image of the class',
       'fewer than two models in a group',
       'recall is missing for some models',
-      'no variance in either group',
+      'no variance in either group'
+      + (': p of the permutation' if has_permuted else ''),
     ],
     '',
   )
 
 
-def halves_row(
-  null: HalfCounts | None, halves: HalfCounts | None
+def permuted_row(
+  permuted: class_permutation.Permuted | None, smallest: float
 ) -> dict[str, float]:
-  """What chance gives, and what a level gives, between random halves.
+  """What chance gives: cells of `tables.CLASS_IMPACT_SUMMARY`.
 
   Args:
-    null: of dense halves, or None where there are too few models.
-    halves: of dense halves and as many models of the level, likewise.
-
-  Returns:
-    Cells of `tables.CLASS_IMPACT_SUMMARY`.
+    permuted: all classes at all memberships, or None where there is no test.
+    smallest: the smallest p that so many models and memberships can give.
   """
-  if null is None or halves is None:
+  if permuted is None:
     return {}
-  row: dict[str, float] = {
-    'half_models': null.size,
-    'lower_corrected_null': null.lower.mean(),
-    'higher_corrected_null': null.higher.mean(),
+  others = permuted.significant[1:]
+  low, high = np.percentile(others, [2.5, 97.5])
+  return {
+    'permutations': len(others),
+    'significant_permuted_mean': others.mean(),
+    'significant_permuted_low': low,
+    'significant_permuted_high': high,
+    'significant_pvalue': permuted.number_pvalue,
+    'significant_pvalue_smallest': smallest,
+    'lower_corrected_permuted': permuted.lower[1:].mean(),
+    'higher_corrected_permuted': permuted.higher[1:].mean(),
   }
-  for name, counts in (('null', null.either), ('half', halves.either)):
-    low, high = np.percentile(counts, [2.5, 97.5])
-    row |= {
-      f'{name}_mean': counts.mean(),
-      f'{name}_low': low,
-      f'{name}_high': high,
-    }
-  return row
 
 
 def compare_level(
@@ -226,14 +245,19 @@ def compare_level(
   baseline: np.ndarray,
   variant: np.ndarray,
   normalised: Callable[[np.ndarray], np.ndarray],
+  permuted: class_permutation.Permuted | None = None,
 ) -> pd.DataFrame:
   """Tests every class at one level.
+
+  A class that no model of either group differs in from its group has no
+  standard error, and no statistic: its p is that of the permutation.
 
   Args:
     models: all of them.
     baseline: positions of the dense models.
-    variant: positions of the pruned models.
+    variant: positions of the compressed models.
     normalised: gives the normalised recall of models of one level.
+    permuted: the classes at permuted memberships, if there are any.
 
   Returns:
     [C] rows of `tables.T_STATISTIC` without the level's columns.
@@ -253,13 +277,18 @@ def compare_level(
       test.error == 0, np.nan, normalised_change / test.deviation
     )
   answered = ~np.isnan(test.statistic)
+  by_permutation = max_t = np.full(len(answered), np.nan)
+  if permuted is not None:
+    by_permutation, max_t = permuted.pvalue, permuted.max_t
+  constant = test.error == 0
+  pvalue = np.where(constant, by_permutation, test.pvalue)
   raw_half_width = np.where(raw.error == 0, 0, raw.half_width)
   return pd.DataFrame(
     {
       'class': models.class_name,
       'baseline_mean_recall': member_recall.mean_of_known(before),
       'variant_mean_recall': member_recall.mean_of_known(after),
-      'pvalue_recall_norm': test.pvalue,
+      'pvalue_recall_norm': pvalue,
       'statistic_recall_norm': test.statistic,
       'class_id': models.class_id,
       'support': models.support,
@@ -270,13 +299,18 @@ def compare_level(
       'normalised_recall_change_low': normalised_change - test.half_width,
       'normalised_recall_change_high': normalised_change + test.half_width,
       'effect_size': effect_size,
-      'qvalue_recall_norm': false_discovery(test.pvalue),
+      'qvalue_recall_norm': false_discovery(pvalue),
+      'pvalue_permutation': by_permutation,
+      'pvalue_max_t': max_t,
       'direction': np.select(
-        [normalised_change < -_ROUNDING, normalised_change > _ROUNDING],
+        [
+          normalised_change < -class_permutation.ROUNDING,
+          normalised_change > class_permutation.ROUNDING,
+        ],
         ['lower', 'higher'],
         '',
       ),
-      'reason': _reasons(before, after, test.error == 0),
+      'reason': _reasons(before, after, constant, permuted is not None),
     }
   )
 

@@ -1,4 +1,4 @@
-r"""Draws which classes pruning costs more, and which less, than the whole.
+r"""Draws which classes compression costs more, and which less, than the whole.
 
 Reads what gen_tstatistic has written below --results_directory and writes
 beside it, as PNG and SVG,
@@ -6,14 +6,16 @@ beside it, as PNG and SVG,
       change of recall (bar) and the same minus the change of the accuracy of
       the whole (points with 95 % intervals, or a line for many classes), in
       rising order; coloured where the difference is significant. Of more than
-      40 classes the outermost are named beside it.
+      40 classes the outermost are named beside it. The figure names its level.
   class_impact_significant_classes           the number of significant classes
-      against sparsity, with what random halves of the dense models give.
+      against the fraction pruned, with what permuted membership of the models
+      gives by chance.
 
   python -m per_class_accuracy.plot_class_impact --study=runs/digits
 
-Expect a second or two for each level. Figures are drawn anew at every run;
-equal tables give equal files.
+Expect a second or two for each level. Figures are drawn anew at every run, and
+those of levels that the tables no longer hold are removed; equal tables give
+equal files.
 """
 
 import io
@@ -51,6 +53,7 @@ _STYLE: dict = {
 # More classes than this are ranked, not named, and the outermost named apart.
 _MOST_NAMED = 40
 _OUTERMOST = 12
+_AT_MOST = f'\N{LESS-THAN OR EQUAL TO} {tables.SIGNIFICANCE:g}'
 
 
 def define_flags() -> None:
@@ -108,7 +111,7 @@ def _draw_named(ax: axes.Axes, rows: pd.DataFrame) -> None:
   ax.set_ylim(-0.6, len(rows) - 0.4)
   ax.axvline(0, color='black', linewidth=0.8)
   ax.grid(axis='x')
-  ax.set_xlabel('change of recall, pruned minus dense')
+  ax.set_xlabel('change of recall, compressed minus dense')
 
 
 def _draw_ranked(ax: axes.Axes, rows: pd.DataFrame) -> None:
@@ -125,17 +128,70 @@ def _draw_ranked(ax: axes.Axes, rows: pd.DataFrame) -> None:
   ax.grid(axis='y')
   ax.set_xlim(0, len(rows) + 1)
   ax.set_xlabel('classes, by rising normalised change')
-  ax.set_ylabel('change of recall, pruned minus dense')
+  ax.set_ylabel('change of recall, compressed minus dense')
 
 
-def _by_chance(summary: pd.Series) -> str:
-  """What dense halves gave of either direction."""
-  lower, higher = (
-    summary[f'{side}_corrected_null'] for side in ('lower', 'higher')
+def _level_name(summary: pd.Series) -> str:
+  """A level in words, as 'threshold, 0.9 pruned' or 'int8'."""
+  method = summary['pruning_method'] or 'compressed'
+  fraction = summary['pruning_fraction']
+  return f'{method}, {fraction:g} pruned' if fraction else method
+
+
+def _sides(summary: pd.Series) -> tuple[str, str]:
+  """What a class did that moved down, and up, against the whole.
+
+  Classes move with the whole: one that moved up against it may have lost, only
+  less, and is not said to have gained.
+  """
+  if summary['variant_accuracy'] > summary['baseline_accuracy']:
+    return 'gained less than the whole, or lost', 'gained more than the whole'
+  return 'lost more than the whole', 'lost less than the whole, or nothing'
+
+
+def _verdict(summary: pd.Series) -> str:
+  """What was found, and what chance gives, in a line or two."""
+  down, up = (side.partition(',')[0] for side in _sides(summary))
+  up = up.removesuffix(' than the whole')
+  uncorrected = summary['lower'] + summary['higher']
+  chance = ['', '', '']
+  if not np.isnan(summary['significant_pvalue']):
+    chance = [
+      f' (by chance {summary["lower_corrected_permuted"]:.2g})',
+      f' (by chance {summary["higher_corrected_permuted"]:.2g})',
+      f' (by chance {_of_permutations(summary)}), p = '
+      f'{summary["significant_pvalue"]:.2g}',
+    ]
+  text = (
+    f'q {_AT_MOST}: {summary["lower_corrected"]} of {summary["tested"]} '
+    f'{down}{chance[0]}, {summary["higher_corrected"]} {up}{chance[1]}\n'
+    f'p {_AT_MOST}, uncorrected: {uncorrected}{chance[2]}'
   )
-  if np.isnan(lower):
-    return 'are too small to compare'
-  return f'give {lower:.2g} and {higher:.2g}'
+  if summary['significant_pvalue_smallest'] > tables.SIGNIFICANCE:
+    text += ', and so few models can give no less than ' + (
+      f'{summary["significant_pvalue_smallest"]:.2g}'
+    )
+  return text
+
+
+def _of_permutations(summary: pd.Series) -> str:
+  """What chance gives, uncorrected; 95 % of the permutations lie within."""
+  low, high = (
+    round(summary[f'significant_permuted_{end}']) for end in ('low', 'high')
+  )
+  return f'{summary["significant_permuted_mean"]:.2g}, 95 %: {low} to {high}'
+
+
+def _lowest(summary: pd.Series) -> str:
+  """The class of the lowest recall, and how low the lowest is."""
+  if np.isnan(summary['worst_recall_low']):
+    return ''
+  low, high = (summary[f'worst_recall_{end}'] for end in ('low', 'high'))
+  return (
+    f'\nlowest recall {summary["worst_recall"]:.2f} '
+    f'({_label(summary["worst_class"])}); the truly lowest in [{low:.2f}, '
+    f'{high:.2f}] (95 %)'
+  )
 
 
 def draw_level(rows: pd.DataFrame, summary: pd.Series) -> figure.Figure:
@@ -166,29 +222,26 @@ def draw_level(rows: pd.DataFrame, summary: pd.Series) -> figure.Figure:
     right.set_xlabel('change of recall')
   note = ''
   if len(drawn) < len(rows):
-    note = f'; {len(rows) - len(drawn)} without recall left out'
+    note = f'\n{len(rows) - len(drawn)} without recall left out'
   fig.suptitle(
-    f'{summary["pruning_method"] or "pruned"}, fraction pruned '
-    f'{summary["pruning_fraction"]:g}: {summary["variant_models"]} models '
-    f'against {summary["baseline_models"]} dense\n'
-    f'accuracy {summary["baseline_accuracy"]:.4f} to '
-    f'{summary["variant_accuracy"]:.4f}; of {summary["tested"]} classes '
-    f'tested {summary["lower_corrected"]} lost more than the whole and '
-    f'{summary["higher_corrected"]} less\n(after correction; two dense halves '
-    f'{_by_chance(summary)}; uncorrected {summary["lower"]} and '
-    f'{summary["higher"]}){note}',
+    f'{_level_name(summary)}: {summary["variant_models"]} models against '
+    f'{summary["baseline_models"]} dense; accuracy '
+    f'{summary["baseline_accuracy"]:.4f} to {summary["variant_accuracy"]:.4f}\n'
+    f'{_verdict(summary)}{_lowest(summary)}{note}',
     fontsize=10,
     parse_math=False,
   )
-  level = f'q \N{LESS-THAN OR EQUAL TO} {tables.SIGNIFICANCE:g}'
+  level = f'q {_AT_MOST}'
   handles = [
-    patches.Patch(
-      color=_COLOURS['lower'], label=f'lost more than the whole, {level}'
+    *(
+      patches.Patch(color=_COLOURS[side], label=f'{meaning}: {level}')
+      for side, meaning in zip(
+        ('lower', 'higher'), _sides(summary), strict=True
+      )
     ),
     patches.Patch(
-      color=_COLOURS['higher'], label=f'lost less, or gained, {level}'
+      color=_COLOURS[''], label='no difference shown (bars: change of recall)'
     ),
-    patches.Patch(color=_COLOURS[''], label='not significant'),
     lines.Line2D(
       [],
       [],
@@ -204,7 +257,7 @@ def draw_level(rows: pd.DataFrame, summary: pd.Series) -> figure.Figure:
   fig.legend(
     handles=handles,
     loc='outside lower center',
-    ncols=2 if named else 4,
+    ncols=2,
     frameon=False,
     fontsize=8,
   )
@@ -212,29 +265,30 @@ def draw_level(rows: pd.DataFrame, summary: pd.Series) -> figure.Figure:
 
 
 def draw_counts(summary: pd.DataFrame) -> figure.Figure:
-  """Draws the number of significant classes against sparsity.
+  """Draws the number of significant classes against the fraction pruned.
 
   Args:
     summary: rows of `tables.CLASS_IMPACT_SUMMARY`; a panel for each method.
   """
   methods = list(dict.fromkeys(summary['pruning_method']))
-  fig = figure.Figure((5.5 * len(methods), 4.2), layout='constrained')
+  fig = figure.Figure((5.5 * len(methods), 4.4), layout='constrained')
   panels = fig.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+  highest = 1.0
   for ax, method in zip(panels, methods, strict=True):
     rows = summary[summary['pruning_method'] == method]
-    x = rows['pruning_fraction']
-    models = (
-      f'{_range(rows["baseline_models"])} against '
-      f'{_range(rows["variant_models"])} models'
+    x = rows['pruning_fraction'].to_numpy()
+    uncorrected = rows['lower'] + rows['higher']
+    # What is at the edge, as a count of 0, is not cut in half.
+    ax.plot(
+      x,
+      uncorrected,
+      color='black',
+      marker='o',
+      markersize=4,
+      clip_on=False,
+      label=f'lower or higher, p {_AT_MOST} (as the paper counts)',
     )
     for side, marker in (('lower', 'v'), ('higher', '^')):
-      ax.plot(
-        x,
-        rows[side],
-        color=_COLOURS[side],
-        marker=marker,
-        label=f'{side}, {models}',
-      )
       ax.plot(
         x,
         rows[f'{side}_corrected'],
@@ -242,48 +296,67 @@ def draw_counts(summary: pd.DataFrame) -> figure.Figure:
         marker=marker,
         markerfacecolor='white',
         linestyle=(0, (4, 2)),
-        label=f'{side}, after correction',
+        clip_on=False,
+        label=f'{side}, q {_AT_MOST}',
       )
-    if rows['null_mean'].notna().any():
-      half = _range(rows['half_models'].dropna())
-      ax.errorbar(
-        x,
-        rows['half_mean'],
-        [
-          (rows['half_mean'] - rows['half_low']).clip(lower=0),
-          (rows['half_high'] - rows['half_mean']).clip(lower=0),
-        ],
-        color='black',
-        marker='o',
-        markersize=4,
-        linewidth=1,
-        capsize=3,
-        label=f'lower or higher, {half} against {half}',
-      )
-      # One level alone is a point, to which a band gives no width.
-      margin = 0.02 if len(rows) == 1 else 0
+    highest = max(highest, uncorrected.max())
+    # One level alone is a point, to which neither axis nor band gives a width.
+    margin = 0.1 * (np.ptp(x) or 1)
+    edges = [x.min() - margin, *x, x.max() + margin]
+    if rows['significant_permuted_mean'].notna().any():
+      band = {
+        name: [values.iloc[0], *values, values.iloc[-1]]
+        for name in ('low', 'mean', 'high')
+        for values in [rows[f'significant_permuted_{name}']]
+      }
+      highest = max(highest, np.nanmax(band['high']))
       ax.fill_between(
-        [x.min() - margin, *x, x.max() + margin],
-        *(
-          [rows[name].iloc[0], *rows[name], rows[name].iloc[-1]]
-          for name in ('null_low', 'null_high')
-        ),
+        edges,
+        band['low'],
+        band['high'],
         color='#999999',
         alpha=0.45,
         linewidth=0,
-        label=f'dense alone, {half} against {half}',
+        label='lower or higher by chance: 95 % of permuted memberships',
       )
-    ax.set_title(method or 'pruned', fontsize=10, parse_math=False)
+      ax.plot(
+        edges, band['mean'], color='#666666', linewidth=1, label='their mean'
+      )
+    for at, count, pvalue in zip(
+      x, uncorrected, rows['significant_pvalue'], strict=True
+    ):
+      if not np.isnan(pvalue):
+        ax.annotate(
+          f'p = {pvalue:.2g}',
+          (at, count),
+          (0, 5),
+          textcoords='offset points',
+          ha='center',
+          fontsize=8,
+        )
+    ax.set_title(
+      f'{method or "compressed"}: {_range(rows["variant_models"])} models '
+      f'against {_range(rows["baseline_models"])} dense',
+      fontsize=10,
+      parse_math=False,
+    )
     ax.set_xlabel('fraction pruned')
-    ax.set_ylim(bottom=0)
+    ax.set_xlim(edges[0], edges[-1])
     ax.set_xticks(sorted(set(x)))
     ax.xaxis.set_major_formatter('{x:g}')
-    ax.yaxis.get_major_locator().set_params(integer=True)
     ax.grid()
-    ax.legend(frameon=False, fontsize=8)
+  for ax in panels:
+    ax.set_ylim(0, 1.12 * highest)
+    ax.yaxis.get_major_locator().set_params(integer=True)
+  fig.legend(
+    *panels[0].get_legend_handles_labels(),
+    loc='outside lower center',
+    ncols=1 if len(methods) == 1 else 2,
+    frameon=False,
+    fontsize=8,
+  )
   panels[0].set_ylabel(
-    f'significant classes of {_range(summary["tested"])}, '
-    f'p \N{LESS-THAN OR EQUAL TO} {tables.SIGNIFICANCE:g}'
+    f'classes that moved against the whole, of {_range(summary["tested"])}'
   )
   return fig
 
@@ -304,6 +377,21 @@ def _save(fig: figure.Figure, path_of) -> list[str]:
     written.append(path_of(suffix))
     storage.write_complete(written[-1], data.getvalue())
   return written
+
+
+def _remove_stale(
+  results_directory: str, dataset_name: str, mode: str, written: Sequence[str]
+) -> None:
+  """Removes figures of levels that the tables no longer hold."""
+  kept = {storage.name(path) for path in written}
+  for suffix in ('png', 'svg'):
+    pattern = paths.class_impact_figure(
+      results_directory, dataset_name, mode, '*', suffix
+    )
+    for path in storage.match(pattern):
+      if storage.name(path) not in kept:
+        logging.info('%s is of a level that is gone: removed', path)
+        epath.Path(path).unlink()
 
 
 def run(
@@ -347,6 +435,7 @@ def run(
         results_directory, dataset_name, mode, 'significant_classes', suffix
       ),
     )
+  _remove_stale(results_directory, dataset_name, mode, written)
   logging.info('%d figures: %s and the like', len(written), written[0])
   provenance.write(
     str(epath.Path(inputs[0]).parent),

@@ -37,6 +37,7 @@ _SCORED = (
   'chance PIEs',
   'PIEs chosen by other members',
 )
+_FEW = f'so few members cannot give a p of {tables.SIGNIFICANCE:g} or less'
 NO_PIES = 'the baseline is what the others are held against'
 
 
@@ -187,7 +188,7 @@ def _pie_cells(level: dict, images: pd.DataFrame) -> dict[str, Cell]:
   reason = level['not_available']
   few = ''
   if level['smallest_pvalue'] > tables.SIGNIFICANCE:
-    few = f'so few members cannot give a p of {tables.SIGNIFICANCE:g} or less'
+    few = _FEW
 
   def or_why(value: float, low: float = np.nan, high: float = np.nan) -> Cell:
     return Cell(value, low, high, reason if np.isnan(value) else '')
@@ -229,12 +230,14 @@ def _pie_cells(level: dict, images: pd.DataFrame) -> dict[str, Cell]:
 
 
 def class_rows(summary: pd.DataFrame) -> list[Row]:
-  """Classes that lost and gained, from `tables.CLASS_IMPACT_SUMMARY`."""
+  """Classes that lost more and less, from `tables.CLASS_IMPACT_SUMMARY`."""
   columns = {
     'classes that lost more than the whole': 'lower_corrected',
-    'lost more, by chance, two dense halves': 'lower_corrected_null',
+    'lost more, by chance': 'lower_corrected_permuted',
     'classes that lost less than the whole': 'higher_corrected',
-    'lost less, by chance, two dense halves': 'higher_corrected_null',
+    'lost less, by chance': 'higher_corrected_permuted',
+    'p of so many classes, by chance': 'significant_pvalue',
+    'lowest recall of a class': 'worst_recall',
   }
   rows = []
   for measure, column in columns.items():
@@ -242,16 +245,18 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
     for level in summary.to_dict('records'):
       reason = '' if level['tested'] else 'no class could be tested'
       if not reason and np.isnan(level[column]):
-        reason = 'two halves of two members need 4 dense members'
-      cells[populations.level_of(level)] = Cell(
-        np.nan if reason else level[column], not_available=reason
-      )
-    rows.append(
-      Row(
-        measure,
-        {populations.DENSE: Cell(not_available=NO_PIES), **cells},
-      )
-    )
+        reason = 'gen_tstatistic --num_permutations is 0'
+      few = level['significant_pvalue_smallest'] > tables.SIGNIFICANCE
+      if not reason and few and column == 'significant_pvalue':
+        reason = _FEW
+      cell = Cell(np.nan if reason else level[column], not_available=reason)
+      if column == 'worst_recall' and not reason:
+        cell = cell._replace(
+          low=level['worst_recall_low'], high=level['worst_recall_high']
+        )
+      cells[populations.level_of(level)] = cell
+    dense = Cell(not_available=NO_PIES)
+    rows.append(Row(measure, {populations.DENSE: dense, **cells}))
   return rows
 
 

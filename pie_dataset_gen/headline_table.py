@@ -6,8 +6,9 @@ Reads in --results_directory what the other scripts wrote there:
                   top-5
   modal labels    of pie_dataset_gen.aggregate_predictions, with the PIE null:
                   PIEs, their number by chance, accuracy with and without them
-  class impact    of per_class_accuracy.gen_tstatistic: classes that lost more
-                  and less than the whole
+  class tests     of per_class_accuracy.gen_tstatistic: classes that lost more
+                  and less than the whole; and of groups, if its --output_file
+                  was <results_directory>/groups
 
 and in --robustness_directory the summary of robustness_tests.summarize:
 corrupted images. Writes <results_directory>/headline_table.csv, one row for
@@ -163,7 +164,7 @@ class _Parts(NamedTuple):
     members: as `headline_rows.read_members` gives them.
     labels: rows of `tables.MODAL_LABELS`.
     null: rows of `tables.PIE_NULL`.
-    impact: rows of `tables.CLASS_IMPACT_SUMMARY`.
+    impacts: what gen_tstatistic wrote of classes, and of groups.
     metrics: folder of the class metrics.
     inputs: files that were read.
   """
@@ -171,14 +172,14 @@ class _Parts(NamedTuple):
   members: pd.DataFrame | None
   labels: pd.DataFrame | None
   null: pd.DataFrame | None
-  impact: pd.DataFrame | None
+  impacts: list[verdicts.Impact]
   metrics: str
   inputs: list[str]
 
 
 def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
   """Reads what there is; refuses what different networks made."""
-  members = labels = null = impact = None
+  members = labels = null = None
   place = results_directory, dataset_name, mode
   metrics = paths.class_metrics_folder(*place)
   inputs = _files(tables.CLASS_METRICS, metrics)
@@ -191,13 +192,21 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
     labels = csvs.read_all(tables.MODAL_LABELS, files, _LABEL_COLUMNS)
     null = csvs.read(tables.PIE_NULL, path)
     inputs = [*inputs, path, *files]
-  path = paths.class_impact_summary(*place)
-  if storage.exists(path):
-    impact = csvs.read(tables.CLASS_IMPACT_SUMMARY, path)
-    inputs = [*inputs, path]
+  impacts = []
+  for about, folder in (
+    ('classes', results_directory),
+    ('groups', paths.group_tests(results_directory)),
+  ):
+    of = folder, dataset_name, mode
+    found = paths.class_impact_summary(*of), paths.t_statistic(*of)
+    if all(map(storage.exists, found)):
+      summary = csvs.read(tables.CLASS_IMPACT_SUMMARY, found[0])
+      tests = csvs.read(tables.T_STATISTIC, found[1])
+      impacts.append(verdicts.Impact(about, summary, tests))
+      inputs = [*inputs, *found]
   if members is not None and labels is not None:
     same_networks.check_labels(members, labels, metrics, labels_folder)
-  return _Parts(members, labels, null, impact, metrics, inputs)
+  return _Parts(members, labels, null, impacts, metrics, inputs)
 
 
 def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
@@ -211,8 +220,9 @@ def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
     rows += headline_rows.pie_rows(parts.null, parts.labels)
   else:
     rows += headline_rows.absent('PIEs', tables.PIE_NULL)
-  if parts.impact is not None:
-    rows += headline_rows.class_rows(parts.impact)
+  classes = [of.summary for of in parts.impacts if of.about == 'classes']
+  if classes:
+    rows += headline_rows.class_rows(classes[0])
   else:
     rows += headline_rows.absent(
       'classes that lost more than the whole', tables.CLASS_IMPACT_SUMMARY
@@ -265,7 +275,7 @@ def run(
     )
   levels = populations.sort_levels(level for row in rows for level in row.cells)
   write_rows(rows, levels, paths.headline_table(results_directory))
-  said = verdicts.of_levels(parts.null, parts.impact)
+  said = verdicts.of_levels(parts.null, parts.impacts)
   csvs.write(
     tables.VERDICTS,
     said,

@@ -6,7 +6,7 @@ for any p-value as small, or it was *not tested*. That no difference is shown
 does not say that there is none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,9 @@ import pandas as pd
 
 from pie_dataset_gen import rounding
 from utils import populations, tables
+
+# Classes, or groups, that a sentence names.
+_NAMED = 3
 
 
 class Verdict(NamedTuple):
@@ -118,22 +121,95 @@ def _of_pies(level: str, null: Mapping[str, Any]) -> Verdict:
   return Verdict('PIEs', verdict, '; '.join(said) + '.')
 
 
+class Impact(NamedTuple):
+  """What gen_tstatistic wrote of classes, or of groups.
+
+  Attributes:
+    about: 'classes' or 'groups'.
+    summary: rows of `tables.CLASS_IMPACT_SUMMARY`.
+    tests: rows of `tables.T_STATISTIC`.
+  """
+
+  about: str
+  summary: pd.DataFrame
+  tests: pd.DataFrame
+
+
+def of_impact(
+  about: str, row: Mapping[str, Any], tests: pd.DataFrame
+) -> Verdict:
+  """What is said of the classes, or groups, of a level.
+
+  Args:
+    about: 'classes' or 'groups'.
+    row: of `tables.CLASS_IMPACT_SUMMARY`.
+    tests: rows of `tables.T_STATISTIC` of this level.
+  """
+  level = populations.level_of(row)
+  p, smallest = row['significant_pvalue'], row['significant_pvalue_smallest']
+  verdict = decide(p, smallest)
+  corrected = tests[
+    tests['qvalue_recall_norm'] <= tables.SIGNIFICANCE
+  ].sort_values('normalised_recall_change', key=abs, ascending=False)
+  lower, higher = (
+    corrected.loc[corrected['direction'] == side, 'class']
+    for side in ('lower', 'higher')
+  )
+  named = [
+    f'{len(found)} of {row["tested"]} lost {how} than the whole{_names(found)}'
+    for found, how in ((lower, 'more'), (higher, 'less'))
+    if len(found)
+  ]
+  alone = ', '.join(named)
+  if verdict == 'differs':
+    said = (
+      f'{about} moved otherwise than the whole, more than chance explains (p '
+      f'{rounding.p_value(p)}); '
+      + (f'after correction {alone}' if named else 'which, cannot be told')
+    )
+  elif verdict == 'not shown':
+    said = (
+      f'that {about} moved otherwise than the whole is not shown (p '
+      f'{rounding.p_value(p)})'
+    ) + (f'; taken one by one, after correction {alone}' if named else '')
+  elif verdict == 'too few members':
+    said = (
+      f'whether {about} moved otherwise than the whole, so few members cannot '
+      f'say: no p is below {rounding.p_value(smallest)}'
+    )
+  else:
+    said = f'{about} were not tested together'
+  return Verdict(about, verdict, f'{level.words}: {said}.')
+
+
+def _names(found: pd.Series) -> str:
+  """The first names in brackets, and that there are more."""
+  more = ', ...' if len(found) > _NAMED else ''
+  return f' ({", ".join(map(str, found[:_NAMED]))}{more})'
+
+
 def of_levels(
-  null: pd.DataFrame | None, impact: pd.DataFrame | None
+  null: pd.DataFrame | None, impacts: Sequence[Impact]
 ) -> pd.DataFrame:
   """What is said of all levels.
 
   Args:
     null: rows of `tables.PIE_NULL`, or None.
-    impact: rows of `tables.CLASS_IMPACT_SUMMARY`, or None.
+    impacts: of classes, of groups.
 
   Returns:
     Rows of `tables.VERDICTS`.
   """
   said: dict[populations.Level, list[Verdict]] = {}
-  for frame, of in ((null, of_images),):
-    for row in [] if frame is None else frame.to_dict('records'):
-      said.setdefault(populations.level_of(row), []).extend(of(row))
+  if null is not None:
+    for row in null.to_dict('records'):
+      said.setdefault(populations.level_of(row), []).extend(of_images(row))
+  for about, summary, tests in impacts:
+    of_level = populations.by_level(tests)
+    for row in summary.to_dict('records'):
+      level = populations.level_of(row)
+      verdict = of_impact(about, row, of_level.get(level, tests[:0]))
+      said.setdefault(level, []).append(verdict)
   return pd.DataFrame(
     [
       {

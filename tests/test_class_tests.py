@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from per_class_accuracy import class_tests
+from tests.benchmarks import class_verdicts
 
 
 @pytest.mark.parametrize('models', [3, 30])
@@ -73,23 +75,47 @@ def test_the_papers_normalisation_is_not():
   assert min(easy, untouched) > 0.3
 
 
-def test_corrected_counts_of_halves_are_those_of_the_q_values():
-  """A second implementation, over all p-values."""
-  random = np.random.default_rng(1)
-  values = random.normal(0, 1, (16, 30))
-  values[8:, :4] -= 4
+@pytest.mark.parametrize('number', [4, 6, 10, 30])
+def test_the_lowest_recall_is_covered(number):
+  """500 populations each: 3 standard errors of 0.007 at 0.975."""
+  for gap in (0.0, 0.02, 0.06):
+    found = class_verdicts.lowest_covered(number, 500, gap)
+    assert found['covered'] > 0.954, gap
+    assert found[class_verdicts.WIDTH] < 1.8, gap
 
-  def test(first, second):
-    return class_tests.welch(values[first], values[second])
 
-  first, second = np.arange(8), np.arange(8, 16)
-  counts = class_tests.count_in_halves(first, second, 4, 20, 5, test)
-  again = np.random.default_rng(5)
-  for i in range(20):
-    drawn, other = again.permutation(first), again.permutation(second)
-    compared = test(drawn[:4], other[:4])
-    found = class_tests.false_discovery(compared.pvalue) <= 0.05
-    assert counts.either[i] == (compared.pvalue <= 0.05).sum()
-    assert counts.lower[i] == (found & (compared.statistic > 0)).sum()
-    assert counts.higher[i] == (found & (compared.statistic < 0)).sum()
-  assert counts.lower.sum() > 20 > counts.higher.sum()
+def test_the_interval_of_one_class_is_students():
+  recall = np.random.default_rng(2).normal(0.6, 0.1, (7, 1))
+  found = class_tests.worst_interval(recall, np.array([np.nan]))
+  wanted = stats.ttest_1samp(recall[:, 0], 0).confidence_interval(0.95)
+  assert found == pytest.approx(wanted)
+
+
+def test_equal_recalls_are_not_taken_for_certain():
+  recall = np.full((4, 3), 0.5)
+  low, high = class_tests.worst_interval(recall, np.full(3, 20.0))
+  assert low < 0.49
+  assert high > 0.51
+  assert np.isnan(class_tests.worst_interval(recall[:1], np.ones(3))).all()
+
+
+@pytest.mark.parametrize('number', [4, 6, 10])
+def test_verdicts_are_false_at_the_rate_they_claim(number):
+  """400 pairs of dense populations, so within 3 standard errors of 0.011.
+
+  Four a side have 70 memberships, and reach 0.05 at 2 / 70 only.
+  """
+  rates = class_verdicts.rates(number, 400)
+  for name in ('any class, q-values', 'any class, max-T', 'number of classes'):
+    assert (0 if number == 4 else 0.017) <= rates[name] < 0.083, name
+  for name in ('a class, Welch', 'a class, permutation'):
+    assert 0.02 < rates[name] < 0.06, name
+  for name in ('change of recall', 'normalised change'):
+    assert 0.94 < rates[f'covered: {name}'] < 0.98, name
+  assert rates['covered: lowest recall'] > 0.94
+
+
+def test_classes_that_lose_are_found():
+  rates = class_verdicts.rates(10, 100, shift=(1.0, 0.8, 0.6))
+  assert rates['any class, max-T'] > 0.7
+  assert rates['number of classes'] > 0.7

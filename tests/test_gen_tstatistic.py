@@ -1,5 +1,7 @@
 """The t-tests of classes: scipy's numbers, the original's, and calibration."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,9 +181,12 @@ def test_a_positive_statistic_is_a_class_that_lost_more(tmp_path):
   assert set(tested.loc[~odd, 'direction']) == {'higher'}
   assert list(summary['lower']) == list(summary['higher']) == [5, 5]
   assert list(summary['lower_corrected']) == [5, 5]
-  # Half against half finds them too, dense against dense does not.
-  assert (summary['half_mean'] > 5).all()
-  assert (summary['null_mean'] < 2).all()
+  # With membership permuted next to nothing is found.
+  assert (summary['significant_permuted_mean'] < 2).all()
+  assert (summary['lower_corrected_permuted'] < 0.5).all()
+  assert (summary['significant_pvalue'] == 0.001).all()
+  assert (tested['pvalue_max_t'] >= tested['pvalue_permutation']).all()
+  assert (tested['pvalue_max_t'] < 0.05).sum() > 10
 
 
 def test_the_order_of_files_changes_no_byte(tmp_path):
@@ -236,48 +241,150 @@ def test_degenerate_classes_stay_and_say_why(tmp_path):
   for fraction in (0.5, 0.9):
     assert reasons[0, fraction] == 'no image of the class'
     for constant in (1, 2):
-      assert reasons[constant, fraction] == 'no variance in either group'
+      assert reasons[constant, fraction] == (
+        'no variance in either group: p of the permutation'
+      )
     assert reasons[3, fraction] == reasons[5, fraction] == ''
   assert reasons[4, 0.5] == 'recall is missing for some models'
   assert reasons[4, 0.9] == ''
-  empty = tested['reason'] != ''
-  for column in (
-    'statistic_recall_norm',
-    'pvalue_recall_norm',
-    'qvalue_recall_norm',
+  without = tested['reason'] != ''
+  # Classes that moved and have no variance have a p all the same.
+  unanswered = without & ~tested['reason'].str.startswith('no variance')
+  for empty, columns in (
+    (without, ['statistic_recall_norm', 'effect_size']),
+    (
+      unanswered,
+      [
+        'pvalue_recall_norm',
+        'qvalue_recall_norm',
+        'pvalue_permutation',
+        'pvalue_max_t',
+      ],
+    ),
   ):
-    assert tested.loc[empty, column].isna().all()
-    assert tested.loc[~empty, column].notna().all()
+    for column in columns:
+      assert tested.loc[empty, column].isna().all(), column
+      assert tested.loc[~empty, column].notna().all(), column
+  # Of 924 memberships of twelve, only the true one and its mirror set them
+  # apart.
+  moved = tested.loc[[(1, 0.5), (1, 0.9), (2, 0.9)]]
+  np.testing.assert_allclose(moved['pvalue_permutation'], 2 / 924)
+  np.testing.assert_allclose(moved['pvalue_recall_norm'], 2 / 924)
+  assert (moved['pvalue_max_t'] >= 2 / 924).all()
   # Means skip what is missing, as the original's do.
   assert tested.loc[(4, 0.5), 'variant_mean_recall'] == pytest.approx(
     np.nanmean(recall[0.5][:, 4])
   )
   assert tested.loc[(1, 0.9), 'normalised_recall_change'] == pytest.approx(0.2)
-  assert list(summary['tested']) == [6, 7]
+  assert list(summary['tested']) == [8, 9]
 
 
-def test_one_model_in_a_group_has_no_test_and_no_null(tmp_path):
+def test_one_model_in_a_group_has_no_test_and_no_permutations(tmp_path):
   recall = make_recall(np.random.default_rng(6), models=1)
   write_long(tmp_path / 'in', recall)
   tested, summary = run(tmp_path / 'in', tmp_path / 'out')
   assert set(tested['reason']) == {'fewer than two models in a group'}
   assert tested['statistic_recall_norm'].isna().all()
-  assert summary['null_mean'].isna().all()
+  assert summary['significant_permuted_mean'].isna().all()
+  assert summary['significant_pvalue'].isna().all()
+  assert summary['worst_recall_low'].isna().all()
   assert list(summary['tested']) == [0, 0]
 
 
-def test_the_null_of_the_halves_agrees_with_the_nominal_rate(tmp_path):
+def test_without_permutations_the_tests_of_classes_are_the_same(tmp_path):
+  recall = make_recall(np.random.default_rng(16), effect=0.05)
+  for values in recall.values():
+    values[:, 1] = 1.0
+  write_long(tmp_path / 'in', recall)
+  options = {'normalisation': 'population_mean'}
+  tested, summary = run(tmp_path / 'in', tmp_path / 'out', **options)
+  plain, without = run(
+    tmp_path / 'in', tmp_path / 'plain', num_permutations=0, **options
+  )
+  assert plain[['pvalue_permutation', 'pvalue_max_t']].isna().all(axis=None)
+  permuted = [name for name in summary if 'permut' in name]
+  assert len(permuted) == 6
+  assert without[permuted].isna().all(axis=None)
+  # The class that is always right is left out, and all others are as before.
+  reason = 'no variance in either group'
+  assert (plain.loc[plain['class_id'] == 1, 'reason'] == reason).all()
+  others = tested['class_id'] != 1
+  for name in ('statistic_recall_norm', 'pvalue_recall_norm', 'direction'):
+    pd.testing.assert_series_equal(
+      plain.loc[others, name], tested.loc[others, name]
+    )
+  assert (without['tested'] == summary['tested'] - 1).all()
+
+
+def test_a_class_that_is_always_right_is_no_finding_of_its_own(tmp_path):
+  """population_mean: what moved is what is subtracted, whoever is dense."""
+  recall = make_recall(np.random.default_rng(17), models=5, effect=0.0)
+  for values in recall.values():
+    values[:, 1] = 1.0
+  write_long(tmp_path / 'in', recall)
+  tested, _ = run(
+    tmp_path / 'in', tmp_path / 'out', normalisation='population_mean'
+  )
+  accuracy = {f: values.mean(axis=1) for f, values in recall.items()}
+  for row in tested[tested['class_id'] == 1].to_dict('records'):
+    both = np.concatenate([accuracy[0.0], accuracy[row['pruning_fraction']]])
+    moved = [
+      abs(both[list(at)].mean() - np.delete(both, at).mean())
+      for at in itertools.combinations(range(10), 5)
+    ]
+    wanted = np.mean(np.array(moved) >= moved[0] - 1e-12)
+    assert row['pvalue_permutation'] == pytest.approx(wanted)
+    assert row['pvalue_recall_norm'] == row['pvalue_permutation']
+    # Its statistic is infinite at every membership, and says nothing of others.
+    assert np.isnan(row['pvalue_max_t'])
+  assert tested.loc[tested['class_id'] != 1, 'pvalue_max_t'].notna().all()
+
+
+def test_too_few_models_say_so(tmp_path, caplog):
+  recall = make_recall(np.random.default_rng(18), models=3, effect=0.4)
+  write_long(tmp_path / 'in', recall)
+  with caplog.at_level('INFO'):
+    tested, summary = run(tmp_path / 'in', tmp_path / 'out')
+  assert list(summary['permutations']) == [19, 19]
+  np.testing.assert_allclose(summary['significant_pvalue_smallest'], 0.1)
+  assert tested['pvalue_permutation'].min() >= 0.1
+  assert summary['significant_pvalue'].min() >= 0.1
+  assert 'so few models cannot give less than 0.1' in caplog.text
+
+
+def test_groups_are_tested_as_classes_are(tmp_path):
+  """Two groups; the worst has an interval that knows it was chosen."""
+  recall = make_recall(
+    np.random.default_rng(19), models=8, classes=2, levels=(0.0, 0.9)
+  )
+  recall[0.9][:, 1] -= 0.2
+  names = ['easy', 'hard']
+  write_long(tmp_path / 'in', recall, names, support=np.array([90, 30]))
+  tested, summary = run(tmp_path / 'in', tmp_path / 'out')
+  row = summary.iloc[0]
+  assert row['worst_class'] == 'hard'
+  assert row['worst_recall'] == pytest.approx(recall[0.9][:, 1].mean())
+  assert (
+    row['worst_recall_low'] < row['worst_recall'] < row['worst_recall_high']
+  )
+  # The membership that swaps all is among those that were drawn.
+  assert row['significant_pvalue'] == 0.002
+  assert tested['pvalue_max_t'].tolist() == [0.002, 0.002]
+
+
+def test_what_chance_gives_agrees_with_the_nominal_rate(tmp_path):
   rng = np.random.default_rng(7)
   names = [str(i) for i in range(400)]
   recall = make_recall(rng, models=12, classes=400, levels=(0.0, 0.5))
   write_long(tmp_path / 'in', recall, names)
   _, summary = run(tmp_path / 'in', tmp_path / 'out')
   row = summary.iloc[0]
-  assert row['half_models'] == 6
+  assert row['permutations'] == 999
   assert row['expected_by_chance'] == 20
-  assert 8 < row['null_mean'] < 28
-  assert 8 < row['half_mean'] < 28
-  assert row['null_low'] <= row['null_mean'] <= row['null_high']
+  assert 18 < row['significant_permuted_mean'] < 22
+  assert 5 < row['significant_permuted_low'] < 18
+  assert 22 < row['significant_permuted_high'] < 40
+  assert row['significant_pvalue'] > 0.05
 
 
 def test_levels_can_be_chosen(tmp_path):

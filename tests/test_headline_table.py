@@ -118,13 +118,32 @@ def write_summary(folder, tested=5):
         'higher': 3,
         'lower_corrected': lower,
         'higher_corrected': 2,
-        'lower_corrected_null': 0.25,
-        'higher_corrected_null': 0.5,
+        'lower_corrected_permuted': 0.25,
+        'higher_corrected_permuted': 0.5,
+        'significant_pvalue': 0.25 if fraction < 0.9 else 0.001,
+        'significant_pvalue_smallest': 0.001,
+        'worst_recall': 0.5,
+        'worst_recall_low': 0.25,
+        'worst_recall_high': 0.75,
+        'worst_class': 'cat',
         'expected_by_chance': 7.0,
       }
     )
   path = paths.class_impact_summary(str(folder), 'toy', 'eval')
   csvs.write(tables.CLASS_IMPACT_SUMMARY, pd.DataFrame(rows), path)
+  tests = pd.DataFrame(
+    {
+      'class': 'cat',
+      'class_id': 1,
+      'direction': 'lower',
+      'reason': '',
+      'qvalue_recall_norm': 0.01,
+      'pruning_method': 'threshold',
+      'pruning_fraction': [0.5, 0.9],
+    }
+  ).reindex(columns=[column.name for column in tables.T_STATISTIC.columns])
+  path = paths.t_statistic(str(folder), 'toy', 'eval')
+  csvs.write(tables.T_STATISTIC, tests, path)
 
 
 def write_robustness(folder, corruptions=('fog', 'snow'), name='toy_c'):
@@ -218,12 +237,13 @@ def test_numbers_are_those_of_the_predictions(folder):
     assert found[
       ('top-1 of compressed on all images', *level)
     ] == pytest.approx(found[('top-1', *level)])
-  # Corrected counts, and of each direction what dense halves gave.
+  # Corrected counts, and of each direction what permuted members gave.
   assert found[('classes that lost more than the whole', *LEVELS[2])] == 3
   assert found[('classes that lost less than the whole', *LEVELS[1])] == 2
-  of_halves = 'by chance, two dense halves'
-  assert found[(f'lost more, {of_halves}', *LEVELS[1])] == 0.25
-  assert found[(f'lost less, {of_halves}', *LEVELS[1])] == 0.5
+  assert found[('lost more, by chance', *LEVELS[1])] == 0.25
+  assert found[('lost less, by chance', *LEVELS[1])] == 0.5
+  assert found[('p of so many classes, by chance', *LEVELS[1])] == 0.25
+  assert found[('lowest recall of a class', *LEVELS[1])] == 0.5
 
 
 def test_null_and_intervals_are_those_of_the_aggregation(folder):
@@ -312,6 +332,8 @@ def test_print_is_plain_aligned_text(folder):
   # The verdicts are those of the CSV.
   frame = csvs.read(tables.VERDICTS, paths.verdicts(str(folder), 'toy', 'eval'))
   assert said.splitlines() == frame['sentence'].tolist()
+  classes = frame[frame['about'] == 'classes']['verdict'].tolist()
+  assert classes == ['not shown', 'differs']
   levels = frame[frame['about'] == 'images'].set_index('pruning_fraction')
   assert levels['verdict'].to_dict() == {0.5: 'differs', 0.9: 'differs'}
   assert '11 of 30 images are PIEs' in levels.loc[0.9, 'sentence']

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from matplotlib import colors
+from matplotlib import colors, text
 
 from per_class_accuracy import plot_class_impact
 from tests import test_gen_tstatistic
@@ -103,7 +103,8 @@ def test_one_level_and_several_methods_have_a_panel_each(tmp_path):
   test_gen_tstatistic.add_int8(tmp_path / 'in', recall)
   _, summary = test_gen_tstatistic.run(tmp_path / 'in', tmp_path / 'out')
   figure = plot_class_impact.draw_counts(summary)
-  assert [axes.get_title() for axes in figure.axes] == ['int8', 'threshold']
+  titles = [axes.get_title() for axes in figure.axes]
+  assert [title.partition(':')[0] for title in titles] == ['int8', 'threshold']
   written = plot_class_impact.run(
     results_directory=str(tmp_path / 'out'), dataset_name='d', mode='eval'
   )
@@ -113,6 +114,91 @@ def test_one_level_and_several_methods_have_a_panel_each(tmp_path):
     'class_impact_threshold_0.9',
     'class_impact_significant_classes',
   }
+
+
+def test_a_level_of_its_own_is_not_at_the_edge(tmp_path):
+  """int8 at 0 alone, no class found: points stand inside wide axes."""
+  recall = test_gen_tstatistic.make_recall(
+    np.random.default_rng(6), levels=(0.0, 0.9)
+  )
+  recall[0.9] = recall[0.0]
+  test_gen_tstatistic.write_wide(tmp_path / 'in.csv', recall)
+  _, summary = test_gen_tstatistic.run(tmp_path / 'in.csv', tmp_path / 'out')
+  for permutations in (True, False):
+    if not permutations:
+      summary = summary.assign(
+        **{n: np.nan for n in summary if 'permut' in n or 'pvalue' in n}
+      )
+    axes = plot_class_impact.draw_counts(summary).axes[0]
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > 1
+    low, high = axes.get_xlim()
+    assert low < 0.88 < 0.92 < high
+    assert not any(line.get_clip_on() for line in axes.lines[:3])
+
+
+@pytest.mark.parametrize('after', [0.6, 0.8])
+def test_a_class_is_not_said_to_gain_unless_the_whole_does(tmp_path, after):
+  random = np.random.default_rng(7)
+  recall = {
+    fraction: np.round(random.normal(mean, 0.01, (8, 10)), 4)
+    for fraction, mean in ((0.0, 0.7), (0.9, after))
+  }
+  recall[0.9][:, :3] += 0.1
+  _, figures = drawn(tmp_path, recall)
+  ((level, figure),) = figures.items()
+  texts = [
+    figure.get_suptitle(),
+    *(found.get_text() for found in figure.legends[0].get_texts()),
+  ]
+  assert f'{level.pruning_method or "compressed"}, 0.9 pruned' in texts[0]
+  assert any('gained' in found for found in texts) == (after > 0.7)
+  assert any('lost less than' in found for found in texts) == (after < 0.7)
+
+
+def test_figures_say_int8_and_not_pruned(tmp_path):
+  recall = test_gen_tstatistic.make_recall(
+    np.random.default_rng(8), levels=(0.0, 0.9)
+  )
+  test_gen_tstatistic.add_int8(tmp_path / 'in', recall)
+  tested, summary = test_gen_tstatistic.run(tmp_path / 'in', tmp_path / 'out')
+  level = populations.Level('int8', 0.0)
+  figure = plot_class_impact.draw_level(
+    populations.by_level(tested)[level],
+    populations.by_level(summary)[level].iloc[0],
+  )
+  title = figure.get_suptitle()
+  assert title.startswith('int8: 6 models against 6 dense')
+  words = [title, *(found.get_text() for found in figure.findobj(text.Text))]
+  assert not any('prun' in word for word in words)
+
+
+def test_figures_of_levels_that_have_gone_are_removed(tmp_path):
+  recall = test_gen_tstatistic.make_recall(np.random.default_rng(9))
+  test_gen_tstatistic.write_wide(tmp_path / 'in.csv', recall)
+  out = tmp_path / 'out'
+
+  def draw():
+    plot_class_impact.run(
+      results_directory=str(out), dataset_name='d', mode='eval'
+    )
+    return {path.stem for path in (out / 'd' / 'eval').glob('*.svg')}
+
+  test_gen_tstatistic.run(tmp_path / 'in.csv', out)
+  (out / 'd' / 'eval' / 'mine.svg').write_text('')
+  before = draw()
+  for of, table in (
+    (paths.t_statistic, tables.T_STATISTIC),
+    (paths.class_impact_summary, tables.CLASS_IMPACT_SUMMARY),
+  ):
+    rows = csvs.read(table, of(str(out), 'd', 'eval'))
+    rows = rows[rows['pruning_fraction'] == 0.9]
+    csvs.write(table, rows, of(str(out), 'd', 'eval'))
+  gone = before - draw()
+  assert len(gone) == 1
+  assert gone.pop().endswith('0.5')
+  assert 'mine' in before
+  assert (out / 'd' / 'eval' / 'mine.svg').exists()
 
 
 def test_tables_of_two_runs_are_refused(tmp_path):

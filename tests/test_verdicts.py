@@ -89,7 +89,59 @@ def test_no_interval_is_no_interval():
 
 def test_rows_are_those_of_the_table():
   null = pd.DataFrame([ROW, ROW | {'pruning_fraction': 0.5}])
-  frame = verdicts.of_levels(null, None)
+  frame = verdicts.of_levels(null, [])
   csvs.check(tables.VERDICTS, frame, 'verdicts')
   assert frame['pruning_fraction'].tolist() == [0.5, 0.5, 0.9, 0.9]
-  assert csvs.check(tables.VERDICTS, verdicts.of_levels(None, None), 'x').empty
+  assert csvs.check(tables.VERDICTS, verdicts.of_levels(None, []), 'x').empty
+
+
+def impact(p, smallest=0.001, lower=(), higher=(), about='classes'):
+  """The verdict on ten classes, of which some stand after correction."""
+  tests = pd.DataFrame({'class': [f'c{i}' for i in range(10)]})
+  change = np.zeros(10)
+  change[list(lower)] = -0.1 - np.arange(len(lower)) / 100
+  change[list(higher)] = 0.1
+  tests = tests.assign(
+    normalised_recall_change=change,
+    direction=np.select([change < 0, change > 0], ['lower', 'higher'], ''),
+    qvalue_recall_norm=np.where(change != 0, 0.01, 0.5),
+  )
+  row = {
+    'pruning_method': 'int8',
+    'pruning_fraction': 0.0,
+    'tested': 10,
+    'significant_pvalue': p,
+    'significant_pvalue_smallest': smallest,
+  }
+  return verdicts.of_impact(about, row, tests)
+
+
+def test_classes_that_pay_are_named():
+  found = impact(0.003, lower=[1, 4, 5, 7], higher=[2])
+  assert found.verdict == 'differs'
+  assert found.sentence == (
+    'int8: classes moved otherwise than the whole, more than chance explains '
+    '(p 0.003); after correction 4 of 10 lost more than the whole (c7, c5, c4, '
+    '...), 1 of 10 lost less than the whole (c2).'
+  )
+
+
+@pytest.mark.parametrize(
+  ('options', 'verdict', 'words'),
+  [
+    ({'p': 0.2}, 'not shown', 'is not shown (p 0.2).'),
+    (
+      {'p': 0.2, 'lower': [3]},
+      'not shown',
+      'taken one by one, after correction 1 of 10 lost more',
+    ),
+    ({'p': 0.02}, 'differs', 'which, cannot be told.'),
+    ({'p': 0.1, 'smallest': 0.1}, 'too few members', 'no p is below 0.1.'),
+    ({'p': np.nan, 'smallest': np.nan}, 'not tested', 'were not tested'),
+    ({'p': 0.02, 'about': 'groups'}, 'differs', 'int8: groups moved'),
+  ],
+)
+def test_classes_are_judged_together(options, verdict, words):
+  found = impact(**options)
+  assert found.verdict == verdict
+  assert words in found.sentence

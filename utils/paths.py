@@ -270,6 +270,11 @@ def class_impact_summary(output_file: str, dataset: str, mode: str) -> str:
   return str(_below(output_file, dataset, mode, 'class_impact_summary.csv'))
 
 
+def group_tests(results: str) -> str:
+  """The folder for results of `gen_tstatistic` about groups, not classes."""
+  return str(_below(results, 'groups'))
+
+
 def class_impact_figure(
   output_file: str, dataset: str, mode: str, name: str, suffix: str
 ) -> str:

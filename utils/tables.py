@@ -476,13 +476,13 @@ GROUPS = Table(
 )
 
 
-def _number(name: str, meaning: str) -> Column:
-  return Column(name, 'float', meaning, nullable=True)
+def _number(name: str, meaning: str, **options) -> Column:
+  return Column(name, 'float', meaning, nullable=True, **options)
 
 
 _LEVEL = (
-  Column('pruning_method', 'text', 'how the pruned models were pruned'),
-  _fraction('pruning_fraction', 'level of the pruned population'),
+  Column('pruning_method', 'text', 'how models were compressed'),
+  _fraction('pruning_fraction', 'level of the compressed population'),
 )
 
 T_STATISTIC = Table(
@@ -494,21 +494,24 @@ T_STATISTIC = Table(
     Column('class', 'text', 'name of the class'),
     _LEVEL[1],
     _fraction('baseline_mean_recall', 'mean over dense models', nullable=True),
-    _fraction('variant_mean_recall', 'mean over pruned models', nullable=True),
+    _fraction(
+      'variant_mean_recall', 'mean over compressed models', nullable=True
+    ),
     _fraction(
       'pvalue_recall_norm',
-      'of the two-sided Welch test of normalised recall, uncorrected',
+      'of the two-sided Welch test of normalised recall, uncorrected; where '
+      'no model of either group differs from its group, pvalue_permutation',
       nullable=True,
     ),
     _number(
       'statistic_recall_norm',
-      'Welch t, dense minus pruned: positive if the class lost more than the '
-      'model as a whole; empty with a reason',
+      'Welch t, dense minus compressed: positive if the class lost more than '
+      'the model as a whole; empty with a reason',
     ),
     _count('class_id', 'class id, from 0'),
     _LEVEL[0],
     _count('support', 'images of the class', nullable=True),
-    _number('recall_change', 'pruned minus dense mean recall'),
+    _number('recall_change', 'compressed minus dense mean recall'),
     _number('recall_change_low', 'lower end of its 95 % interval'),
     _number('recall_change_high', 'upper end of its 95 % interval'),
     _number(
@@ -530,6 +533,20 @@ T_STATISTIC = Table(
       'direction', 'text', "'lower' or 'higher', sign of the normalised change"
     ),
     Column('reason', 'text', 'why there is no statistic; empty if there is'),
+    _fraction(
+      'pvalue_permutation',
+      'share of memberships, dense or not permuted, at which the statistic of '
+      'the class is as large in either direction',
+      nullable=True,
+      default=np.nan,
+    ),
+    _fraction(
+      'pvalue_max_t',
+      'share of memberships at which that of any class is as large: adjusted '
+      'for the number of classes (Westfall & Young)',
+      nullable=True,
+      default=np.nan,
+    ),
   ),
   key=('pruning_method', 'pruning_fraction', 'class_id'),
   sort_by=('class_id', 'pruning_method', 'pruning_fraction'),
@@ -544,37 +561,77 @@ CLASS_IMPACT_SUMMARY = Table(
     *_LEVEL,
     Column('normalisation', 'text', 'what was subtracted from recall'),
     _count('baseline_models', 'number of dense models'),
-    _count('variant_models', 'number of pruned models'),
+    _count('variant_models', 'number of compressed models'),
     _fraction('baseline_accuracy', 'mean that was subtracted, dense'),
-    _fraction('variant_accuracy', 'mean that was subtracted, pruned'),
+    _fraction('variant_accuracy', 'mean that was subtracted, compressed'),
     _count('classes', 'number of classes'),
-    _count('tested', 'classes that have a statistic'),
+    _count('tested', 'classes that have a p-value'),
     _count('lower', 'classes significantly lower, uncorrected'),
     _count('higher', 'classes significantly higher, uncorrected'),
     _count('lower_corrected', 'of these, with a q-value as low'),
     _count('higher_corrected', 'of these, with a q-value as low'),
     _number('expected_by_chance', 'tested times the level of significance'),
     _count(
-      'half_models', 'models a side in the next eight columns', nullable=True
+      'permutations',
+      'other memberships, dense or not permuted, that the true one is compared '
+      'with',
+      nullable=True,
+      default=np.nan,
     ),
-    _number('null_mean', 'significant classes, dense against dense halves'),
-    _number('null_low', '2.5th percentile over the random halves'),
-    _number('null_high', '97.5th percentile over the random halves'),
-    _number('lower_corrected_null', 'lower_corrected, mean over dense halves'),
     _number(
-      'higher_corrected_null', 'higher_corrected, mean over dense halves'
+      'significant_permuted_mean',
+      'significant classes, uncorrected, mean over the other memberships: what '
+      'chance gives beside lower plus higher',
+      default=np.nan,
     ),
-    _number('half_mean', 'significant classes, dense against pruned halves'),
-    _number('half_low', '2.5th percentile over the random halves'),
-    _number('half_high', '97.5th percentile over the random halves'),
+    _number(
+      'significant_permuted_low', '2.5th percentile over them', default=np.nan
+    ),
+    _number(
+      'significant_permuted_high', '97.5th percentile over them', default=np.nan
+    ),
+    _fraction(
+      'significant_pvalue',
+      'share of memberships that have more significant classes, lower plus '
+      'higher, than the true one, or as many and as large a statistic',
+      nullable=True,
+      default=np.nan,
+    ),
+    _fraction(
+      'significant_pvalue_smallest',
+      'the smallest p that so many models and memberships can give, of a class '
+      'or of their number',
+      nullable=True,
+      default=np.nan,
+    ),
+    _number(
+      'lower_corrected_permuted',
+      'lower_corrected, mean over the others',
+      default=np.nan,
+    ),
+    _number(
+      'higher_corrected_permuted',
+      'higher_corrected, mean over the others',
+      default=np.nan,
+    ),
     _number('lower_mean_recall_change', 'mean over the lower classes'),
     _number('lower_mean_normalised_change', 'mean over the lower classes'),
     _number('higher_mean_recall_change', 'mean over the higher classes'),
     _number('higher_mean_normalised_change', 'mean over the higher classes'),
-    Column('worst_class', 'text', 'class of the lowest recall, pruned'),
+    Column('worst_class', 'text', 'class of the lowest recall, compressed'),
     _fraction('worst_recall', 'its variant_mean_recall', nullable=True),
+    *(
+      _fraction(
+        f'worst_recall_{end}',
+        'a 95 % interval of the lowest of the true recalls; knows that the '
+        'class was chosen',
+        nullable=True,
+        default=np.nan,
+      )
+      for end in ('low', 'high')
+    ),
     _fraction(
-      'worst_to_best', 'worst_recall over the best, pruned', nullable=True
+      'worst_to_best', 'worst_recall over the best, compressed', nullable=True
     ),
     _fraction(
       'baseline_worst_to_best', 'lowest over best recall, dense', nullable=True

@@ -4,8 +4,9 @@
 
 Writes class metrics of --models networks at each of six levels and prints how
 long gen_tstatistic takes from the files to its output, as a multiple of the
-time in which pandas parses the same files, and how long one scipy call for
-each class and level takes beside our statistics.
+time in which pandas parses the same files, how long one scipy call for each
+class and level takes beside our statistics, and how long permuted membership
+takes at one level.
 """
 
 import pathlib
@@ -17,8 +18,9 @@ import pandas as pd
 from absl import app, flags
 from scipy import stats
 
-from per_class_accuracy import class_tests
+from per_class_accuracy import class_permutation, class_tests
 from tests import test_gen_tstatistic
+from utils import membership
 
 FLAGS = flags.FLAGS
 LEVELS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
@@ -77,6 +79,12 @@ def main(argv):
   print(
     f'the statistics alone: {1000 * ours_time:.1f} ms; a scipy call for each '
     f'class and level: {scipy_time:.2f} s = {scipy_time / ours_time:.0f}x'
+  )
+  both = np.concatenate([recall[0.0], recall[0.9]])
+  drawn = membership.draw_memberships(FLAGS.models, FLAGS.models, 999, 0)
+  permuting = best(lambda: class_permutation.permute(both, both, drawn))
+  print(
+    f'999 permutations of {len(both)} models at one level: {permuting:.2f} s'
   )
 
 
