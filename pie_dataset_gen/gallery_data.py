@@ -193,6 +193,8 @@ def page_data(
 ) -> dict[str, object]:
   """What the page's scripts read; the numbers are those of the CSVs.
 
+  Chances (p, q, PIE frequency) have four digits.
+
   Args:
     chosen: as `choose_images` gives them.
     totals: level -> PIEs and images.
@@ -300,7 +302,8 @@ def page_data(
 
 
 def _known(value: float) -> float | None:
-  return None if pd.isna(value) else value
+  """A chance, to four digits: more are not shown, and weigh megabytes."""
+  return None if pd.isna(value) else float(f'{value:.4g}')
 
 
 def pies_of(chosen: pd.DataFrame) -> list[list[int]]:
