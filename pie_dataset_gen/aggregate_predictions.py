@@ -285,7 +285,8 @@ def aggregate_shard(
     agreement = vote_distance.agreement(predictions.label)
   epath.Path(outdated).unlink(missing_ok=True)
   record.start()
-  pd.to_pickle(frames, _kept(aside, shard))
+  for level, frame in frames.items():
+    _put_aside(frame, _aside(aside, shard, level))
   return ShardCounts(
     shard,
     predictions.members,
@@ -346,9 +347,19 @@ def draw_groups(
   }
 
 
-def _kept(aside: str, shard: str) -> str:
+def _aside(aside: str, shard: str, level: populations.Level) -> str:
   """Where the modal labels of a shard lie until all q-values are known."""
-  return storage.within(aside, f'{shard}.pickle')
+  return storage.within(aside, f'{shard} {paths.level_name(level)}.npz')
+
+
+def _put_aside(frame: pd.DataFrame, path: str) -> None:
+  # Of plain numbers and text only, which are read as they are.
+  is_number = pd.api.types.is_numeric_dtype
+  columns = {
+    name: of.to_numpy() if is_number(of) else of.to_numpy(str)
+    for name, of in frame.items()
+  }
+  np.savez(path, **columns)
 
 
 def finish_shard(
@@ -372,7 +383,9 @@ def finish_shard(
     For each level how many images, and PIEs, have a small one.
   """
   found = {}
-  for level, frame in pd.read_pickle(_kept(aside, shard)).items():
+  for level in qvalues:
+    with np.load(_aside(aside, shard, level)) as columns:
+      frame = pd.DataFrame(dict(columns))
     known = frame['vote_qvalue'].notna()
     qvalue = frame['vote_pvalue'].map(qvalues[level]).where(known)
     csvs.write(
