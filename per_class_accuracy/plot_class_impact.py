@@ -132,10 +132,9 @@ def _draw_ranked(ax: axes.Axes, rows: pd.DataFrame) -> None:
 
 
 def _level_name(summary: pd.Series) -> str:
-  """A level in words, as 'threshold, 0.9 pruned' or 'int8'."""
+  """A level in words; the original's CSVs may name no method."""
   method = summary['pruning_method'] or 'compressed'
-  fraction = summary['pruning_fraction']
-  return f'{method}, {fraction:g} pruned' if fraction else method
+  return populations.Level(method, summary['pruning_fraction']).words
 
 
 def _sides(summary: pd.Series) -> tuple[str, str]:
@@ -286,9 +285,9 @@ def draw_counts(summary: pd.DataFrame) -> figure.Figure:
       marker='o',
       markersize=4,
       clip_on=False,
-      label=f'lower or higher, p {_AT_MOST} (as the paper counts)',
+      label=f'down or up, p {_AT_MOST} (as the paper counts)',
     )
-    for side, marker in (('lower', 'v'), ('higher', '^')):
+    for side, way, marker in (('lower', 'down', 'v'), ('higher', 'up', '^')):
       ax.plot(
         x,
         rows[f'{side}_corrected'],
@@ -297,7 +296,7 @@ def draw_counts(summary: pd.DataFrame) -> figure.Figure:
         markerfacecolor='white',
         linestyle=(0, (4, 2)),
         clip_on=False,
-        label=f'{side}, q {_AT_MOST}',
+        label=f'{way} against the whole, q {_AT_MOST}',
       )
     highest = max(highest, uncorrected.max())
     # One level alone is a point, to which neither axis nor band gives a width.
@@ -317,7 +316,7 @@ def draw_counts(summary: pd.DataFrame) -> figure.Figure:
         color='#999999',
         alpha=0.45,
         linewidth=0,
-        label='lower or higher by chance: 95 % of permuted memberships',
+        label='down or up by chance: 95 % of permuted memberships',
       )
       ax.plot(
         edges, band['mean'], color='#666666', linewidth=1, label='their mean'
@@ -340,9 +339,10 @@ def draw_counts(summary: pd.DataFrame) -> figure.Figure:
       fontsize=10,
       parse_math=False,
     )
-    ax.set_xlabel('fraction pruned')
+    # A method that prunes nothing has one level, at no fraction.
+    ax.set_xlabel('fraction pruned' if x.any() else method)
     ax.set_xlim(edges[0], edges[-1])
-    ax.set_xticks(sorted(set(x)))
+    ax.set_xticks(sorted(set(x)) if x.any() else [])
     ax.xaxis.set_major_formatter('{x:g}')
     ax.grid()
   for ax in panels:

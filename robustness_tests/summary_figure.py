@@ -26,9 +26,7 @@ def draw(summary: pd.DataFrame, write: Mapping[str, str]) -> None:
   if corruptions != ['']:
     corruptions.append(ALL)
   of_level = populations.by_level(means)
-  levels = sorted(
-    of_level, key=lambda level: (level.fraction_pruned, level.pruning_method)
-  )
+  levels = list(of_level)
   colours = mpl.colormaps['viridis'](np.linspace(0, 0.85, len(levels)))
   figure = mpl_figure.Figure(
     figsize=(max(6, 1.1 * len(corruptions) + 2), 6.5), layout='constrained'
@@ -46,13 +44,13 @@ def draw(summary: pd.DataFrame, write: Mapping[str, str]) -> None:
       'color': colour,
       'error_kw': {'elinewidth': 1, 'capsize': 2, 'ecolor': '0.3'},
     }
-    label = (
-      'dense'
-      if level[0] == populations.BASELINE
-      else f'{level[0]}, {level[1]:g} pruned'
-    )
     axes[0].bar(
-      place, bars, width * 0.9, yerr=np.abs(ends - bars), label=label, **style
+      place,
+      bars,
+      width * 0.9,
+      yerr=np.abs(ends - bars),
+      label=level.words,
+      **style,
     )
     error = part['relative_error'].to_numpy()
     ends = part[['relative_error_low', 'relative_error_high']].to_numpy().T
