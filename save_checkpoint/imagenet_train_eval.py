@@ -126,6 +126,14 @@ def define_flags() -> None:
     'Number of layers.',
   )
   flags.DEFINE_float('width', 1.0, 'Factor on the number of filters.')
+  flags.DEFINE_enum(
+    'stem',
+    'imagenet',
+    resnet_model.STEMS,
+    'What stands before the residual blocks. imagenet: a 7x7 convolution of '
+    'stride 2 and a pool, a quarter of the pixels in each direction; for '
+    'images of 32 pixels and about, a 3x3 convolution without a pool.',
+  )
   # Optimisation.
   flags.DEFINE_integer(
     'train_steps', 32000, 'Optimiser steps of each member.', lower_bound=1

@@ -20,6 +20,7 @@ class Settings:
 
   resnet_depth: int = 50
   width: float = 1.0
+  stem: str = 'imagenet'
   train_steps: int = 32000
   train_batch_size: int = 4096
   base_learning_rate: float = learning_rate.BASE_LEARNING_RATE
