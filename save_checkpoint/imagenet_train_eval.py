@@ -155,8 +155,18 @@ def define_flags() -> None:
   flags.DEFINE_float(
     'warmup_epochs', 5, 'Epochs of linear warm-up from 0; 0 is off.'
   )
+  flags.DEFINE_enum(
+    'decay',
+    'steps',
+    learning_rate.DECAYS,
+    'How the rate falls after the warm-up. steps: at --decay_epochs; linear: '
+    'to 0 at the end of training.',
+  )
   flags.DEFINE_list(
-    'decay_epochs', '30,60,80', 'Epochs at which the rate falls to a tenth.'
+    'decay_epochs',
+    '30,60,80',
+    'Epochs at which the rate falls to a tenth; of no effect with '
+    '--decay=linear.',
   )
   flags.DEFINE_float(
     'label_smoothing',
