@@ -184,10 +184,13 @@ def run(
       split: sorted(images, key=planned_shards.hash_of_key)[:_SMALL_SAMPLE]
       for split, images in pictures.items()
     }
+  given = {k: v for k, v in (description or {}).items() if v is not None}
   fields = {
     'name': epath.Path(output_dir).name,
     **_DESCRIPTIONS[source],
-    **{k: v for k, v in (description or {}).items() if v is not None},
+    # An image is either moved or cropped.
+    **({'crop_area_min': 1.0} if given.get('crop_padding') else {}),
+    **given,
     'class_names': tuple(classes.values()),
     'class_keys': tuple(classes) if source in ('folders', 'imagenet') else (),
   }
@@ -223,13 +226,13 @@ def run(
       )
     logging.info('%s is complete', output_dir)
     return records
-  given = (train_directory, validation_directory, validation_labels)
+  sources = (train_directory, validation_directory, validation_labels)
   provenance.write(
     output_dir,
     'save_checkpoint.build_image_data',
     [
       path
-      for path in (*given, labels_file)
+      for path in (*sources, labels_file)
       if path and not epath.Path(path).is_dir()
     ],
     converted=converted,
@@ -320,7 +323,16 @@ def define_flags() -> None:
     'crop_area_min',
     None,
     "Smallest share of an image's area, in (0, 1], that a random crop of "
-    'training keeps; 1 for no crop. Default: 0.6 for digits, otherwise 0.08.',
+    'training keeps; 1 for no crop. Default: 0.6 for digits, otherwise 0.08, '
+    'or 1 with --crop_padding.',
+  )
+  flags.DEFINE_integer(
+    'crop_padding',
+    None,
+    'Pixels by which training moves an image at most, up or down and left or '
+    'right, in place of that crop; what comes in is mirrored at the edge. '
+    'Usual for images of 32 pixels: 4. Default: 0, not at all.',
+    lower_bound=0,
   )
   flags.DEFINE_bool(
     'horizontal_flip',
@@ -365,6 +377,7 @@ def main(argv: list[str]) -> None:
       'image_size': FLAGS.image_size,
       'resize_size': FLAGS.resize_size,
       'crop_area_min': FLAGS.crop_area_min,
+      'crop_padding': FLAGS.crop_padding,
       'horizontal_flip': FLAGS.horizontal_flip,
     },
     FLAGS.test_small_sample,

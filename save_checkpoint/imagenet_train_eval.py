@@ -126,6 +126,14 @@ def define_flags() -> None:
     'Number of layers.',
   )
   flags.DEFINE_float('width', 1.0, 'Factor on the number of filters.')
+  flags.DEFINE_enum(
+    'stem',
+    'imagenet',
+    resnet_model.STEMS,
+    'What stands before the residual blocks. imagenet: a 7x7 convolution of '
+    'stride 2 and a pool, a quarter of the pixels in each direction; for '
+    'images of 32 pixels and about, a 3x3 convolution without a pool.',
+  )
   # Optimisation.
   flags.DEFINE_integer(
     'train_steps', 32000, 'Optimiser steps of each member.', lower_bound=1
@@ -147,8 +155,18 @@ def define_flags() -> None:
   flags.DEFINE_float(
     'warmup_epochs', 5, 'Epochs of linear warm-up from 0; 0 is off.'
   )
+  flags.DEFINE_enum(
+    'decay',
+    'steps',
+    learning_rate.DECAYS,
+    'How the rate falls after the warm-up. steps: at --decay_epochs; linear: '
+    'to 0 at the end of training.',
+  )
   flags.DEFINE_list(
-    'decay_epochs', '30,60,80', 'Epochs at which the rate falls to a tenth.'
+    'decay_epochs',
+    '30,60,80',
+    'Epochs at which the rate falls to a tenth; of no effect with '
+    '--decay=linear.',
   )
   flags.DEFINE_float(
     'label_smoothing',

@@ -152,6 +152,7 @@ class MemberTrainer:
       settings.warmup_epochs,
       settings.decay_epochs,
       settings.base_learning_rate,
+      settings.decay,
     )
     self._trainer = training.Trainer(
       strategy, data.records, self._rates, settings, pruning_method

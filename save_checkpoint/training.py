@@ -55,7 +55,10 @@ class Trainer:
     """
     self._strategy = strategy
     self._architecture = architecture = resnet_model.Architecture(
-      settings.resnet_depth, settings.width, records.num_classes
+      settings.resnet_depth,
+      settings.width,
+      records.num_classes,
+      settings.stem,
     )
     self._records = records
     self._settings = settings

@@ -20,10 +20,12 @@ class Settings:
 
   resnet_depth: int = 50
   width: float = 1.0
+  stem: str = 'imagenet'
   train_steps: int = 32000
   train_batch_size: int = 4096
   base_learning_rate: float = learning_rate.BASE_LEARNING_RATE
   warmup_epochs: float = 5
+  decay: str = 'steps'
   decay_epochs: tuple[float, ...] = (30, 60, 80)
   label_smoothing: float = 0.1
   weight_decay: float = 1e-4

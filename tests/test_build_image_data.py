@@ -302,6 +302,13 @@ def test_absurd_sizes_are_refused_unread(tmp_path):
       {'train_directory': 'images', 'description': {'crop_area_min': 2.0}},
       'crop_area_min is 2.0',
     ),
+    (
+      {
+        'train_directory': 'images',
+        'description': {'crop_area_min': 0.5, 'crop_padding': 4},
+      },
+      'crop_padding is 4 and crop_area_min 0.5, wanted',
+    ),
   ],
 )
 def test_bad_arguments_are_refused(arguments, message, tmp_path, monkeypatch):
@@ -325,6 +332,14 @@ def build_small(folder, **options):
     test_small_sample=True,
     **options,
   )
+
+
+def test_images_that_are_moved_are_not_cropped(tmp_path):
+  records = build_small(tmp_path / 'x', description={'crop_padding': 4})
+  assert (records.crop_padding, records.crop_area_min) == (4, 1)
+  assert image_records.read(tmp_path / 'x') == records
+  records = build_small(tmp_path / 'y', description={'crop_padding': 0})
+  assert (records.crop_padding, records.crop_area_min) == (0, 0.6)
 
 
 def test_a_small_sample_knows_all_classes(tmp_path):

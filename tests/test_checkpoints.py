@@ -135,6 +135,43 @@ def test_the_architecture_is_read_off_the_names(tmp_path, depth, width):
   assert checkpoints.read_architecture(prefix) == architecture
 
 
+@pytest.mark.parametrize('stem', resnet_model.STEMS)
+@pytest.mark.parametrize('masked', [False, True])
+def test_the_stem_is_read_off_the_names(tmp_path, stem, masked):
+  architecture = resnet_model.Architecture(18, 0.125, 3, stem)
+  values = {
+    name: np.ones(shape, np.float32)
+    for name, shape in resnet_model.variable_shapes(
+      architecture, masked
+    ).items()
+  }
+  prefix = str(tmp_path / 'c')
+  checkpoints.write(prefix, checkpoints.Network(architecture, values, 0))
+  network = checkpoints.read(prefix)
+  assert network.architecture == architecture
+  assert network.is_masked == masked
+  assert len(network.layer_sparsity()) == 21
+  # The kernel of one stem under the name of another, and two stems at once.
+  tensors = tensors_of(network)
+  first = f'resnet_model/{architecture.initial_conv}/'
+  leaves = [name for name in tensors if name.startswith(first)]
+  for other in resnet_model.initial_convs():
+    if other == architecture.initial_conv:
+      continue
+    named = {
+      name.replace(first, f'resnet_model/{other}/'): tensors[name]
+      for name in leaves
+    }
+    write_tensors(tmp_path / 'both', {**tensors, **named})
+    with pytest.raises(ValueError, match='unknown: resnet_model/initial_conv'):
+      checkpoints.read(str(tmp_path / 'both'))
+    rest = {name: v for name, v in tensors.items() if name not in leaves}
+    write_tensors(tmp_path / 'renamed', {**rest, **named})
+    if 'imagenet' in (stem, resnet_model.initial_convs()[other]):
+      with pytest.raises(ValueError, match='found .*wanted'):
+        checkpoints.read(str(tmp_path / 'renamed'))
+
+
 KERNEL = 'resnet_model/initial_conv/kernel'
 BETA = 'resnet_model/batch_normalization_3/beta'
 

@@ -68,6 +68,24 @@ def test_equal_descriptions_give_equal_bytes(tmp_path):
   assert one == other
 
 
+def test_how_training_moves_images_is_kept_and_changes_no_evaluation(tmp_path):
+  moved = described(crop_area_min=1.0, crop_padding=4)
+  image_records.write(tmp_path, moved)
+  assert image_records.read(tmp_path) == moved
+  assert moved.reading == described().reading
+
+
+def test_descriptions_from_before_images_were_moved_are_read(tmp_path):
+  image_records.write(tmp_path, described())
+  path = pathlib.Path(paths.image_records(tmp_path))
+  fields = json.loads(path.read_text())
+  assert fields.pop('crop_padding') == 0
+  del fields['sha256']
+  fields['sha256'] = image_records._digest(fields)
+  path.write_text(json.dumps(fields))
+  assert image_records.read(tmp_path) == described()
+
+
 def test_counts_and_shards():
   records = described()
   assert records.num_classes == 4
@@ -100,6 +118,10 @@ def test_counts_and_shards():
     ({'crop_area_min': 0.0}, 'crop_area_min'),
     ({'crop_area_min': 1.5}, 'crop_area_min'),
     ({'horizontal_flip': 'no'}, 'horizontal_flip'),
+    ({'crop_area_min': 1.0, 'crop_padding': 32}, 'crop_padding is 32'),
+    ({'crop_area_min': 1.0, 'crop_padding': -1}, 'crop_padding is -1'),
+    ({'crop_area_min': 1.0, 'crop_padding': 4.0}, 'crop_padding is 4.0'),
+    ({'crop_padding': 4}, 'crop_padding is 4 and crop_area_min 0.6'),
     (
       {
         'splits': {

@@ -52,3 +52,24 @@ def test_without_warm_up_the_first_rate_is_the_full_one():
 def test_impossible_schedules_are_refused(warmup, decay, base):
   with pytest.raises(ValueError, match='wanted'):
     learning_rate.learning_rates(10, 256, 2560, warmup, decay, base)
+
+
+@pytest.mark.parametrize('warmup', [0, 1.5])
+def test_a_linear_decay_ends_at_zero(warmup):
+  """The original's decay_epochs, beyond the end, count for nothing."""
+  rates = learning_rate.learning_rates(
+    60, 128, 1280, warmup, (30, 60, 80), 0.4, 'linear'
+  )
+  for step in range(60):
+    epoch = step / 10
+    left = 0.2 * (6 - epoch) / (6 - warmup)
+    wanted = 0.2 * epoch / warmup if epoch < warmup else left
+    assert rates[step] == pytest.approx(wanted, rel=1e-6)
+  assert rates.max() == pytest.approx(0.2)
+  # The step after the last would have none.
+  assert rates[-1] == pytest.approx(0.2 / (60 - 10 * warmup), rel=1e-5)
+
+
+def test_a_linear_decay_after_the_end_is_refused():
+  with pytest.raises(ValueError, match=r'warmup_epochs is 6 .* 6 epochs'):
+    learning_rate.learning_rates(60, 128, 1280, 6, (), 0.4, 'linear')

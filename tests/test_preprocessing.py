@@ -254,3 +254,43 @@ def test_crops_keep_at_least_the_smallest_area():
     span = (pixels.max() - pixels.min()) / 64
     # Area 0.5 at the narrowest aspect, 3/4.
     assert span > np.sqrt(0.5 * 0.75) - 0.1
+
+
+@pytest.mark.parametrize('padding', [1, 4])
+def test_a_moved_image_is_a_window_of_the_padded_one(padding):
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+  wide = np.pad(image, ((padding, padding),) * 2 + ((0, 0),), 'reflect')
+  places = 2 * padding + 1
+  windows = {
+    wide[y : y + 16, x : x + 16].astype(np.float32).tobytes(): (y, x)
+    for y in range(places)
+    for x in range(places)
+  }
+  options = {'crop_area_min': 1, 'crop_padding': padding}
+  found = [
+    windows[crop(seed, image, horizontal_flip=False, **options).tobytes()]
+    for seed in range(10 * places**2)
+  ]
+  # Of each place ten, give or take chance; a place left out has one of e^10.
+  for axis in (0, 1):
+    counts = np.bincount([place[axis] for place in found], minlength=places)
+    assert (np.abs(counts / (10 * places) - 1) < 0.5).all()
+  assert len(set(found)) > 0.99 * places**2
+  # Mirrored after it, or not.
+  both = windows.keys() | {
+    wide[y : y + 16, x : x + 16][:, ::-1].astype(np.float32).tobytes()
+    for y in range(places)
+    for x in range(places)
+  }
+  flipped = [crop(seed, image, **options).tobytes() for seed in range(40)]
+  assert set(flipped) <= both and not set(flipped) <= windows.keys()
+
+
+def test_without_padding_nothing_moves():
+  image = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
+  options = {'crop_area_min': 1, 'horizontal_flip': False}
+  for seed in range(20):
+    np.testing.assert_array_equal(
+      crop(seed, image, crop_padding=0, **options), image
+    )

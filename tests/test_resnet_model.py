@@ -84,6 +84,65 @@ def test_width_and_input_size_are_free(size):
   )
 
 
+@pytest.mark.parametrize(
+  ('stem', 'name', 'kernel', 'sizes'),
+  [
+    ('imagenet', 'initial_conv', 7, [16, 8, 4, 2, 1]),
+    ('3x3', 'initial_conv_3x3', 3, [32, 32, 16, 8, 4]),
+    ('3x3_stride_2', 'initial_conv_3x3_stride_2', 3, [16, 16, 8, 4, 2]),
+  ],
+)
+def test_a_stem_changes_the_first_layer_and_the_sizes(
+  stem, name, kernel, sizes
+):
+  architecture = resnet_model.Architecture(18, 0.25, 7, stem)
+  first, *others = resnet_model.conv_layers(architecture)
+  assert (first.name, first.kernel_shape) == (name, (kernel, kernel, 3, 16))
+  usual = resnet_model.Architecture(18, 0.25, 7)
+  assert others == list(resnet_model.conv_layers(usual)[1:])
+  assert architecture.initial_conv == name
+  for masked in (False, True):
+    ours, theirs = (
+      resnet_model.variable_shapes(each, masked)
+      for each in (architecture, usual)
+    )
+    scope = resnet_model.SCOPE
+    assert list(theirs) == [
+      n.replace(f'{scope}{name}/', f'{scope}initial_conv/') for n in ours
+    ]
+    assert sum(map(np.prod, ours.values())) == sum(
+      map(np.prod, theirs.values())
+    ) - (49 - kernel**2) * 3 * 16 * (2 if masked else 1)
+  values = resnet_model.initial_values(architecture, seed=0)
+  folded = resnet_model.fold_batch_norm(values, architecture)
+  seen = []
+
+  def conv_batch_norm(x, conv):
+    x = resnet_model.conv2d(x, folded[f'{conv.name}/kernel'], conv)
+    seen.append(x.shape[1])
+    return x
+
+  images = tf.random.stateless_normal((2, 32, 32, 3), (0, 0))
+  resnet_model.forward(images, architecture, conv_batch_norm, tf.identity)
+  # The first layer, and the last of each group.
+  assert [seen[0], *seen[5::5]] == sizes
+
+
+@pytest.mark.parametrize('size', [31, 32, 33])
+def test_the_stem_of_stride_2_is_every_second_pixel_of_the_other(size):
+  images = tf.random.stateless_normal((2, size, size, 3), (1, 0))
+  kernel = tf.random.stateless_normal((3, 3, 3, 16), (2, 0))
+  one, other = (
+    resnet_model.conv2d(
+      images,
+      kernel,
+      resnet_model.conv_layers(resnet_model.Architecture(18, 0.25, 7, stem))[0],
+    )
+    for stem in ('3x3', '3x3_stride_2')
+  )
+  np.testing.assert_allclose(one[:, ::2, ::2], other, atol=1e-5)
+
+
 def test_strided_convolutions_pad_as_the_original_does():
   # A 1 in the first pixel reaches the output through the tap at the padding.
   conv = resnet_model.ConvLayer('c', 'b', 7, 1, 1, 2)
@@ -113,8 +172,9 @@ def test_initial_values_are_drawn_as_the_original_draws_them():
   assert not np.array_equal(weights, other[name])
 
 
-def test_folding_equals_normalising():
-  architecture = resnet_model.Architecture(18, 0.25, 5)
+@pytest.mark.parametrize('stem', resnet_model.STEMS)
+def test_folding_equals_normalising(stem):
+  architecture = resnet_model.Architecture(18, 0.25, 5, stem)
   rng = np.random.default_rng(0)
   values = {
     name: reference_values.value(name, shape)
@@ -149,7 +209,8 @@ def test_folding_equals_normalising():
 
 
 @pytest.mark.parametrize(
-  'arguments', [(42, 1.0, 10), (18, 0.0, 10), (18, 1.0, 1)]
+  'arguments',
+  [(42, 1.0, 10), (18, 0.0, 10), (18, 1.0, 1), (18, 1.0, 10, '5x5')],
 )
 def test_impossible_architectures_are_refused(arguments):
   with pytest.raises(ValueError, match='wanted'):

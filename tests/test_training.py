@@ -11,7 +11,14 @@ import tensorflow as tf
 
 from save_checkpoint import training
 from tests import train_small
-from utils import devices, image_records, resnet_model
+from utils import (
+  checkpoints,
+  devices,
+  folded_resnet,
+  image_records,
+  member_paths,
+  resnet_model,
+)
 
 ARCHITECTURE = resnet_model.Architecture(18, 0.125, 10)
 RECORDS = image_records.ImageRecords(
@@ -184,6 +191,48 @@ def test_exports_have_the_originals_names(trainer):
     network = trainer.network(masked)
     assert {name: v.shape for name, v in network.values.items()} == (
       resnet_model.variable_shapes(ARCHITECTURE, masked)
+    )
+
+
+@pytest.mark.parametrize('stem', resnet_model.STEMS)
+def test_an_export_predicts_what_the_training_graph_computes(tmp_path, stem):
+  """Given a batch's own moments, since training normalises by those."""
+  trainer = make_trainer(stem=stem)
+  trainer.reset(seed=3)
+  images, _, iterator = batches()
+  batch = tf.constant(images[9])
+  trainer.train(iterator, 3)
+  architecture = resnet_model.Architecture(18, 0.125, 10, stem)
+  sizes = {}
+
+  def conv_batch_norm(x, conv):
+    x = resnet_model.conv2d(x, tf.zeros(conv.kernel_shape), conv)
+    sizes[conv.batch_norm] = int(tf.size(x)) // conv.out_channels
+    return x
+
+  resnet_model.forward(batch, architecture, conv_batch_norm, tf.identity)
+  for method, fraction in (('baseline', 0.0), ('threshold', 0.5)):
+    trainer.update_masks(fraction, seed=1)
+    moments = {}
+    logits = trainer._forward(batch, moments)
+    assert len(moments) == 2 * len(sizes)
+    network = trainer.network(masked=bool(fraction))
+    values = dict(network.values)
+    for name, value in moments.items():
+      # The variance that divides is not the unbiased one.
+      count = sizes[name.split('/')[1]]
+      unbiased = name.endswith('variance')
+      values[name] = value.numpy() * ((count - 1) / count if unbiased else 1)
+    schedule = (1, 2, 1) if fraction else (0, 0, 0)
+    member = member_paths.Member('exp', method, fraction, *schedule, 0)
+    prefix = member_paths.prefix_in(str(tmp_path / member.folder), 3)
+    checkpoints.write(prefix, dataclasses.replace(network, values=values))
+    opener = folded_resnet.Opener('float32', 4, devices.strategy())
+    opened = opener.open(member_paths.parse(prefix))
+    assert opened.architecture == architecture
+    assert float(tf.math.reduce_std(logits)) > 0.1
+    np.testing.assert_allclose(
+      opened.scores(batch, RECORDS), logits, rtol=1e-3, atol=1e-4
     )
 
 

@@ -4,7 +4,10 @@ A bundle is `<prefix>.index` and `<prefix>.data-00000-of-00001`. The names are
 the original graph's: `kernel` for the convolutions of a dense network, `mask`,
 `weights` and `threshold` for those of a pruned one, under `resnet_model/`, and
 `global_step`. So the released checkpoints load here, and what is exported here
-loads into the original's graph. What the original's training graph adds
+loads into the original's graph. A network for small images is none of the
+original's, and its first convolution says so by its name: `initial_conv_3x3` or
+`initial_conv_3x3_stride_2` in place of `initial_conv`, everything else being
+the same. What the original's training graph adds
 (momentum slots, `model_pruning/last_mask_update_step`) is known and left aside.
 
 Reading is strict. The architecture is read off the names and shapes; a name
@@ -50,7 +53,8 @@ class Network:
   @property
   def is_masked(self) -> bool:
     """Whether the network has masks."""
-    return f'{resnet_model.SCOPE}initial_conv/mask' in self.values
+    prefix = f'{resnet_model.SCOPE}{self.architecture.initial_conv}/'
+    return f'{prefix}mask' in self.values
 
   def layer_sparsity(self) -> dict[str, float]:
     """Share of zero weights of each convolution, by the original's name."""
@@ -164,10 +168,16 @@ def _recognise(
       'kernel'
     )
   scope = resnet_model.SCOPE
-  masked = f'{scope}initial_conv/weights' in shapes
-  stem = shapes.get(f'{scope}initial_conv/{"weights" if masked else "kernel"}')
+  # Of two of them, the second one is found to be unknown.
+  initial = [
+    (shapes[f'{scope}{conv}/{leaf}'], stem, leaf == 'weights')
+    for conv, stem in resnet_model.initial_convs().items()
+    for leaf in ('weights', 'kernel')
+    if f'{scope}{conv}/{leaf}' in shapes
+  ]
+  first, stem, masked = initial[0] if initial else ([], '', False)
   dense = shapes.get(f'{scope}final_dense/kernel')
-  if not stem or not dense or len(stem) != 4 or len(dense) != 2:
+  if not dense or len(first) != 4 or len(dense) != 2:
     wanted = resnet_model.variable_shapes(
       resnet_model.Architecture(50, 1.0, 1000), masked
     )
@@ -200,7 +210,7 @@ def _recognise(
       )
     )
   return (
-    resnet_model.Architecture(depths[0], stem[3] / 64, dense[1]),
+    resnet_model.Architecture(depths[0], first[3] / 64, dense[1], stem),
     masked,
   )
 

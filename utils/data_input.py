@@ -242,6 +242,7 @@ class TrainingReader:
         records.crop_area_min,
         records.horizontal_flip,
         preprocessing_name,
+        records.crop_padding,
       )
       return image, example['label']
 

@@ -78,6 +78,8 @@ class ImageRecords:
     horizontal_flip: whether training may mirror an image.
     splits: split -> shard's file name -> `Shard`. Empty where unknown.
     class_keys: [num_classes] stable names of the classes (wnids), or empty.
+    crop_padding: pixels by which training moves an image at most, each way, in
+      place of that crop; 0 is not at all.
   """
 
   name: str
@@ -91,6 +93,7 @@ class ImageRecords:
   horizontal_flip: bool = True
   splits: dict[str, dict[str, Shard]] = dataclasses.field(default_factory=dict)
   class_keys: tuple[str, ...] = ()
+  crop_padding: int = 0
 
   def __post_init__(self):
     # Sequences arrive from JSON as lists; what is read equals what was written.
@@ -150,6 +153,13 @@ class ImageRecords:
       raise ValueError(
         f'crop_area_min is {self.crop_area_min}, wanted a number in (0, 1]'
       )
+    _check_whole('crop_padding', self.crop_padding, 0, self.image_size - 1)
+    if self.crop_padding and self.crop_area_min < 1:
+      raise ValueError(
+        f'crop_padding is {self.crop_padding} and crop_area_min '
+        f'{self.crop_area_min}, wanted crop_area_min 1 beside it: an image is '
+        'either cropped or moved'
+      )
     if not isinstance(self.horizontal_flip, bool):
       raise ValueError(
         f'horizontal_flip is {self.horizontal_flip!r}, wanted true or false'
@@ -176,7 +186,7 @@ class ImageRecords:
   def reading(self) -> dict[str, object]:
     """What decides how a stored image is evaluated; not which images."""
     fields = dataclasses.asdict(self)
-    for name in ('splits', 'crop_area_min', 'horizontal_flip'):
+    for name in ('splits', 'crop_area_min', 'horizontal_flip', 'crop_padding'):
       del fields[name]
     return fields
 

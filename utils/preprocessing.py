@@ -9,8 +9,11 @@ choice that every output records (`version`):
 
 Evaluation: the shorter side becomes `resize_size`, the central square of
 `image_size` is kept; values are not clipped. Training: one attempt at a random
-crop (area, aspect), stretched to `image_size`, else the central crop; then a
-random mirror image. The randomness is stateless: a seed per example makes an
+crop (area, aspect), stretched to `image_size`, else the central crop; or, for
+small images, the central crop moved by up to `crop_padding` pixels each way,
+where what comes in at the edges is the image mirrored at its edge pixels (He et
+al. 2015, arXiv 1512.03385, section 4.2, with zeros); then a random mirror
+image. The randomness is stateless: a seed per example makes an
 image the same on every machine and after every restart.
 """
 
@@ -190,6 +193,7 @@ def random_crop(
   crop_area_min: float,
   horizontal_flip: bool,
   name: str,
+  crop_padding: int = 0,
 ) -> tf.Tensor:
   """Training: a random crop, stretched to the network's input, and a mirror.
 
@@ -201,6 +205,8 @@ def random_crop(
       1 is no crop.
     horizontal_flip: whether half of the images are mirrored.
     name: 'legacy' or 'modern'.
+    crop_padding: pixels by which the image is moved at most, up or down and
+      left or right; below image_size, and 0 unless crop_area_min is 1.
 
   Returns:
     [image_size, image_size, 3] float32 on the 0..255 scale, not clipped.
@@ -231,7 +237,19 @@ def random_crop(
     )
   else:
     image = central_crop(decode(encoded), image_size, image_size, name)
+  if crop_padding:
+    image = _moved(image, seeds[0], crop_padding)
   if horizontal_flip:
     image = tf.image.stateless_random_flip_left_right(image, seeds[1])
   image.set_shape((image_size, image_size, 3))
   return image
+
+
+def _moved(image: tf.Tensor, seed: tf.Tensor, most: int) -> tf.Tensor:
+  """The image, at one of (2 * most + 1)**2 places, each as likely."""
+  pad = (most, most)
+  padded = tf.pad(image, (pad, pad, (0, 0)), 'REFLECT')
+  begin = tf.random.stateless_uniform(
+    (2,), seed, minval=0, maxval=2 * most + 1, dtype=tf.int32
+  )
+  return tf.slice(padded, tf.pad(begin, [[0, 1]]), tf.shape(image))

@@ -13,6 +13,16 @@ the first block of every group projects its shortcut; the last scale of every
 block starts at zero. For 224x224 images the groups see 56, 56, 28 and 14
 pixels and give 56, 28, 14 and 7.
 
+The stem, what stands before the groups, is a choice. For images of 32x32 the
+original's leaves the groups 8 pixels and less; those without a pool are what
+is usual there (He et al. section 4.2). A stem of its own has names of its own,
+by which a checkpoint is known:
+
+  stem          convolution             pool           32x32 to the groups
+  imagenet      initial_conv, 7x7 / 2   maximum, 3 / 2    8, 8, 4, 2, then 1
+  3x3           initial_conv_3x3, / 1   none             32, 32, 16, 8, then 4
+  3x3_stride_2  initial_conv_3x3_stride_2, / 2   none    16, 16, 8, 4, then 2
+
   depth   blocks         blocks per group
   18, 34  two 3x3        2 2 2 2, 3 4 6 3
   50      1x1, 3x3, 1x1  3 4 6 3
@@ -49,6 +59,29 @@ _BLOCKS = {
 DEPTHS = tuple(_BLOCKS)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Stem:
+  """The initial convolution and what follows it before the groups."""
+
+  conv_name: str
+  kernel_size: int
+  stride: int
+  has_pool: bool
+
+
+_STEMS = {
+  'imagenet': _Stem('initial_conv', 7, 2, has_pool=True),
+  '3x3': _Stem('initial_conv_3x3', 3, 1, has_pool=False),
+  '3x3_stride_2': _Stem('initial_conv_3x3_stride_2', 3, 2, has_pool=False),
+}
+STEMS = tuple(_STEMS)
+
+
+def initial_convs() -> dict[str, str]:
+  """Name of the first convolution, without the scope -> its stem."""
+  return {stem.conv_name: name for name, stem in _STEMS.items()}
+
+
 def blocks_per_group(depth: int) -> tuple[int, int, int, int]:
   """Number of residual blocks in each of the four groups."""
   return _BLOCKS[depth]
@@ -62,11 +95,13 @@ class Architecture:
     depth: number of layers, one of `DEPTHS`.
     width: factor on the number of filters; 1 is 64, 128, 256, 512.
     num_classes: size of the output.
+    stem: what stands before the groups, one of `STEMS`.
   """
 
   depth: int
   width: float
   num_classes: int
+  stem: str = 'imagenet'
 
   def __post_init__(self):
     if self.depth not in _BLOCKS:
@@ -75,6 +110,8 @@ class Architecture:
       raise ValueError(f'width is {self.width}, wanted 1/64 or more')
     if self.num_classes < 2:
       raise ValueError(f'num_classes is {self.num_classes}, wanted 2 or more')
+    if self.stem not in _STEMS:
+      raise ValueError(f'stem is {self.stem!r}, wanted one of {STEMS}')
 
   def filters(self, group: int) -> int:
     """Filters of the narrow convolutions of a group, 0..3."""
@@ -84,6 +121,11 @@ class Architecture:
   def has_bottlenecks(self) -> bool:
     """Whether blocks are 1x1, 3x3, 1x1 rather than two 3x3."""
     return self.depth >= 50
+
+  @property
+  def initial_conv(self) -> str:
+    """Name of the first convolution, without the scope; says the stem."""
+    return _STEMS[self.stem].conv_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +189,10 @@ def layers(
       name, batch_norm, kernel_size, in_channels, out_channels, stride, last
     )
 
-  initial = conv('initial_conv', 7, 3, architecture.filters(0), 2)
+  stem = _STEMS[architecture.stem]
+  initial = conv(
+    stem.conv_name, stem.kernel_size, 3, architecture.filters(0), stem.stride
+  )
   channels = initial.out_channels
   groups = []
   for group, count in enumerate(_BLOCKS[architecture.depth]):
@@ -303,7 +348,8 @@ def forward(
   """
   initial, groups = layers(architecture)
   x = tf.nn.relu(conv_batch_norm(images, initial))
-  x = tf.nn.max_pool2d(x, ksize=3, strides=2, padding='SAME')
+  if _STEMS[architecture.stem].has_pool:
+    x = tf.nn.max_pool2d(x, ksize=3, strides=2, padding='SAME')
   for block in (block for group in groups for block in group):
     shortcut = conv_batch_norm(x, block.projection) if block.projection else x
     for conv in block.convs[:-1]:
