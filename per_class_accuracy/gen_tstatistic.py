@@ -28,7 +28,8 @@ gives the number of significant classes by chance and the p-value of the true
 number; for each class a p-value that assumes no distribution, one adjusted for
 the number of classes (max-T, Westfall & Young), and the only one where no model
 differs from its group. Few models have few memberships: three a side cannot
-reach p = 0.05 (significant_pvalue_smallest).
+reach p = 0.05 (significant_pvalue_smallest). Models that were made from one
+another (quantised, say) are tested as if they were not, which finds less.
 
   python -m per_class_accuracy.gen_tstatistic --study=runs/digits
 
@@ -87,7 +88,8 @@ def define_flags() -> None:
     "population_mean: the mean accuracy of the level's models, as the paper "
     'has it; the test then knows nothing of the error of that mean, and calls '
     'classes that member quality hardly touches far too often '
-    '(docs/faithful.md). constants: --accuracy_constants.',
+    '(docs/faithful.md). constants: --accuracy_constants; no permutation, '
+    'which accuracies of other models cannot follow.',
   )
   flags.DEFINE_list(
     'accuracy_constants',
@@ -133,6 +135,7 @@ def run(
       f'--normalisation is {normalisation} and --accuracy_constants '
       f'{constants or "empty"}: wanted both of them for constants'
     )
+  membership.check_permutations(num_permutations)
   path = paths.t_statistic(output_file, dataset_name, mode)
   record = provenance.Provenance(
     str(epath.Path(path).parent),
@@ -170,7 +173,7 @@ def run(
     sizes = (len(baseline), len(variant))
     drawn = None
     smallest = 1.0
-    if num_permutations:
+    if num_permutations and normalisation != 'constants':
       drawn = membership.draw_memberships(*sizes, num_permutations, seed)
       smallest = max(
         membership.smallest_pvalue(*sizes), 1 / drawn.is_dense.shape[1]

@@ -68,6 +68,7 @@ from utils import (
   command_line,
   csvs,
   digests,
+  membership,
   paths,
   populations,
   provenance,
@@ -104,7 +105,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'subdirectory',
     '',
-    'Name of the one shard to aggregate. Empty: all shards that are there.',
+    'Name of the one shard to aggregate; vote_qvalue, a correction over all '
+    'images, then stays empty. Empty: all shards that are there.',
   )
   flags.DEFINE_integer(
     'num_classes',
@@ -150,7 +152,8 @@ def define_flags() -> None:
     'num_permutations',
     999,
     'Permuted memberships behind the p-values of each level and the PIEs that '
-    'chance gives; fewer where there are no more. 0: none of these.',
+    'chance gives; fewer where there are no more. 0: none of these. p-values '
+    'of images need them of pairs only.',
     lower_bound=0,
   )
   flags.DEFINE_integer('seed', 0, 'Seed of the halves and permutations.')
@@ -184,6 +187,7 @@ class Settings:
         f'num_resamples is {self.num_resamples}, wanted 2 or more, or 0 for '
         'none'
       )
+    membership.check_permutations(self.num_permutations)
 
 
 class ShardCounts(NamedTuple):
@@ -259,7 +263,7 @@ def aggregate_shard(
   files: Sequence[str],
   *,
   record: provenance.Provenance,
-  outdated: str,
+  outdated: Sequence[str],
   aside: str,
   settings: Settings,
 ) -> ShardCounts:
@@ -269,7 +273,7 @@ def aggregate_shard(
     shard: its name.
     files: the predictions of all members.
     record: started before the first table appears.
-    outdated: the null of a former run, removed before: where it lies, the
+    outdated: the nulls of former runs, removed before: where one lies, the
       modal labels beside it are complete.
     aside: folder of this machine that keeps them until `finish_shard`.
     settings: of the run.
@@ -283,7 +287,8 @@ def aggregate_shard(
   with threadpoolctl.threadpool_limits(1):
     frames, sums = count_shard(predictions, drawn, settings.tie_rule)
     agreement = vote_distance.agreement(predictions.label)
-  epath.Path(outdated).unlink(missing_ok=True)
+  for path in outdated:
+    epath.Path(path).unlink(missing_ok=True)
   record.start()
   for level, frame in frames.items():
     _put_aside(frame, _aside(aside, shard, level))
@@ -517,7 +522,9 @@ def run(
     more = '; ...' if record.changed[4:] else ''
     logging.info('made again: %s%s', '; '.join(record.changed[:4]), more)
   with _mapper(min(num_cores, len(shards))) as mapped:
-    total = _aggregate(mapped, shards, output_path, settings, record, path)
+    total = _aggregate(
+      mapped, shards, output_path, settings, record, subdirectory
+    )
   null = pd.DataFrame(
     [
       _null_row(total, level, drawn, settings.tie_rule)
@@ -541,14 +548,20 @@ def _aggregate(
   output_path: str,
   settings: Settings,
   record: provenance.Provenance,
-  outdated: str,
+  subdirectory: str,
 ) -> ShardCounts:
   """Writes the modal labels of all shards; adds up their sums."""
+  place = output_path, settings.dataset_name, settings.mode
   with storage.scratch_folder() as aside:
     work: Callable[..., ShardCounts] = functools.partial(
       aggregate_shard,
       record=record,
-      outdated=outdated,
+      # Of all shards, too, where this is one of them.
+      outdated=list(
+        dict.fromkeys(
+          paths.pie_null(*place, shard) for shard in (subdirectory, '')
+        )
+      ),
       aside=aside,
       settings=settings,
     )
@@ -559,13 +572,14 @@ def _aggregate(
       aside=aside,
       settings=settings,
       qvalues={
-        level: image_test.qvalues(pvalues)
+        level: {} if subdirectory else image_test.qvalues(pvalues)
         for level, pvalues in total.pvalues.items()
       },
     )
     for found in mapped(finish, shards):
       for level, counts in found.items():
-        total.sums[level].update(counts)
+        if not subdirectory:
+          total.sums[level].update(counts)
   return total
 
 
@@ -590,6 +604,7 @@ def _null_row(
     'variant_number_observ': len(compressed),
     'is_paired': int(drawn.paired),
     'tie_rule': tie_rule,
+    'tested_images_count': sum(total.pvalues[level].values()),
     **{
       column.name: int(sums[column.name])
       for column in tables.PIE_NULL.columns

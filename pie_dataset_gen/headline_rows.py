@@ -22,7 +22,7 @@ SHORT = (
   PVALUE,
   'PIEs that are solid',
   'top-1 of compressed on PIEs',
-  'classes that lost more than the whole',
+  'classes that fell against the whole',
   'p of so many classes, by chance',
   'top-1 on corrupted images',
   'error on corrupted images, dense = 1',
@@ -205,11 +205,13 @@ def _pie_cells(level: dict, images: pd.DataFrame) -> dict[str, Cell]:
     BY_CHANCE: or_why(
       level['permuted_mean'], level['permuted_low'], level['permuted_high']
     ),
-    'PIEs beyond chance': or_why(pies - level['permuted_mean']),
+    'PIEs beyond chance': or_why(pies - level['permuted_mean'])
+    if not level['pie_pvalue'] > tables.SIGNIFICANCE
+    else Cell(not_available='no more PIEs than chance often gives'),
     PVALUE: Cell(not_available=few) if few else or_why(p),
     'PIEs that are solid': Cell(not_available=few)
     if few
-    else Cell(level['solid_pie_count']),
+    else or_why(level['solid_pie_count']),
     'PIEs that hang on the rule for ties': Cell(level['pie_by_tie_rule_count']),
     'PIEs, share of images': Cell(pies / total),
   }
@@ -230,12 +232,12 @@ def _pie_cells(level: dict, images: pd.DataFrame) -> dict[str, Cell]:
 
 
 def class_rows(summary: pd.DataFrame) -> list[Row]:
-  """Classes that lost more and less, from `tables.CLASS_IMPACT_SUMMARY`."""
+  """Classes that moved against the whole: `tables.CLASS_IMPACT_SUMMARY`."""
   columns = {
-    'classes that lost more than the whole': 'lower_corrected',
-    'lost more, by chance': 'lower_corrected_permuted',
-    'classes that lost less than the whole': 'higher_corrected',
-    'lost less, by chance': 'higher_corrected_permuted',
+    'classes that fell against the whole': 'lower_corrected',
+    'fell, by chance': 'lower_corrected_permuted',
+    'classes that rose against the whole': 'higher_corrected',
+    'rose, by chance': 'higher_corrected_permuted',
     'p of so many classes, by chance': 'significant_pvalue',
     'lowest recall of a class': 'worst_recall',
   }

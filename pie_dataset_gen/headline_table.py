@@ -6,9 +6,9 @@ Reads in --results_directory what the other scripts wrote there:
                   top-5
   modal labels    of pie_dataset_gen.aggregate_predictions, with the PIE null:
                   PIEs, their number by chance, accuracy with and without them
-  class tests     of per_class_accuracy.gen_tstatistic: classes that lost more
-                  and less than the whole; and of groups, if its --output_file
-                  was <results_directory>/groups
+  class tests     of per_class_accuracy.gen_tstatistic: classes that moved
+                  against the whole; and of groups, if its --output_file was
+                  <results_directory>/groups
 
 and in --robustness_directory the summary of robustness_tests.summarize:
 corrupted images. Writes <results_directory>/headline_table.csv, one row for
@@ -225,7 +225,7 @@ def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
     rows += headline_rows.class_rows(classes[0])
   else:
     rows += headline_rows.absent(
-      'classes that lost more than the whole', tables.CLASS_IMPACT_SUMMARY
+      'classes that fell against the whole', tables.CLASS_IMPACT_SUMMARY
     )
   return rows
 

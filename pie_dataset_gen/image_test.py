@@ -2,16 +2,18 @@
 
 Given how many votes each label has from all members together, membership is a
 matter of chance if compression changed nothing: each choice of the dense ones
-is as likely as another. The statistic is the number of pairs, a dense and a
-compressed member, that agree; p is the probability of as few. No memberships
-are drawn: the probabilities are summed, so that a p-value may be as small as
-the members allow, which a correction over thousands of images needs.
+is as likely as another. The statistic is the squared distance between the
+shares of votes; p is the probability of one as large. No memberships are drawn:
+the probabilities are summed, so that a p-value may be as small as the members
+allow, which a correction over thousands of images needs. With two labels and
+groups of one size this is Fisher's exact test.
 
-With groups of one size this is the squared distance of the votes (the more
-pairs agree, the smaller it is), and with two labels Fisher's exact test.
+The distance is counted in units of an eight-thousandth of the largest, or
+exactly where that needs no more: groups of one size up to 90 a side.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,66 +21,90 @@ from scipy import stats
 
 from utils import tables
 
-# Bounds the memory: distributions that may be continued by another label.
-_KEPT = 2048
+# Bounds the memory: distances that are told apart, and what is kept of them,
+# distributions that other labels continue and such as are complete.
+_DISTANCES = 8192
+_KEPT = 64
+_KEPT_COMPLETE = 2048
+
+
+@functools.cache
+def _one_label(
+  total: int, num_dense: int, num_compressed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """For each number of dense voters among all of a label: weight and distance.
+
+  Binomial coefficients over 2^total, so that no number of members overflows;
+  and the squared distance less its least value, in whole units.
+  """
+  chosen = np.arange(total + 1)
+  factors = (total - chosen[1:] + 1) / chosen[1:]
+  weights = np.cumprod(np.concatenate([[1.0], factors])) * 0.5**total
+  apart = (chosen * num_compressed - (total - chosen) * num_dense) ** 2
+  # Squares of multiples of this; groups of one size have every fourth of them.
+  exact = math.gcd(num_dense, num_compressed) ** 2
+  if num_dense == num_compressed:
+    exact *= 4
+  unit = max(exact, 2 * (num_dense * num_compressed) ** 2 / _DISTANCES)
+  return weights, np.round((apart - apart.min()) / unit).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _joint(totals: tuple[int, ...], num_dense: int) -> np.ndarray:
+def _joint(
+  totals: tuple[int, ...], num_dense: int, num_compressed: int
+) -> np.ndarray:
   """Weights of choosing dense voters among those of some labels.
 
   Args:
     totals: votes for each of these labels, from all members.
     num_dense: how many members are dense.
+    num_compressed: how many are not.
 
   Returns:
-    [num_dense + 1, pairs + 1] for each number of dense voters that were chosen
-    and of agreeing pairs; proportional to the number of choices.
+    [num_dense + 1, distances] for each number of dense voters that were chosen
+    and each distance; proportional to the number of choices.
   """
   if not totals:
     return np.eye(num_dense + 1, 1)
-  before = _joint(totals[:-1], num_dense)
-  weights, pairs = _one_label(totals[-1])
-  after = np.zeros((num_dense + 1, before.shape[1] + pairs.max()))
-  for chosen in range(min(totals[-1], num_dense) + 1):
-    start = pairs[chosen]
+  before = _joint(totals[:-1], num_dense, num_compressed)
+  weights, apart = _one_label(totals[-1], num_dense, num_compressed)
+  most = min(totals[-1], num_dense)
+  after = np.zeros(
+    (num_dense + 1, before.shape[1] + apart[: most + 1].max(initial=0))
+  )
+  for chosen in range(most + 1):
+    start = apart[chosen]
     after[chosen:, start : start + before.shape[1]] += (
       weights[chosen] * before[: num_dense + 1 - chosen]
     )
   return after
 
 
-@functools.cache
-def _one_label(total: int) -> tuple[np.ndarray, np.ndarray]:
-  """For each number of dense voters among all of a label: weight and pairs."""
-  chosen = np.arange(total + 1)
-  # Binomial coefficients over 2^total, so that no number of members overflows.
-  factors = (total - chosen[1:] + 1) / chosen[1:]
-  weights = np.cumprod(np.concatenate([[1.0], factors])) * 0.5**total
-  return weights, chosen * (total - chosen)
-
-
-@functools.lru_cache(maxsize=2**16)
-def distribution(totals: tuple[int, ...], num_dense: int) -> np.ndarray:
-  """Probability of as few agreeing pairs, for each number of them.
+@functools.lru_cache(maxsize=_KEPT_COMPLETE)
+def distribution(
+  totals: tuple[int, ...], num_dense: int, num_compressed: int
+) -> np.ndarray:
+  """Probability of as large a distance, for each distance.
 
   Args:
     totals: votes for each label from all members, falling.
     num_dense: how many members are dense, at least 1.
+    num_compressed: how many are not, at least 1.
 
   Returns:
-    [pairs + 1], rising to 1.
+    [distances], falling from 1.
   """
-  before = _joint(totals[:-1], num_dense)
-  weights, pairs = _one_label(totals[-1])
-  found = np.zeros(before.shape[1] + pairs.max())
-  for chosen in range(min(totals[-1], num_dense) + 1):
-    start = pairs[chosen]
+  before = _joint(totals[:-1], num_dense, num_compressed)
+  weights, apart = _one_label(totals[-1], num_dense, num_compressed)
+  most = min(totals[-1], num_dense)
+  found = np.zeros(before.shape[1] + apart[: most + 1].max())
+  for chosen in range(most + 1):
+    start = apart[chosen]
     found[start : start + before.shape[1]] += (
       weights[chosen] * before[num_dense - chosen]
     )
-  cumulative = found.cumsum()
-  return cumulative / cumulative[-1]
+  as_large = found[::-1].cumsum()[::-1]
+  return as_large / as_large[0]
 
 
 def pvalues(
@@ -94,23 +120,34 @@ def pvalues(
   Returns:
     p-values [images] and smallest p-values [images].
   """
-  if not len(first):
-    return np.ones(0), np.ones(0)
-  num_dense = int(dense[first[0] : (*first, len(dense))[1]].sum())
-  pairs = np.add.reduceat(dense * compressed, first)
-  total = dense + compressed
-  image = np.repeat(np.arange(len(first)), np.diff((*first, len(dense))))
-  # Falling within each image; what is nobody's label is none.
-  total = total[np.lexsort((-total, image))]
-  ends = first + np.add.reduceat(total > 0, first)
   found = np.ones((2, len(first)))
-  for i, (start, end) in enumerate(zip(first, ends, strict=True)):
-    if end - start > 1:
-      below = distribution(tuple(total[start:end].tolist()), num_dense)
-      found[0, i] = below[pairs[i]]
-      found[1, i] = below[np.flatnonzero(below)[0]]
-  # Sums of products that would be 1 but for rounding.
-  return np.minimum(found[0], 1.0), np.minimum(found[1], 1.0)
+  if not len(first):
+    return found[0], found[1]
+  bounds = [*first.tolist(), len(dense)]
+  sizes = int(dense[: bounds[1]].sum()), int(compressed[: bounds[1]].sum())
+  votes = dense + compressed
+  # Falling within each image; what is nobody's label is none.
+  image = np.repeat(np.arange(len(first)), np.diff(bounds))
+  order = np.lexsort((-votes, image))
+  order = order[votes[order] > 0]
+  image, votes, dense = image[order], votes[order], dense[order]
+  starts = np.searchsorted(image, np.arange(len(first) + 1))
+  of_images = [
+    (tuple(votes[start:end].tolist()), i)
+    for i, (start, end) in enumerate(zip(starts, starts[1:], strict=False))
+    if end - start > 1
+  ]
+  # Sorted, so that distributions which begin alike follow one another.
+  for totals, i in sorted(of_images):
+    as_large = distribution(totals, *sizes)
+    apart = sum(
+      int(_one_label(total, *sizes)[1][chosen])
+      for total, chosen in zip(
+        totals, dense[starts[i] : starts[i + 1]].tolist(), strict=True
+      )
+    )
+    found[:, i] = as_large[apart], as_large[as_large > 0][-1]
+  return found[0], found[1]
 
 
 def to_be_corrected(smallest: np.ndarray) -> np.ndarray:

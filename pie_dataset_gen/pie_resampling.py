@@ -139,6 +139,11 @@ def count_pies(
       held_out = right[:, of].astype(np.float32) @ others / others.sum(axis=0)
       sums[f'chance_{who}'] = (share * chance).sum(axis=0)
       sums[f'held_out_{who}'] = (held_out * pie).sum(axis=0)
+  if drawn.paired:
+    # Of pairs they are drawn; `votes` takes the members to be on their own.
+    images['vote_pvalue'] = images['vote_qvalue'] = np.full(
+      len(predictions.label), np.nan
+    )
   if drawn.memberships is not None:
     is_dense = drawn.memberships.is_dense
     first, second = winners(is_dense), winners(~is_dense)
@@ -173,7 +178,7 @@ def _paired_pvalues(
 
 
 def interval(
-  half_pies: np.ndarray, num_dense: int, num_compressed: int
+  half_pies: np.ndarray, num_dense: int, num_compressed: int, paired: bool
 ) -> float:
   """Half the width of the 95 % interval of the number of PIEs.
 
@@ -189,9 +194,14 @@ def interval(
     half_pies: [repeats] counts between halves.
     num_dense: dense members.
     num_compressed: members of the level.
+    paired: whether they are pairs, of which halves were drawn.
   """
-  kept = [(n // 2) / (n - n // 2) for n in (num_dense, num_compressed)]
-  freedom = num_dense + num_compressed - 2
+  sizes = np.array([num_dense, num_compressed])
+  kept = (sizes // 2) / (sizes - sizes // 2)
+  # Satterthwaite's, of two means of members that vary alike.
+  freedom = (1 / sizes).sum() ** 2 / (1 / sizes**2 / (sizes - 1)).sum()
+  if paired:
+    freedom = num_dense - 1
   return float(
     stats.t.ppf(0.975, freedom) * half_pies.std(ddof=1) * np.mean(kept) ** 0.5
   )
@@ -237,7 +247,9 @@ def summarise(
         f'each population, {members}'
       )
     else:
-      width = interval(sums['half_pies'], num_dense, num_compressed)
+      width = interval(
+        sums['half_pies'], num_dense, num_compressed, drawn.paired
+      )
       row['pie_count_low'] = max(0.0, sums['pie_count'] - width)
       row['pie_count_high'] = min(
         float(sums['total_images_count']), sums['pie_count'] + width
@@ -248,8 +260,10 @@ def summarise(
     ways = drawn.memberships.is_dense.shape[1]
     pies = sums['permuted_pies']
     row['permutations'] = ways - 1
-    row['permuted_mean'] = float(pies.mean())
-    row['permuted_low'], row['permuted_high'] = np.percentile(pies, (2.5, 97.5))
+    others = pies[1:]
+    row['permuted_mean'] = float(others.mean())
+    low, high = np.percentile(others, (2.5, 97.5))
+    row['permuted_low'], row['permuted_high'] = low, high
     row['pie_pvalue'] = float(membership.pvalue(pies))
     row['taxicab_pvalue'] = float(membership.pvalue(sums['permuted_taxicab']))
     row['energy_pvalue'] = float(

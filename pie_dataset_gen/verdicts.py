@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from pie_dataset_gen import rounding
-from utils import populations, tables
+from utils import membership, populations, tables
 
+_SOLID = f'q at or below {tables.SIGNIFICANCE:g}'
 # Classes, or groups, that a sentence names.
 _NAMED = 3
 
@@ -92,33 +93,48 @@ def of_images(null: Mapping[str, Any]) -> list[Verdict]:
 
 
 def _of_pies(level: str, null: Mapping[str, Any]) -> Verdict:
-  """Which PIEs are solid, and what their accuracy is worth."""
+  """Which PIEs are solid, and how many hang on the rule for ties."""
   pies, solid = null['pie_count'], null['solid_pie_count']
-  said = []
-  if null['smallest_pvalue'] > tables.SIGNIFICANCE:
-    said.append(f'{level}: which PIEs are chance, so few members cannot say')
-  elif pies:
-    said.append(
-      f'{level}: {solid} of {pies} PIEs are solid (q at or below '
-      f'{tables.SIGNIFICANCE:g}), the others may be chance'
-      if solid < pies
-      else f'{level}: all {pies} PIEs are solid (q at or below '
-      f'{tables.SIGNIFICANCE:g})'
+  said, verdict = f'{level}: no image is a PIE', 'not shown'
+  if np.isnan(solid):
+    verdict = 'not tested'
+    said = f'{level}: which of {pies} PIEs are chance was not tested'
+  elif solid:
+    verdict = 'differs'
+    said = f'{level}: {solid:.0f} of {pies} PIEs are solid ({_SOLID})'
+    if solid < pies:
+      said += ', each of the others may be chance'
+  elif pies and _smallest_qvalue(null) > tables.SIGNIFICANCE:
+    verdict = 'too few members'
+    said = (
+      f'{level}: so few members cannot say of a single image whether it is a '
+      'PIE by chance'
     )
-  else:
-    said.append(f'{level}: no image is a PIE')
+  elif pies:
+    said = (
+      f'{level}: none of {pies} PIEs is solid ({_SOLID}), all may be chance'
+    )
   if null['pie_by_tie_rule_count']:
-    said.append(
-      f'{null["pie_by_tie_rule_count"]} hang on the rule for ties, '
+    said += (
+      f'; {null["pie_by_tie_rule_count"]} hang on the rule for ties, '
       f"'{null['tie_rule']}'"
     )
   others = null['moved_images_count'] - solid
-  if others:
-    said.append(
-      f'on {others} other images the votes moved without another winner'
+  if others > 0:
+    said += (
+      f'; on {others:.0f} other images the votes moved without another winner'
     )
-  verdict = decide(0.0 if solid else 1.0, null['smallest_pvalue'])
-  return Verdict('PIEs', verdict, '; '.join(said) + '.')
+  return Verdict('PIEs', verdict, f'{said}.')
+
+
+def _smallest_qvalue(null: Mapping[str, Any]) -> float:
+  """Of an image that is the only one with the smallest p-value there can be."""
+  sizes = null['baseline_number_observ'], null['variant_number_observ']
+  smallest = membership.smallest_pvalue(*sizes, bool(null['is_paired']))
+  if null['is_paired']:
+    # Drawn, not summed.
+    smallest = max(smallest, 1 / (null['permutations'] + 1))
+  return smallest * null['tested_images_count']
 
 
 class Impact(NamedTuple):
@@ -155,9 +171,13 @@ def of_impact(
     corrected.loc[corrected['direction'] == side, 'class']
     for side in ('lower', 'higher')
   )
+  if row['variant_accuracy'] > row['baseline_accuracy']:
+    ways = 'gained less than the whole, or lost', 'gained more than the whole'
+  else:
+    ways = 'lost more than the whole', 'lost less than the whole'
   named = [
-    f'{len(found)} of {row["tested"]} lost {how} than the whole{_names(found)}'
-    for found, how in ((lower, 'more'), (higher, 'less'))
+    f'{len(found)} of {row["tested"]} {way}{_names(found)}'
+    for found, way in zip((lower, higher), ways, strict=True)
     if len(found)
   ]
   alone = ', '.join(named)
@@ -179,6 +199,8 @@ def of_impact(
     )
   else:
     said = f'{about} were not tested together'
+  if named and row['normalisation'] != 'model':
+    said += f' (more than there are: --normalisation is {row["normalisation"]})'
   return Verdict(about, verdict, f'{level.words}: {said}.')
 
 

@@ -20,6 +20,9 @@ ROW = {
   'energy_pvalue': 0.001,
   'pie_pvalue': 0.004,
   'smallest_pvalue': 0.001,
+  'is_paired': 0,
+  'permutations': 999,
+  'tested_images_count': 200,
   'moved_images_count': 8,
   'solid_pie_count': 6,
   'pie_by_tie_rule_count': 3,
@@ -41,9 +44,9 @@ def test_a_level_that_differs():
     'chance.'
   )
   assert said()['PIEs'].sentence == (
-    'threshold 0.9: 6 of 19 PIEs are solid (q at or below 0.05), the others '
-    "may be chance; 3 hang on the rule for ties, 'largest'; on 2 other images "
-    'the votes moved without another winner.'
+    'threshold 0.9: 6 of 19 PIEs are solid (q at or below 0.05), each of '
+    "the others may be chance; 3 hang on the rule for ties, 'largest'; on 2 "
+    'other images the votes moved without another winner.'
   )
 
 
@@ -70,10 +73,24 @@ def test_what_is_not_shown_is_not_said(changes, verdict, words):
 
 
 def test_pies_of_few_members_are_not_judged():
-  found = said(smallest_pvalue=0.1, solid_pie_count=0, moved_images_count=0)
-  assert found['PIEs'].verdict == 'too few members'
-  assert 'solid' not in found['PIEs'].sentence
-  assert 'hang on the rule' in found['PIEs'].sentence
+  few = {'baseline_number_observ': 6, 'variant_number_observ': 6}
+  none = {'solid_pie_count': 0, 'moved_images_count': 0}
+  # 2 / 924 times 200 images; of many that move together some may be solid.
+  found = said(**few, **none)['PIEs']
+  assert found.verdict == 'too few members'
+  assert 'solid' not in found.sentence
+  assert 'hang on the rule' in found.sentence
+  assert said(**few)['PIEs'].verdict == 'differs'
+  assert said(**none)['PIEs'].verdict == 'not shown'
+  assert 'none of 19 PIEs is solid' in said(**none)['PIEs'].sentence
+  pairs = said(is_paired=1, permutations=999, **none)['PIEs']
+  assert pairs.verdict == 'too few members'
+
+
+def test_pies_of_one_shard_are_not_tested():
+  found = said(solid_pie_count=np.nan, moved_images_count=np.nan)['PIEs']
+  assert found.verdict == 'not tested'
+  assert 'which of 19 PIEs are chance was not tested' in found.sentence
 
 
 def test_a_method_that_prunes_nothing_is_named_alone():
@@ -95,7 +112,15 @@ def test_rows_are_those_of_the_table():
   assert csvs.check(tables.VERDICTS, verdicts.of_levels(None, []), 'x').empty
 
 
-def impact(p, smallest=0.001, lower=(), higher=(), about='classes'):
+def impact(
+  p,
+  smallest=0.001,
+  lower=(),
+  higher=(),
+  about='classes',
+  gains=False,
+  normalisation='model',
+):
   """The verdict on ten classes, of which some stand after correction."""
   tests = pd.DataFrame({'class': [f'c{i}' for i in range(10)]})
   change = np.zeros(10)
@@ -112,6 +137,9 @@ def impact(p, smallest=0.001, lower=(), higher=(), about='classes'):
     'tested': 10,
     'significant_pvalue': p,
     'significant_pvalue_smallest': smallest,
+    'baseline_accuracy': 0.8,
+    'variant_accuracy': 0.9 if gains else 0.7,
+    'normalisation': normalisation,
   }
   return verdicts.of_impact(about, row, tests)
 
@@ -123,6 +151,13 @@ def test_classes_that_pay_are_named():
     'int8: classes moved otherwise than the whole, more than chance explains '
     '(p 0.003); after correction 4 of 10 lost more than the whole (c7, c5, c4, '
     '...), 1 of 10 lost less than the whole (c2).'
+  )
+  found = impact(0.003, lower=[1], higher=[2], gains=True).sentence
+  assert '1 of 10 gained less than the whole, or lost (c1)' in found
+  assert '1 of 10 gained more than the whole (c2)' in found
+  of_paper = impact(0.2, lower=[1], normalisation='population_mean')
+  assert 'more than there are: --normalisation is population_mean' in (
+    of_paper.sentence
   )
 
 

@@ -40,6 +40,15 @@ class Memberships(NamedTuple):
     )
 
 
+def check_permutations(number: int) -> None:
+  """Raises ValueError for so few that no p-value could be 0.05."""
+  if 0 < number < 19:
+    raise ValueError(
+      f'num_permutations is {number}, wanted 19 or more, or 0 for none: fewer '
+      'cannot give a p of 0.05'
+    )
+
+
 def draw_memberships(
   num_dense: int,
   num_compressed: int,

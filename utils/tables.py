@@ -147,8 +147,8 @@ PIE_NULL = Table(
   'pie_dataset_gen.aggregate_predictions',
   '<results>/<data set>/<mode>_pie_null.csv',
   (
-    Column('pruning_method', 'text', 'how the pruned population was pruned'),
-    _fraction('pruning_fraction', 'level of the pruned population'),
+    Column('pruning_method', 'text', 'how the population was compressed'),
+    _fraction('pruning_fraction', 'level of the compressed population'),
     _count('total_images_count', 'images'),
     _count('baseline_number_observ', 'number of dense members'),
     _count('variant_number_observ', 'number of compressed members'),
@@ -191,10 +191,16 @@ PIE_NULL = Table(
       nullable=True,
     ),
     _count(
+      'tested_images_count',
+      'images that vote_qvalue is corrected over: their votes could give a '
+      'vote_pvalue of 0.05',
+    ),
+    _count(
       'moved_images_count',
       f'images whose vote_qvalue is {SIGNIFICANCE} or less',
+      nullable=True,
     ),
-    _count('solid_pie_count', 'PIEs among these'),
+    _count('solid_pie_count', 'PIEs among these', nullable=True),
     _fraction(
       'chance_baseline_accuracy',
       'top-1 of dense members on PIEs between two dense halves',
