@@ -61,7 +61,7 @@ const gallery = (() => {
     // In the order of their strength, solid first.
     solid: (image, level) =>
       isPie(image, level) && image.compressed[level].solidity === 0,
-    likely: (image, level) =>
+    uncertain: (image, level) =>
       isPie(image, level) && image.compressed[level].solidity <= 1,
     other: (image, level) => !isPie(image, level),
     suspect: (image) => suspectOf.has(image.key),
@@ -207,7 +207,7 @@ const gallery = (() => {
             [
               {},
               term(`solid: q ${pValue(suspect.q)}`, 'solid'),
-              ` at ${suspect.level}`,
+              ` over all levels, the smallest at ${suspect.level}`,
             ],
           ]
         : []),

@@ -20,7 +20,7 @@ It needs no server, and nothing on it comes from elsewhere. It shows
   the verdicts: what can be said of each level, and what cannot, in words;
   the findings: the headline table, its numbers rounded, PIEs beside chance and
   beside what the rule for ties decides, figures;
-  the suspects: images whose label few members agree with;
+  the suspects: images whose label a person should look at first;
   the images: every PIE at every level, and other images of the same classes,
   with filters, sorting, the votes of both populations, and whether a PIE is
   solid or may be chance (pie_dataset_gen/solidity.py);

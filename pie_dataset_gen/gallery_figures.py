@@ -71,8 +71,7 @@ def draw_findings(headline: pd.DataFrame) -> mpl_figure.Figure:
         axes.set_xticks(fractions)
         axes.xaxis.set_major_formatter('{x:g}')
     else:
-      if fractions[0]:
-        title = f'{method}, {fractions[0]:g} of the weights are zero'
+      title = populations.Level(method, fractions[0]).words
       _draw_one_level(accuracy, number, of)
     for axes, label in ((accuracy, 'top-1'), (number, 'images')):
       axes.set_title(title, parse_math=False)
@@ -218,22 +217,17 @@ def class_impact_captions(
     if name == 'significant_classes':
       captions[path] = (
         'All levels: the number of classes whose recall moved otherwise than '
-        'the accuracy of the whole, as tested for each level, with what random '
-        'halves of the dense members give.'
+        'the accuracy of the whole, as tested for each level, with what '
+        'permuted membership of all members gives.'
       )
       continue
     level = of_level.get(name)
-    told = name
-    if level:
-      method, fraction = level
-      told = (
-        f'{method}, {fraction:g} of the weights zero' if fraction else method
-      )
     captions[path] = (
-      f'{told}: the change of recall of each class, compressed minus dense '
-      '(bars), and what is left of it when the change of the whole accuracy is '
-      'taken off (points or line, with 95 % intervals). A class that lost less '
-      'than the whole may still have lost. Coloured: significant after '
+      f'{level.words if level else name}: the change of recall of each class, '
+      'compressed minus dense (bars), and what is left of it when the change '
+      'of the whole accuracy is taken off (points with 95 % intervals; of many '
+      'classes a line, with points for the outermost only). A class that rose '
+      'against the whole may still have lost. Coloured: significant after '
       f'correction, q of at most {tables.SIGNIFICANCE:g}.'
     )
   return captions

@@ -1,11 +1,11 @@
-r"""Writes the images that pruned networks see differently as a data set.
+r"""Writes the images that compressed networks see differently as a data set.
 
 Reads
   --data_directory    TFRecord shards, as in imagenet_predictions
   --predictions_file  the --output_path of aggregate_predictions: an image
-                      is a Pruning Identified Exemplar (PIE) at a level of
-                      sparsity when the modal labels of the dense and of the
-                      pruned population differ
+                      is a Pruning Identified Exemplar (PIE) at a level when
+                      the modal labels of the dense and of the compressed
+                      population differ
 
 and writes, for each level and shard,
 

@@ -40,8 +40,8 @@ TERMS: Mapping[str, str] = {
     'with the count of PIEs above it.'
   ),
   'beyond chance': (
-    'The number of PIEs less that by chance: about how many images are PIEs '
-    'because of the compression.'
+    'How many more PIEs there are than chance gives on average: the number of '
+    'PIEs less the mean number by chance.'
   ),
   'p, if it predicted like the dense': (
     'The share of ways to deal out the names dense and compressed that set the '
@@ -55,7 +55,8 @@ TERMS: Mapping[str, str] = {
   ),
   'Taxicab distance': (
     'How far the votes for an image differ: the sum over classes of | dense '
-    'votes - compressed votes |.'
+    'votes - compressed votes |. Counts compare only where both populations '
+    'have one size.'
   ),
   'Taxicab rank': (
     '1 for the image of a level whose Taxicab distance is largest; images as '
@@ -72,30 +73,40 @@ TERMS: Mapping[str, str] = {
     'Images whose votes can give no small p-value have none.'
   ),
   'PIE frequency': (
-    'The share of resampled populations in which the image is a PIE: near 1 '
-    'for an image that other members would show too.'
+    'The share of random halves of both populations (half as many of the same '
+    'members) between which the image is a PIE.'
   ),
   **{word: solidity.MEANINGS[word] for word in list(solidity.MEANINGS)[:3]},
   'interval': (
     'The numbers in square brackets, 12 [6, 18]: made so that of 100 studies '
-    'about 95 hold the true number. Beside a count by chance they are the '
-    'range of 95 % of the permutations instead.'
+    'about 95 hold the mean number over studies with as many members. Beside a '
+    'count by chance they are the range of 95 % of the permutations instead.'
   ),
   'rule for ties': (
     'Which of several classes with as many votes is the modal label. With few '
     'members many PIEs exist by this rule alone.'
   ),
   'suspect': (
-    'An image whose label few members agree with, dense or compressed: often '
-    'the label is wrong.'
+    'An image ranked among the first to look at: for how few members, dense or '
+    'compressed, agree with its label or, if it was asked so, for how surely '
+    'dense and compressed members differ.'
   ),
-  'lost more than the whole': (
-    'Classes whose recall fell further than the accuracy over all images, '
-    'after correction for the number of classes.'
+  'fell against the whole': (
+    'Of a class: its recall moved down compared with the accuracy of the whole '
+    '(lost more, or gained less), after correction for the number of classes.'
   ),
-  'lost less than the whole': (
-    'Classes whose recall fell less than the accuracy over all images, or '
-    'rose, after correction for the number of classes. They may have lost too.'
+  'rose against the whole': (
+    'Of a class: its recall moved up compared with the accuracy of the whole '
+    '(lost less, or gained more), after correction for the number of classes. '
+    'It may have lost too.'
+  ),
+  'fell, by chance': (
+    'The mean number of classes that fall against the whole when the names '
+    'dense and compressed are dealt out at random.'
+  ),
+  'rose, by chance': (
+    'The mean number of classes that rise against the whole when the names '
+    'dense and compressed are dealt out at random.'
   ),
   'top-1': 'The share of images whose class a member predicts rightly.',
   'error, dense = 1': (

@@ -10,9 +10,10 @@ whichever of these there are:
                  Welch test at 5 % finds in 8 of 10 studies. The recall of
                  classes and groups is taken less the accuracy of its member,
                  as gen_tstatistic does; the accuracy of the whole as it is.
-                 "Corrected" is 5 % over the number of classes (Bonferroni),
-                 which is safe: gen_tstatistic corrects by the false discovery
-                 rate, which asks for less where many classes move.
+                 "Corrected" is 5 % over the number of classes whose recall
+                 is known (Bonferroni), which is safe: gen_tstatistic corrects
+                 by the false discovery rate, which asks for less where many
+                 classes move.
   predictions    of pie_dataset_gen.imagenet_predictions, or of any framework.
                  The exact test of aggregate_predictions is made again on random
                  subsets of n dense and n compressed members: the p-value in the
@@ -21,7 +22,8 @@ whichever of these there are:
 Prints a table for each level, and writes, for --num_members and the size of the
 pilot, <output_path>/<dataset_name>/<mode>_members_needed.csv (utils/tables.py:
 MEMBERS_NEEDED; all classes, one by one) and <mode>_subset_tests.csv
-(SUBSET_TESTS).
+(SUBSET_TESTS), anew at every run. One that is not made, without metrics or
+without predictions, is removed: the two are of one run.
 
   python -m pie_dataset_gen.how_many_members --study=runs/digits
 
@@ -60,10 +62,13 @@ from utils import (
   paths,
   populations,
   provenance,
+  storage,
   tables,
 )
 
 _LEVEL = tables.SIGNIFICANCE
+# Of n permutations the smallest p is 1 / (n + 1).
+_FEWEST_PERMUTATIONS = round(1 / _LEVEL) - 1
 
 
 def define_flags() -> None:
@@ -120,7 +125,8 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_permutations',
     999,
-    'Permuted memberships behind each p-value; all where they are no more.',
+    'Permuted memberships behind each p-value, '
+    f'{_FEWEST_PERMUTATIONS} or more; all where they are no more.',
     lower_bound=1,
   )
   flags.DEFINE_integer('seed', 0, 'Seed of both.', lower_bound=0)
@@ -183,7 +189,8 @@ def changes(
   for level in asked.levels(members):
     compressed = members.positions(level)
     spread = detectable_change.spread(normalised[dense], normalised[compressed])
-    tested = int((spread.deviation > 0).sum())
+    # Constant classes are tested, too; those without images are not.
+    tested = int(spread.deviation.size - np.isnan(spread.deviation).sum())
     units = pd.DataFrame(
       {
         'what': 'group' if of_groups else 'class',
@@ -318,10 +325,16 @@ def run(
 
   Raises:
     FileNotFoundError: there is no pilot.
-    ValueError: it is damaged, its parts are of different networks, or a level
-      has fewer than two members.
+    ValueError: it is damaged, its parts are of different networks, a level has
+      fewer than two members, or permutations are too few.
   """
   asked = asked or Asked()
+  if asked.permutations < _FEWEST_PERMUTATIONS:
+    raise ValueError(
+      f'--num_permutations is {asked.permutations}, wanted '
+      f'{_FEWEST_PERMUTATIONS} or more: fewer than {_FEWEST_PERMUTATIONS} '
+      f'cannot give a p of {_LEVEL:g}'
+    )
   if not (predictions_directory or class_metrics_directory):
     raise FileNotFoundError(
       'there are neither predictions nor class metrics to start from: wanted '
@@ -354,25 +367,34 @@ def run(
     read.append(agreement.members)
   for other in read[1:]:
     _check_same(read[0], other, asked)
-  path = paths.members_needed(output_path, dataset_name, mode)
-  folder = str(epath.Path(path).parent)
   every = pd.concat(needed[1:] or needed, ignore_index=True)
-  if len(every):
-    csvs.write(tables.MEMBERS_NEEDED, every, path)
-    logging.info('wrote %s', path)
   if predictions_directory:
     tests = subset_tests(agreement, asked)
-    path = paths.subset_tests(output_path, dataset_name, mode)
-    csvs.write(tables.SUBSET_TESTS, tests, path)
-    logging.info('wrote %s', path)
-  # Predictions are not listed one by one: there may be 23,040.
-  provenance.write(
-    folder,
-    'pie_dataset_gen.how_many_members',
-    files,
-    predictions={'files': num_predictions},
+  path = paths.members_needed(output_path, dataset_name, mode)
+  # No settings: both tables are replaced, so that other numbers may be asked.
+  record = provenance.Provenance(
+    str(epath.Path(path).parent), 'pie_dataset_gen.how_many_members', {}
   )
+  record.start()
+  _replace(tables.MEMBERS_NEEDED, every, path)
+  _replace(
+    tables.SUBSET_TESTS,
+    tests,
+    paths.subset_tests(output_path, dataset_name, mode),
+  )
+  # Predictions are not listed one by one: there may be 23,040.
+  record.finish(files, predictions={'files': num_predictions})
   return pilot_report.report(every, tests, read[0], asked.levels(read[0]))
+
+
+def _replace(table: csvs.Table, rows: pd.DataFrame, path: str) -> None:
+  """Writes a table, or removes a former one where there are no rows."""
+  if len(rows):
+    csvs.write(table, rows, path)
+    logging.info('wrote %s', path)
+  elif storage.exists(path):
+    epath.Path(path).unlink()
+    logging.info('%s is of a former run: removed', path)
 
 
 def parse_sizes(texts: Sequence[str]) -> tuple[int, ...]:

@@ -85,7 +85,7 @@ def say_changes(needed: pd.DataFrame, size: int) -> list[str]:
       f'to be found in {_FOUND} studies'
     )
     if row['class']:
-      number = (needed.loc[needed['what'] == 'class', 'deviation'] > 0).sum()
+      number = needed.loc[needed['what'] == 'class', 'deviation'].count()
       sentence += (
         f', and by {_number(row["smallest_change_corrected"])} if it is one of '
         f'{number} that are corrected for'
@@ -188,7 +188,7 @@ def report(
     if len(of_tests):
       said.append(say_tests(of_tests))
     parts += [
-      f'{level.pruning_method} {level.fraction_pruned:g}, from a pilot of '
+      f'{level.words}, from a pilot of '
       f'{members.sizes[populations.DENSE]} dense and {members.sizes[level]} '
       'compressed members:',
       side_by_side(of_needed, of_tests),

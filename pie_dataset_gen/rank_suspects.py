@@ -13,7 +13,8 @@ look at; gallery shows the first ones.
 With --sort_by=vote_qvalue those images come first on which dense and compressed
 members differ most surely (pie_dataset_gen/solidity.py), and --max_qvalue=0.05
 leaves only those where that is more than chance: what compression changed, be
-the label right or wrong.
+the label right or wrong. An image's q-value is its smallest over levels times
+the number of levels, at most 1: with many levels one is small by chance.
 
 Does it find errors? Of labels that were made wrong on purpose, nearly all
 (tests/benchmarks/label_errors.py; docs/label_errors.md has the figures). Being
@@ -89,8 +90,9 @@ def define_flags() -> None:
   flags.DEFINE_float(
     'max_qvalue',
     1.0,
-    'Leaves out images whose smallest q-value over levels is larger, or that '
-    'have none; 0.05 leaves those that are solid. 1: none is left out.',
+    'Leaves out images whose smallest q-value over levels, times the number of '
+    'levels, is larger, or that have none; 0.05 leaves those that are solid. '
+    '1: none is left out.',
     lower_bound=0.0,
     upper_bound=1.0,
   )
@@ -108,8 +110,8 @@ def rank(
     labels: rows of `tables.MODAL_LABELS` at all levels.
     class_names: [num_classes]; empty for the class ids.
     sort_by: one of `SORTED_BY`; the other order decides among equals.
-    max_qvalue: images with a larger q-value, or none, are left out if it is
-      less than 1.
+    max_qvalue: images with a larger q-value, corrected for the number of
+      levels, or none, are left out if it is less than 1.
 
   Returns:
     Rows of `tables.SUSPECTS`.
@@ -135,10 +137,12 @@ def rank(
       f'the modal labels name class {largest}, the data set has classes 0 to '
       f'{len(names) - 1}'
     )
-  pruned = labels.set_index('image_key')
-  dense = pruned[~pruned.index.duplicated()]
-  votes = pruned['baseline_number_observ'] + pruned['variant_number_observ']
-  pies = populations.is_pie(pruned)
+  compressed = labels.set_index('image_key')
+  dense = compressed[~compressed.index.duplicated()]
+  votes = (
+    compressed['baseline_number_observ'] + compressed['variant_number_observ']
+  )
+  pies = populations.is_pie(compressed)
   # A row for each image and population.
   of_populations = pd.concat(
     [
@@ -147,7 +151,7 @@ def rank(
         vote_share=of[f'{who}_vote_share'],
         correct_share=of[f'{who}_correct_share'],
       )
-      for of, who in ((dense, 'baseline'), (pruned, 'variant'))
+      for of, who in ((dense, 'baseline'), (compressed, 'variant'))
     ]
   )
   others = of_populations.query('modal != true_class_label')
@@ -160,16 +164,16 @@ def rank(
     .set_index('image_key')
   )
   correct = _sum(of_populations, ['image_key'], 'correct_share')
-  taxicab = pruned.assign(share=pruned['taxicab_distance'] / votes)
+  taxicab = compressed.assign(share=compressed['taxicab_distance'] / votes)
   frame = described.set_index('image_key').assign(
     correct_share=correct / (len(sizes) + 1),
     pie_levels=pies.groupby('image_key').sum(),
     taxicab_share=_sum(taxicab, ['image_key'], 'share') / len(sizes),
     suggested_label=suggested['modal'].astype('Int64'),
     suggested_share=suggested['vote_share'],
-    pie_frequency=_sum(pruned, ['image_key'], 'pie_frequency')
-    / pruned.groupby('image_key')['pie_frequency'].count(),
-    **_smallest_qvalue(pruned),
+    pie_frequency=_sum(compressed, ['image_key'], 'pie_frequency')
+    / compressed.groupby('image_key')['pie_frequency'].count(),
+    **_smallest_qvalue(compressed, len(sizes)),
   )
   frame['suggested_share'] = frame['suggested_share'].fillna(0.0)
   frame['vote_qvalue_level'] = frame['vote_qvalue_level'].fillna('')
@@ -193,11 +197,17 @@ def rank(
   )
 
 
-def _smallest_qvalue(labels: pd.DataFrame) -> dict[str, pd.Series]:
+def _smallest_qvalue(
+  labels: pd.DataFrame, num_levels: int
+) -> dict[str, pd.Series]:
   """By image key the smallest q-value over levels, and the level.
+
+  Each level's q-values are corrected for its images. That the smallest was
+  chosen is corrected by the number of levels (Bonferroni).
 
   Args:
     labels: rows of `tables.MODAL_LABELS`, by image key.
+    num_levels: levels that it was chosen from.
   """
   levels = populations.level_columns(labels)
   first = (
@@ -209,7 +219,7 @@ def _smallest_qvalue(labels: pd.DataFrame) -> dict[str, pd.Series]:
   )
   method, fraction = (first[column].astype(str) for column in levels)
   return {
-    'vote_qvalue': first['vote_qvalue'],
+    'vote_qvalue': (num_levels * first['vote_qvalue']).clip(upper=1),
     'vote_qvalue_level': method + ' ' + fraction,
   }
 

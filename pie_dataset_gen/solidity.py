@@ -13,7 +13,7 @@ import pandas as pd
 from utils import tables
 
 SOLID = 'solid'
-LIKELY = 'likely'
+UNCERTAIN = 'uncertain'
 MAY_BE_CHANCE = 'may be chance'
 NOT_TESTED = 'not tested'
 
@@ -23,9 +23,10 @@ MEANINGS: Mapping[str, str] = {
     'More than chance, with allowance made for all images of the level that '
     f'were looked at: q is at most {tables.SIGNIFICANCE:g}.'
   ),
-  LIKELY: (
-    'More than chance for this image alone: p is at most '
-    f'{tables.SIGNIFICANCE:g}, but of so many images some are by chance.'
+  UNCERTAIN: (
+    f'p is at most {tables.SIGNIFICANCE:g} before correction; of PIEs that are '
+    'chance more than one in twenty are so, since PIEs are chosen for their '
+    'votes.'
   ),
   MAY_BE_CHANCE: (
     f'Chance would do: p is above {tables.SIGNIFICANCE:g}. Other members of '
@@ -48,7 +49,7 @@ def of_rows(labels: pd.DataFrame) -> pd.Series:
       labels['vote_pvalue'] <= tables.SIGNIFICANCE,
       labels['vote_pvalue'].notna(),
     ],
-    [SOLID, LIKELY, MAY_BE_CHANCE],
+    [SOLID, UNCERTAIN, MAY_BE_CHANCE],
     NOT_TESTED,
   )
   return pd.Series(words, labels.index)

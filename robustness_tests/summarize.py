@@ -1,4 +1,4 @@
-r"""Says how much more the pruned models lose off the clean distribution.
+r"""Says how much more the compressed models lose off the clean distribution.
 
 Reads, without TensorFlow,
   --robustness_directory   CSVs of imagenet_corruptions (utils/tables.py:
@@ -14,7 +14,7 @@ Writes
   <output_directory>/robustness_summary.{png,svg}
       top-1 and the error relative to the dense models', by corruption
 
-For each level of sparsity, corruption and severity: top-1 with a 95 % interval
+For each level, corruption and severity: top-1 with a 95 % interval
 over models, error relative to the dense models (1 is as good as they), loss of
 accuracy against them, and that loss relative to the loss on clean images (1 is
 as much as there). Severity 0 is the mean over severities, corruption 'all' the
@@ -319,16 +319,16 @@ def _welch_quantile(variances: np.ndarray, *sizes: int) -> float:
 
 
 def relative_loss(
-  pruned: np.ndarray, dense: np.ndarray
+  compressed: np.ndarray, dense: np.ndarray
 ) -> tuple[float, float, float]:
   """Loss of accuracy relative to that on clean images, with 95 % interval.
 
-  The loss is mean(dense) - mean(pruned). The interval is Fieller's: the ratios
-  r at which a t-test by Welch finds no difference between dense and pruned
-  models in accuracy - r * clean accuracy.
+  The loss is mean(dense) - mean(compressed). The interval is Fieller's: the
+  ratios r at which a t-test by Welch finds no difference between dense and
+  compressed models in accuracy - r * clean accuracy.
 
   Args:
-    pruned: [2, models] accuracy on the images, and on clean ones.
+    compressed: [2, models] accuracy on the images, and on clean ones.
     dense: [2, models] the same of dense models.
 
   Returns:
@@ -336,14 +336,14 @@ def relative_loss(
     interval, NaN for fewer than two models, or where the loss on clean images
     is not significant: no ratio is too large then.
   """
-  loss, clean_loss = dense.mean(axis=1) - pruned.mean(axis=1)
+  loss, clean_loss = dense.mean(axis=1) - compressed.mean(axis=1)
   if clean_loss <= 0:
     return np.nan, np.nan, np.nan
   ratio = loss / clean_loss
-  sizes = pruned.shape[1], dense.shape[1]
+  sizes = compressed.shape[1], dense.shape[1]
   if min(sizes) < 2:
     return ratio, np.nan, np.nan
-  of_each = np.array([np.cov(x) / x.shape[1] for x in (pruned, dense)])
+  of_each = np.array([np.cov(x) / x.shape[1] for x in (compressed, dense)])
   weights = np.array([1, -ratio])
   squared = _welch_quantile(weights @ of_each @ weights, *sizes) ** 2
   # The roots r of (loss - r * clean_loss) ** 2 = squared * its variance.

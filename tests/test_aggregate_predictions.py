@@ -418,7 +418,7 @@ def test_pairs_change_places_or_do_not():
   moved[:5] = True
   pruned = np.where(moved, (dense + 1) % NUM_LABELS, dense)
   drawn = pie_resampling.draw(6, 6, 10, 99, 0, paired=True)
-  assert drawn.memberships.is_exhaustive
+  assert drawn.memberships.is_dense.shape == (12, 2**6)
   predictions = arrays({populations.DENSE: dense, LEVEL: pruned})
   frames, _ = aggregate_predictions.count_shard(
     predictions, {LEVEL: drawn}, 'largest'

@@ -118,7 +118,7 @@ def solidity_of(index, level):
   if q <= 0.05:
     return 'solid'
   if p <= 0.05:
-    return 'likely'
+    return 'uncertain'
   return 'not tested' if np.isnan(p) else 'may be chance'
 
 
@@ -708,8 +708,9 @@ def test_every_class_figure_has_its_own_caption(tmp_path):
   found = gallery_figures.class_impact_captions(names, levels)
   assert list(found) == ['a', 'b', 'c']
   assert found['a'].startswith('int8: ')
-  assert found['b'].startswith('threshold, 0.9 of the weights zero: ')
+  assert found['b'].startswith('threshold 0.9: ')
   assert found['c'].startswith('All levels: ')
+  assert found['c'].endswith('what permuted membership of all members gives.')
 
 
 def test_results_under_another_name_are_named(copy_of_run):
@@ -926,7 +927,7 @@ def is_of_kind(index, level, kind, suspects):
     '': True,
     'pie': is_pie(index, level),
     'solid': is_pie(index, level) and word == 'solid',
-    'likely': is_pie(index, level) and word in ('solid', 'likely'),
+    'uncertain': is_pie(index, level) and word in ('solid', 'uncertain'),
     'other': not is_pie(index, level),
     'suspect': key(index) in suspects,
   }[kind]
@@ -939,7 +940,7 @@ def test_filters_give_the_right_sets(open_page, page_folder):
   index = [i for i in range(IMAGES) if key(i) in present]
   seen = 0
   for at, level in enumerate(LEVELS[1:]):
-    for kind in ('pie', 'solid', 'likely', 'other', 'suspect', ''):
+    for kind in ('pie', 'solid', 'uncertain', 'other', 'suspect', ''):
       for label in ('', '0', '1'):
         for towards in ('', 'dense', 'compressed', 'wrong', 'right'):
           page.select_option('#level', str(at))

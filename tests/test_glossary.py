@@ -1,6 +1,7 @@
 """Terms are explained where they stand, and nothing else is changed."""
 
 import markupsafe
+import pytest
 
 from pie_dataset_gen import glossary
 
@@ -21,6 +22,22 @@ def test_terms_have_their_sentence_and_the_text_stays():
   # Neither within another word nor within a longer term.
   assert html.count('<abbr') == 5
   assert glossary.explain('condensed') == 'condensed'
+
+
+@pytest.mark.parametrize(
+  ('row', 'term', 'says'),
+  [
+    ('classes that fell against the whole', 'fell against the whole', 'down'),
+    ('classes that rose against the whole', 'rose against the whole', 'up'),
+    ('fell, by chance', 'fell, by chance', 'classes that fall against'),
+    ('rose, by chance', 'rose, by chance', 'classes that rise against'),
+    ('PIEs beyond chance', 'beyond chance', 'than chance gives on average'),
+  ],
+)
+def test_rows_of_the_table_are_explained(row, term, says):
+  assert says in glossary.TERMS[term]
+  sentence = markupsafe.escape(glossary.TERMS[term])
+  assert f'<abbr title="{sentence}">{term}</abbr>' in glossary.explain(row)
 
 
 def test_every_term_is_found_and_has_one_or_more_sentences():

@@ -13,7 +13,7 @@ from pie_dataset_gen import (
   member_subsets,
   pilot_report,
 )
-from utils import csvs, paths, tables
+from utils import csvs, paths, provenance, tables
 
 LEVELS = (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
 CLASSES = ('a', 'b', 'c, d', 'crane', 'crane')
@@ -354,6 +354,74 @@ def test_predictions_alone_are_enough(tmp_path):
   path = paths.members_needed(study.results, 'toy', 'eval')
   with pytest.raises(FileNotFoundError, match='how_many_members writes it'):
     csvs.read(tables.MEMBERS_NEEDED, path)
+
+
+def test_a_table_that_is_not_made_again_is_removed(tmp_path):
+  folder = write_study(tmp_path)
+  _, study = run(folder)
+  of = {
+    kind: pathlib.Path(path_of(study.results, 'toy', 'eval'))
+    for kind, path_of in (
+      ('class_metrics', paths.members_needed),
+      ('predictions', paths.subset_tests),
+    )
+  }
+  for kind in of:
+    run(folder)
+    assert all(path.exists() for path in of.values())
+    # Other numbers may be asked for.
+    run(folder, (kind,), num_members=(5,))
+    assert [other for other in of if of[other].exists()] == [kind]
+
+
+def test_the_record_is_there_before_the_tables(tmp_path, monkeypatch):
+  folder = write_study(tmp_path)
+  finished = []
+
+  def write(*arguments):
+    path = folder / 'results/toy/how_many_members.run.json'
+    finished.append(provenance.read(str(path))['finished'])
+    written(*arguments)
+
+  written = csvs.write
+  monkeypatch.setattr(csvs, 'write', write)
+  _, study = run(folder)
+  assert finished == ['', '']
+  path = f'{study.results}/toy/how_many_members.run.json'
+  record = provenance.read(path)
+  assert record['finished']
+  assert record['predictions'] == {'files': 36}
+
+
+def test_constant_classes_are_corrected_for_and_unknown_ones_are_not(tmp_path):
+  folder = write_study(tmp_path)
+  for path in (folder / 'results/toy/class_metrics/eval').iterdir():
+    frame = csvs.read(tables.CLASS_METRICS, str(path))
+    # The first class is as good as its member, of the second nothing is known.
+    frame.loc[0, 'recall'] = frame.loc[0, 'eval_accuracy']
+    frame.loc[1, 'recall'] = np.nan
+    csvs.write(tables.CLASS_METRICS, frame, str(path))
+  said, study = run(folder, ('class_metrics',), num_members=(30,))
+  assert 'if it is one of 4 that are corrected for' in ' '.join(said.split())
+  needed = csvs.read(
+    tables.MEMBERS_NEEDED, paths.members_needed(study.results, 'toy', 'eval')
+  )
+  at_30 = needed.query('what == "class" and num_members == 30')
+  answered = at_30['class_id'][at_30['smallest_change'].notna()]
+  assert set(answered) == {2, 3, 4}
+  # Of 30 a side Welch's test is nearly that of normal values.
+  ratio = at_30['smallest_change_corrected'] / at_30['smallest_change']
+  z = stats.norm.ppf(0.8)
+  wanted = (stats.norm.isf(0.025 / 4) + z) / (stats.norm.isf(0.025) + z)
+  assert ratio.dropna().tolist() == pytest.approx([wanted] * 6, rel=0.03)
+
+
+def test_too_few_permutations_are_refused(tmp_path):
+  folder = write_study(tmp_path)
+  message = r'is 18, .*: fewer than 19 cannot give a p of 0.05'
+  with pytest.raises(ValueError, match=message):
+    run(folder, permutations=18)
+  run(folder, ('predictions',), permutations=19)
 
 
 def test_any_order_of_files_and_workers_gives_the_same_bytes(tmp_path):

@@ -67,12 +67,6 @@ def test_members_of_a_level_are_alike():
     populations.check_alike(rows)
 
 
-def test_halves():
-  assert populations.half_size(7, 9) == 3
-  assert populations.half_size(8, 2) == 2
-  assert populations.half_size(1, 9) == 0
-
-
 def test_a_pie_is_where_populations_differ():
   labels = pd.DataFrame(
     {'baseline_modal_label': [1, 2], 'variant_modal_label': [1, 3]}

@@ -116,7 +116,7 @@ def set_qvalues(folder, of):
     csvs.write(tables.MODAL_LABELS, frame, path)
 
 
-def test_the_smallest_qvalue_of_all_levels_and_its_level(tmp_path):
+def test_the_smallest_qvalue_times_the_levels_and_its_level(tmp_path):
   write_labels(tmp_path, votes(), np.arange(40) % 3)
   set_qvalues(
     tmp_path,
@@ -129,14 +129,16 @@ def test_the_smallest_qvalue_of_all_levels_and_its_level(tmp_path):
       assert not row['vote_qvalue_level']
     else:
       x = 0.9 if i < 9 else 0.5
-      assert row['vote_qvalue'] == pytest.approx(i / 40 + x / 100)
+      # Of two levels.
+      wanted = min(1, 2 * (i / 40 + x / 100))
+      assert row['vote_qvalue'] == pytest.approx(wanted)
       assert row['vote_qvalue_level'] == f'threshold {x}'
     assert row['pie_frequency'] == pytest.approx(i / 100 + 0.07)
 
 
 def test_sorted_and_filtered_by_qvalue(tmp_path):
   write_labels(tmp_path, votes(), np.arange(40) % 3)
-  set_qvalues(tmp_path, lambda i, x: np.nan if i % 4 == 0 else i % 10 / 20)
+  set_qvalues(tmp_path, lambda i, x: np.nan if i % 4 == 0 else i % 10 / 40)
   by_agreement = run(tmp_path)
   by_q = run(tmp_path, sort_by='vote_qvalue')
   assert by_q['rank'].tolist() == list(range(1, 41))

@@ -17,9 +17,9 @@ def test_a_word_for_every_case():
   words = solidity.of_rows(rows)
   assert words.to_dict() == {
     'a': solidity.SOLID,
-    'b': solidity.LIKELY,
-    'c': solidity.LIKELY,
-    'd': solidity.LIKELY,
+    'b': solidity.UNCERTAIN,
+    'c': solidity.UNCERTAIN,
+    'd': solidity.UNCERTAIN,
     'e': solidity.MAY_BE_CHANCE,
     'f': solidity.MAY_BE_CHANCE,
     'g': solidity.NOT_TESTED,

@@ -21,11 +21,9 @@ class Memberships(NamedTuple):
 
   Attributes:
     is_dense: [members, ways] whether the member counts as dense.
-    is_exhaustive: whether these are all ways there are.
   """
 
   is_dense: np.ndarray
-  is_exhaustive: bool
 
   @property
   def weights(self) -> np.ndarray:
@@ -82,7 +80,7 @@ def draw_memberships(
   ways = 2**num_dense if paired else math.comb(members, num_dense)
   true = np.arange(members) < num_dense
   if ways - 1 <= permutations:
-    return Memberships(_all(num_dense, members, paired), True)
+    return Memberships(_all(num_dense, members, paired))
   random = np.random.default_rng([seed, 2])
   if paired:
     stay = random.random((num_dense, permutations)) < 0.5
@@ -90,7 +88,7 @@ def draw_memberships(
   else:
     order = random.random((members, permutations)).argsort(axis=0)
     drawn = order < num_dense
-  return Memberships(np.column_stack([true, drawn]), False)
+  return Memberships(np.column_stack([true, drawn]))
 
 
 def _all(num_dense: int, members: int, paired: bool) -> np.ndarray:

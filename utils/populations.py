@@ -112,11 +112,6 @@ def check_alike(identities: Iterable[Mapping[str, object]]) -> None:
           )
 
 
-def half_size(num_dense: int, num_compressed: int) -> int:
-  """Members a side when dense halves, and compressed ones, are compared."""
-  return min(num_dense // 2, num_compressed)
-
-
 def is_pie(labels: pd.DataFrame) -> pd.Series:
   """Which rows of `tables.MODAL_LABELS` are PIEs: the populations differ."""
   return labels['baseline_modal_label'] != labels['variant_modal_label']

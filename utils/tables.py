@@ -28,7 +28,9 @@ def _amount(name: str, meaning: str) -> Column:
 # The identity of a member, in every row about one.
 MEMBER = (
   Column('exp', 'text', 'experiment', default=''),
-  Column('pruning_method', 'text', "'baseline' or how weights were pruned"),
+  Column(
+    'pruning_method', 'text', "'baseline' or how the members were compressed"
+  ),
   _fraction('fraction_pruned', 'share of weights that are zero'),
   _count('start_pruning_step', 'optimiser step of the first update', default=0),
   _count('end_pruning_step', 'optimiser step of the last update', default=0),
@@ -83,37 +85,37 @@ MODAL_LABELS = Table(
   'pie_dataset_gen.aggregate_predictions',
   '<results>/<data set>/modal_labels/<mode>/<shard>/<method>_<fraction>.csv',
   (
-    _fraction('pruning_fraction', 'level of the pruned population'),
+    _fraction('pruning_fraction', 'level of the compressed population'),
     _count('image_index', "the record's position in its shard, from 0"),
     _count('true_class_label', 'class id of the label'),
-    _count('variant_modal_label', 'most frequent prediction, pruned'),
-    _count('variant_number_observ', 'number of pruned members'),
+    _count('variant_modal_label', 'most frequent prediction, compressed'),
+    _count('variant_number_observ', 'number of compressed members'),
     _count('baseline_modal_label', 'most frequent prediction, dense'),
     _count('baseline_number_observ', 'number of dense members'),
-    Column('pruning_method', 'text', 'how the pruned population was pruned'),
+    Column('pruning_method', 'text', 'how the compressed population was made'),
     Column('filename', 'text', 'shard that holds the image'),
     Column('image_key', 'text', "the image's identity"),
     _fraction('baseline_vote_share', 'share of dense members that agree'),
-    _fraction('variant_vote_share', 'share of pruned members that agree'),
+    _fraction('variant_vote_share', 'share of compressed members that agree'),
     _fraction(
       'baseline_mean_probability',
       'mean of predicted_probability over dense members',
     ),
     _fraction(
       'variant_mean_probability',
-      'mean of predicted_probability over pruned members',
+      'mean of predicted_probability over compressed members',
     ),
     _count('baseline_tied', '1 if another label has as many votes', high=1),
     _count('variant_tied', '1 if another label has as many votes', high=1),
     _count(
       'taxicab_distance',
-      'sum over labels of |dense votes - pruned votes| (arXiv 2010.03058)',
+      'sum over labels of |dense votes - compressed votes| (arXiv 2010.03058)',
     ),
     _fraction(
       'baseline_correct_share', 'share of dense members that are right'
     ),
     _fraction(
-      'variant_correct_share', 'share of pruned members that are right'
+      'variant_correct_share', 'share of compressed members that are right'
     ),
     _fraction(
       'vote_pvalue',
@@ -131,7 +133,8 @@ MODAL_LABELS = Table(
     ),
     _fraction(
       'pie_frequency',
-      'share of resampled populations in which the image is a PIE',
+      'share of random halves of both populations between which the image is a '
+      'PIE',
       nullable=True,
       default=np.nan,
     ),
@@ -265,7 +268,9 @@ HEADLINE = Table(
   '<results>/headline_table.csv',
   (
     Column('measure', 'text', 'what was measured'),
-    Column('pruning_method', 'text', "'baseline' or how weights were pruned"),
+    Column(
+      'pruning_method', 'text', "'baseline' or how the members were compressed"
+    ),
     _fraction('pruning_fraction', 'level of the population'),
     Column('value', 'float', 'count, mean number or fraction', nullable=True),
     Column('low', 'float', 'lower end of its 95 % interval', nullable=True),
@@ -279,7 +284,7 @@ HEADLINE = Table(
 
 SUSPECTS = Table(
   'suspects',
-  'an image, ranked by how few members agree with its label',
+  'an image, ranked as a label to look at',
   'pie_dataset_gen.rank_suspects',
   '<results>/<data set>/<mode>_suspects.csv',
   (
@@ -310,21 +315,22 @@ SUSPECTS = Table(
     ),
     _fraction(
       'vote_qvalue',
-      'smallest over levels: at most 0.05 where compression changes the votes '
-      'for the image; empty where no level has one',
+      'smallest over levels times the number of levels, or 1: at most 0.05 '
+      'where compression changes the votes for the image; empty where no level '
+      'has one',
       nullable=True,
       default=np.nan,
     ),
     Column(
       'vote_qvalue_level',
       'text',
-      'method and fraction of the first level that has it',
+      'method and fraction of the first level that has the smallest',
       default='',
     ),
     _fraction(
       'pie_frequency',
-      'share of resampled populations in which the image is a PIE, mean over '
-      'the levels that have it',
+      'share of random halves of both populations between which the image is a '
+      'PIE, mean over the levels that have it',
       nullable=True,
       default=np.nan,
     ),
@@ -406,12 +412,12 @@ PIE_STATISTICS = Table(
     Column('file', 'text', 'shard'),
     _count('pie_count', 'images whose modal labels differ'),
     _count(
-      'pruned_correct_count', 'PIEs that the pruned modal label has right'
+      'pruned_correct_count', 'PIEs that the compressed modal label has right'
     ),
     _count('total_images_count', 'images in the shard'),
-    _fraction('sparsity', 'level of the pruned population'),
+    _fraction('sparsity', 'level of the compressed population'),
     Column('mode', 'text', "'train' or 'eval'"),
-    Column('pruning_method', 'text', 'how the pruned population was pruned'),
+    Column('pruning_method', 'text', 'how the compressed population was made'),
     _count(
       'baseline_correct_count', 'PIEs that the dense modal label has right'
     ),
@@ -687,7 +693,9 @@ ROBUSTNESS_SUMMARY = Table(
   '<robustness>/robustness_summary.csv',
   (
     Column('dataset_name', 'text', 'what was measured'),
-    Column('pruning_method', 'text', "'baseline' or how weights were pruned"),
+    Column(
+      'pruning_method', 'text', "'baseline' or how the members were compressed"
+    ),
     _fraction('fraction_pruned', 'level of the population'),
     Column('corruption', 'text', "ImageNet-C's name, or 'all' for their mean"),
     _count('corruption_intensity', 'severity 1 to 5; 0 for their mean', high=5),
@@ -802,8 +810,8 @@ MEMBERS_NEEDED = Table(
     _change('smallest_change_high', 'upper end of that interval'),
     _change(
       'smallest_change_corrected',
-      'the same at 5 % over the number of classes, or groups, that have a '
-      'deviation (Bonferroni); empty for the whole',
+      'the same at 5 % over the number of classes, or groups, whose recall is '
+      'known (Bonferroni); empty for the whole',
     ),
     _change(
       'deviation',
