@@ -4,7 +4,7 @@ A class's recall is *normalised* by subtracting the accuracy of the whole model,
 its own, so that members that are better or worse as a whole do not count.
 Welch's t-test then compares the dense models with the compressed ones of each
 level (pruning_method, fraction_pruned). A positive statistic says that the
-class lost more than the model as a whole.
+class fell against the whole: it lost more, or gained less.
 
 Reads, at or below --data_directory, the CSVs of aggregate_ckpt_metrics
 (`tables.CLASS_METRICS`), of classes or of groups; or the original's CSVs, with
@@ -249,8 +249,8 @@ def _sentence(row: Mapping[str, Any]) -> str:
 
   text = (
     f'{row["pruning_method"]} {row["pruning_fraction"]:g}: of {row["tested"]} '
-    f'classes, after correction {row["lower_corrected"]} lost more than the '
-    f'whole and {row["higher_corrected"]} less (by chance '
+    f'classes, after correction {row["lower_corrected"]} fell against the '
+    f'whole and {row["higher_corrected"]} rose (by chance '
     f'{number("lower_corrected_permuted")} and '
     f'{number("higher_corrected_permuted")}); uncorrected '
     f'{row["lower"] + row["higher"]} (by chance '
