@@ -133,7 +133,7 @@ const gallery = (() => {
     if (p !== null) parts.push(term(`p ${pValue(p)}`, 'p-value'));
     if (q !== null) parts.push(term(`q ${pValue(q)}`, 'q-value'));
     if (frequency !== null) {
-      parts.push(term(`a PIE in ${percent(frequency)} of resamples`, 'PIE frequency'));
+      parts.push(term(`a PIE in ${percent(frequency)} of halves`, 'PIE frequency'));
     }
     return parts.flatMap((part, at) => (at ? [', ', part] : [part]));
   };

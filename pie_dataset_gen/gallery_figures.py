@@ -84,7 +84,14 @@ def draw_findings(headline: pd.DataFrame) -> mpl_figure.Figure:
     _from_zero(number)
     for axes in (accuracy, number):
       if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+        # Below: lines run anywhere.
+        axes.legend(
+          frameon=False,
+          fontsize=8,
+          ncols=2,
+          loc='upper center',
+          bbox_to_anchor=(0.5, -0.16),
+        )
   return figure
 
 

@@ -101,11 +101,17 @@ def levels(labels: pd.DataFrame, null: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def verdicts(found: pd.DataFrame) -> list[dict[str, object]]:
-  """The sentences of each level, in the order of `tables.VERDICTS`."""
+  """The sentences of each level, in the order of `tables.VERDICTS`.
+
+  They stand below the level's name, and do not repeat it.
+  """
   return [
     {
       'level': level.words,
-      'rows': rows[['about', 'verdict', 'sentence']].to_dict('records'),
+      'rows': [
+        {**row, 'sentence': row['sentence'].removeprefix(f'{level.words}: ')}
+        for row in rows[['about', 'verdict', 'sentence']].to_dict('records')
+      ],
     }
     for level, rows in populations.by_level(found).items()
   ]

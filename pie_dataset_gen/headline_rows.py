@@ -23,6 +23,7 @@ SHORT = (
   'PIEs that are solid',
   'top-1 of compressed on PIEs',
   'classes that fell against the whole',
+  'classes that rose against the whole',
   'p of so many classes, by chance',
   'top-1 on corrupted images',
   'error on corrupted images, dense = 1',

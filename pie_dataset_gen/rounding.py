@@ -2,7 +2,7 @@
 
 import math
 
-_SHARES = ('top-', 'error', 'loss')
+_SHARES = ('top-', 'error', 'loss', 'lowest recall')
 
 
 def is_p_value(measure: str) -> bool:

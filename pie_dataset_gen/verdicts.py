@@ -112,7 +112,7 @@ def _of_pies(level: str, null: Mapping[str, Any]) -> Verdict:
     )
   elif pies:
     said = (
-      f'{level}: none of {pies} PIEs is solid ({_SOLID}), all may be chance'
+      f'{level}: none of {pies} PIEs is solid ({_SOLID}), each may be chance'
     )
   if null['pie_by_tie_rule_count']:
     said += (

@@ -1010,7 +1010,7 @@ def test_a_card_says_what_its_pie_is_worth(open_page):
     assert f'PIE: {word}' in text
     assert f'p {p}' in text
     assert (f'q {q}' in text) == (not np.isnan(q))
-    assert f'a PIE in {round(100 * frequency)} % of resamples' in text
+    assert f'a PIE in {round(100 * frequency)} % of halves' in text
   assert words == set(solidity.MEANINGS)
 
 

@@ -33,6 +33,9 @@ from utils import populations, tables
 NUM_CLASSES = 5
 LEVEL = populations.Level('threshold', 0.9)
 SIZES = (4, 6, 10, 30)
+# Of the interval, too: pairs, and groups of unequal size.
+PAIRS = (4, 10)
+UNEQUAL = ((4, 30), (30, 10))
 STATISTICS = ('energy', 'taxicab', 'pie')
 
 
@@ -208,22 +211,26 @@ class Coverage(NamedTuple):
 
 
 def interval_coverage(
-  members: int,
+  sizes: tuple[int, int],
   spread: float,
   studies: int,
+  paired: bool = False,
   changed: float = 0.1,
   num_images: int = 300,
 ) -> Coverage:
   """The interval of the number of PIEs: the images are fixed, members vary."""
-  random = np.random.default_rng([members, int(10 * spread)])
+  random = np.random.default_rng([*sizes, int(10 * spread)])
   images = draw_images(random, num_images, changed)
   rows = []
   for seed in range(studies):
-    both = (
-      predict(random, images, members, spread, compressed)
-      for compressed in (False, True)
-    )
-    rows.append(study(*both, 0, 100, seed).row)
+    if paired:
+      both = make_pairs(random, images, sizes[0], spread)
+    else:
+      both = tuple(
+        predict(random, images, members, spread, compressed)
+        for members, compressed in zip(sizes, (False, True), strict=True)
+      )
+    rows.append(study(*both, 0, 100, seed, paired).row)
   low, count, high = (
     np.array([row[name] for row in rows])
     for name in ('pie_count_low', 'pie_count', 'pie_count_high')
@@ -252,12 +259,20 @@ def main(argv: list[str]) -> None:
         of = rates(members, spread, f.studies, num_images=f.images, **options)
         cells = (f'{of[name]:{len(name)}.3f}' for name in names)
         print(f'{members:7d}  {spread:7.1f}  ' + '  '.join(cells), flush=True)
-  print('interval of the number of PIEs\nmembers  quality  covers  width  PIEs')
-  for members in SIZES:
+  print('interval of the number of PIEs')
+  print('members   quality  covers  width  PIEs')
+  for sizes, paired in (
+    *(((members, members), False) for members in SIZES),
+    *((sizes, False) for sizes in UNEQUAL),
+    *(((members, members), True) for members in PAIRS),
+  ):
     for spread in (0.0, 0.4):
-      of = interval_coverage(members, spread, f.studies, num_images=f.images)
+      of = interval_coverage(
+        sizes, spread, f.studies, paired, num_images=f.images
+      )
+      name = f'{sizes[0]} pairs' if paired else '{}, {}'.format(*sizes)
       print(
-        f'{members:7d}  {spread:7.1f}  {of.coverage:6.3f}  {of.width:5.2f}  '
+        f'{name:>8}  {spread:7.1f}  {of.coverage:6.3f}  {of.width:5.2f}  '
         f'{of.count:4.1f}',
         flush=True,
       )
