@@ -134,7 +134,7 @@ def _smallest_qvalue(null: Mapping[str, Any]) -> float:
   if null['is_paired']:
     # Drawn, not summed.
     smallest = max(smallest, 1 / (null['permutations'] + 1))
-  return smallest * null['tested_images_count']
+  return smallest * max(1, null['tested_images_count'])
 
 
 class Impact(NamedTuple):

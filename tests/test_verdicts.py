@@ -83,7 +83,11 @@ def test_pies_of_few_members_are_not_judged():
   assert said(**few)['PIEs'].verdict == 'differs'
   assert said(**none)['PIEs'].verdict == 'not shown'
   assert 'none of 19 PIEs is solid' in said(**none)['PIEs'].sentence
-  pairs = said(is_paired=1, permutations=999, **none)['PIEs']
+  pairs = said(is_paired=1, **none)['PIEs']
+  assert pairs.verdict == 'too few members'
+  # Of two pairs no image can be tested at all.
+  sizes = {'baseline_number_observ': 2, 'variant_number_observ': 2}
+  pairs = said(is_paired=1, **none, **sizes, tested_images_count=0)['PIEs']
   assert pairs.verdict == 'too few members'
 
 
