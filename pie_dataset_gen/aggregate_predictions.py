@@ -282,6 +282,13 @@ def aggregate_shard(
     files, settings.mode, settings.num_classes
   )
   populations.check_alike(member._asdict() for member in predictions.members)
+  unknown = np.isnan(predictions.probability).any(axis=0)
+  if settings.tie_rule == 'probability' and unknown.any():
+    member = predictions.members[int(unknown.argmax())]
+    raise ValueError(
+      f'{shard}: the predictions of {member._asdict()} have no '
+      "predicted_probability, which --tie_rule='probability' asks for"
+    )
   drawn = draw_groups(predictions.members, settings)
   # The matrices are small: threads that share one cost more than they save.
   with threadpoolctl.threadpool_limits(1):

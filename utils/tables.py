@@ -50,7 +50,10 @@ PREDICTIONS = Table(
     _count('predictions', 'predicted class id'),
     _count('true_class', 'class id of the label'),
     _fraction(
-      'predicted_probability', 'softmax probability of the predicted class'
+      'predicted_probability',
+      'softmax probability of the predicted class; empty where only the class '
+      'is known',
+      nullable=True,
     ),
     Column(
       'top_5_indices',
@@ -100,10 +103,12 @@ MODAL_LABELS = Table(
     _fraction(
       'baseline_mean_probability',
       'mean of predicted_probability over dense members',
+      nullable=True,
     ),
     _fraction(
       'variant_mean_probability',
       'mean of predicted_probability over compressed members',
+      nullable=True,
     ),
     _count('baseline_tied', '1 if another label has as many votes', high=1),
     _count('variant_tied', '1 if another label has as many votes', high=1),
