@@ -22,7 +22,8 @@ in the CSV. Parts that different networks made are refused.
   python -m pie_dataset_gen.headline_table --study=runs/digits
 
 In brackets stands the 95 % interval; of PIEs by chance the range that holds
-95 % of the permuted memberships.
+95 % of the permuted memberships. Each verdict answers one question of one level
+at 5 %; levels and questions are not corrected for (docs/statistics.md).
 """
 
 from typing import NamedTuple
