@@ -82,24 +82,30 @@ class _Constant(NamedTuple):
 
 
 def permute(
-  centre: np.ndarray, spread: np.ndarray, drawn: membership.Memberships
+  centre: np.ndarray,
+  spread: np.ndarray,
+  drawn: membership.Memberships,
+  paired: bool = False,
 ) -> Permuted:
-  """Welch's t of every class at every membership, and what follows from it.
+  """The t of every class at every membership, and what follows from it.
 
   t is infinite where both groups are constant and their means differ, and 0
   where they do not. p of such a class, at a membership, is its share of
-  memberships as extreme; of all other classes that of Welch's test.
+  memberships as extreme; of all other classes that of Welch's test, or of the
+  t-test of pairs.
 
   Args:
     centre: [models, C] values whose means are compared; no NaN.
     spread: [models, C] values whose variances give the standard error: the
       same but where what is subtracted counts as known.
     drawn: memberships of the models, in the same order; two or more a group.
+    paired: whether the models are pairs: those of the first half, then theirs.
   """
+  compare = _paired if paired else _welch
   centre = centre - centre.mean(axis=0)
   spread = centre if centre is spread else spread - spread.mean(axis=0)
   classes, ways = centre.shape[1], drawn.is_dense.shape[1]
-  constant = dict(_constant_classes(centre, spread, drawn.is_dense))
+  constant = dict(_constant_classes(centre, spread, drawn.is_dense, paired))
   always = np.zeros(classes, bool)
   for i, of_class in constant.items():
     always[i] = np.isinf(of_class.statistic).sum() == ways
@@ -110,7 +116,7 @@ def permute(
   step = max(1, _BLOCK // max(classes, 1))
   for start in range(0, ways, step):
     block = slice(start, min(start + step, ways))
-    statistic, pvalue = _welch(centre, spread, drawn.is_dense[:, block])
+    statistic, pvalue = compare(centre, spread, drawn.is_dense[:, block])
     for i, of_class in constant.items():
       inside = (of_class.ways >= block.start) & (of_class.ways < block.stop)
       at = of_class.ways[inside] - block.start
@@ -175,6 +181,27 @@ def _welch(
   return statistic, pvalue
 
 
+def _paired(
+  centre: np.ndarray, spread: np.ndarray, is_dense: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The same of pairs: t of the differences, whose signs the pairs decide."""
+  number = len(is_dense) // 2
+  stays = np.where(is_dense[:number], 1.0, -1.0)
+  apart, around = (
+    values[:number] - values[number:] for values in (centre, spread)
+  )
+  difference = apart.T @ stays / number
+  squares = (around**2).sum(axis=0)[:, None]
+  variance = _variance_of_mean(around.T @ stays, squares, number)
+  # Where there is none, `_constant_classes` has the answer.
+  with np.errstate(divide='ignore', invalid='ignore'):
+    statistic = difference / np.sqrt(variance)
+  pvalue = np.ones_like(statistic)
+  large = np.abs(statistic) >= _LEAST
+  pvalue[large] = 2 * special.stdtr(number - 1, -np.abs(statistic[large]))
+  return statistic, pvalue
+
+
 def _variance_of_mean(
   sums: np.ndarray, squares: np.ndarray, number: float
 ) -> np.ndarray:
@@ -194,12 +221,38 @@ def _discoveries(pvalue: np.ndarray) -> np.ndarray:
 
 
 def _constant_classes(
-  centre: np.ndarray, spread: np.ndarray, is_dense: np.ndarray
+  centre: np.ndarray, spread: np.ndarray, is_dense: np.ndarray, paired: bool
 ) -> Iterator[tuple[int, _Constant]]:
-  """Classes that are constant in both groups at one membership or more.
+  """Classes without variance at one membership or more.
 
-  Such a class takes two values at most, so that they are told by counting:
-  a difference of sums of squares leaves rounding where nothing should be.
+  They are told by counting: a difference of sums of squares leaves rounding
+  where nothing should be.
+  """
+  n1 = int(is_dense[:, 0].sum())
+  n2 = len(is_dense) - n1
+  found = (_equal_pairs if paired else _two_values)(spread, is_dense)
+  for i, ways in found:
+    difference = (centre[:, i] @ is_dense[:, ways]) * (1 / n1 + 1 / n2)
+    size = np.abs(difference)
+    size[size <= ROUNDING] = 0
+    ordered = np.sort(size)
+    larger = len(size) - np.searchsorted(ordered, size * (1 - _TIES))
+    yield (
+      i,
+      _Constant(
+        ways,
+        np.where(size > 0, np.copysign(np.inf, difference), 0.0),
+        np.where(size > 0, larger / is_dense.shape[1], 1.0),
+      ),
+    )
+
+
+def _two_values(
+  spread: np.ndarray, is_dense: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Classes that are constant in both groups, and at which memberships.
+
+  Such a class takes two values at most.
   """
   n1 = int(is_dense[:, 0].sum())
   n2 = len(is_dense) - n1
@@ -214,18 +267,22 @@ def _constant_classes(
       ((of_dense == 0) | (of_dense == n1))
       & ((of_others == 0) | (of_others == n2))
     )
-    if not len(ways):
-      continue
-    difference = (centre[:, i] @ is_dense[:, ways]) * (1 / n1 + 1 / n2)
-    size = np.abs(difference)
-    size[size <= ROUNDING] = 0
-    ordered = np.sort(size)
-    larger = len(size) - np.searchsorted(ordered, size * (1 - _TIES))
-    yield (
-      int(i),
-      _Constant(
-        ways,
-        np.where(size > 0, np.copysign(np.inf, difference), 0.0),
-        np.where(size > 0, larger / is_dense.shape[1], 1.0),
-      ),
-    )
+    if len(ways):
+      yield int(i), ways
+
+
+def _equal_pairs(
+  spread: np.ndarray, is_dense: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Classes in which all pairs differ by as much, and at which memberships."""
+  number = len(spread) // 2
+  apart = spread[:number] - spread[number:]
+  for i in np.flatnonzero(np.ptp(np.abs(apart), axis=0) <= ROUNDING):
+    # Signs that are all equal; of no difference there are none.
+    up = (apart[:, i] > ROUNDING)[:, None] == is_dense[:number]
+    alike = up.all(axis=0) | ~up.any(axis=0)
+    if np.abs(apart[:, i]).max() <= ROUNDING:
+      alike[:] = True
+    ways = np.flatnonzero(alike)
+    if len(ways):
+      yield int(i), ways

@@ -1,4 +1,4 @@
-"""Welch's t-test of every class: dense members against those of one level.
+"""A t-test of every class: dense members against those of one level.
 
 Pure functions on arrays and frames: no files, no flags, no TensorFlow. A class
 is tested by its recall, *normalised* by subtracting the accuracy of the whole.
@@ -17,8 +17,8 @@ from utils import membership, tables
 
 
 @dataclasses.dataclass(frozen=True)
-class Welch:
-  """Welch's t-test of C classes; NaN where it has no answer.
+class TTest:
+  """A t-test of C classes, Welch's or of pairs; NaN where it has no answer.
 
   Attributes:
     statistic: [C] t of dense minus compressed.
@@ -44,7 +44,7 @@ class Welch:
     return self.error * special.stdtrit(self.freedom, 0.975)
 
 
-def welch(baseline: np.ndarray, variant: np.ndarray) -> Welch:
+def welch(baseline: np.ndarray, variant: np.ndarray) -> TTest:
   """Compares two groups of models, class by class.
 
   t = (m1 - m2) / sqrt(v1 / n1 + v2 / n2) with the variances' unbiased
@@ -75,11 +75,33 @@ def welch(baseline: np.ndarray, variant: np.ndarray) -> Welch:
     error = np.sqrt(v1 / n1 + v2 / n2)
     freedom = error**4 / ((v1 / n1) ** 2 / (n1 - 1) + (v2 / n2) ** 2 / (n2 - 1))
     statistic = np.where(error == 0, np.nan, (m1 - m2) / error)
-  return Welch(
+  return TTest(
     statistic=statistic,
     error=error,
     freedom=freedom,
     deviation=np.sqrt((v1 + v2) / 2),
+  )
+
+
+def of_pairs(baseline: np.ndarray, variant: np.ndarray) -> TTest:
+  """Compares models with those that were made from them, class by class.
+
+  The t-test of one sample, the n differences, against 0; equal to
+  `scipy.stats.ttest_rel`, but where all differences are equal.
+
+  Args:
+    baseline: [n, C].
+    variant: [n, C], each made from the model of the same row.
+  """
+  number = len(baseline)
+  # Welch's test against a group that does not vary is that of one sample.
+  alone = welch(baseline - variant, np.zeros_like(variant))
+  deviation = welch(baseline, variant).deviation
+  return TTest(
+    statistic=alone.statistic,
+    error=alone.error,
+    freedom=np.full(baseline.shape[1], number - 1.0),
+    deviation=deviation,
   )
 
 
@@ -115,6 +137,7 @@ def draw_permuted(
   normalised: Callable[[np.ndarray], np.ndarray],
   drawn: membership.Memberships | None,
   recomputed: bool,
+  paired: bool = False,
 ) -> class_permutation.Permuted | None:
   """Tests all classes whose recall is known of all models by permutation.
 
@@ -126,6 +149,7 @@ def draw_permuted(
     drawn: memberships of the dense, then the compressed models, or None.
     recomputed: whether what is subtracted is the mean accuracy of a group, so
       that it changes with the membership.
+    paired: whether the models are pairs, and change places in pairs.
 
   Returns:
     None without memberships, without classes, or with fewer than two models
@@ -143,7 +167,7 @@ def draw_permuted(
     centre = spread = np.concatenate(
       [normalised(baseline), normalised(variant)]
     )[:, known]
-  found = class_permutation.permute(centre, spread, drawn)
+  found = class_permutation.permute(centre, spread, drawn, paired)
   pvalue, max_t = np.full((2, len(known)), np.nan)
   pvalue[known], max_t[known] = found.pvalue, found.max_t
   return found._replace(pvalue=pvalue, max_t=max_t)
@@ -246,6 +270,7 @@ def compare_level(
   variant: np.ndarray,
   normalised: Callable[[np.ndarray], np.ndarray],
   permuted: class_permutation.Permuted | None = None,
+  paired: bool = False,
 ) -> pd.DataFrame:
   """Tests every class at one level.
 
@@ -258,14 +283,16 @@ def compare_level(
     variant: positions of the compressed models.
     normalised: gives the normalised recall of models of one level.
     permuted: the classes at permuted memberships, if there are any.
+    paired: whether each of `variant` was made from that of `baseline`.
 
   Returns:
     [C] rows of `tables.T_STATISTIC` without the level's columns.
   """
   before, after = models.recall[baseline], models.recall[variant]
-  raw = welch(before, after)
+  compare = of_pairs if paired else welch
+  raw = compare(before, after)
   before_norm, after_norm = normalised(baseline), normalised(variant)
-  test = welch(before_norm, after_norm)
+  test = compare(before_norm, after_norm)
   change = member_recall.mean_of_known(after) - member_recall.mean_of_known(
     before
   )

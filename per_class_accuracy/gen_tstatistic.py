@@ -28,8 +28,9 @@ gives the number of significant classes by chance and the p-value of the true
 number; for each class a p-value that assumes no distribution, one adjusted for
 the number of classes (max-T, Westfall & Young), and the only one where no model
 differs from its group. Few models have few memberships: three a side cannot
-reach p = 0.05 (significant_pvalue_smallest). Models that were made from one
-another (quantised, say) are tested as if they were not, which finds less.
+reach p = 0.05 (significant_pvalue_smallest). Models that were made from the
+dense ones are named by --paired_methods: then the t-test is that of pairs, and
+the two of a pair change places.
 
   python -m per_class_accuracy.gen_tstatistic --study=runs/digits
 
@@ -80,6 +81,12 @@ def define_flags() -> None:
     'Levels to test: shares of weights that are zero, in [0, 1), '
     'comma-separated. Empty for all that are there.',
   )
+  flags.DEFINE_list(
+    'paired_methods',
+    [],
+    'Methods whose models were made from the dense ones, each from the dense '
+    'one of its replicate.',
+  )
   flags.DEFINE_enum(
     'normalisation',
     'model',
@@ -114,6 +121,7 @@ def run(
   dataset_name: str,
   mode: str,
   fractions: Sequence[float] = (),
+  paired_methods: Sequence[str] = (),
   normalisation: str = 'model',
   accuracy_constants: Mapping[float, float] | None = None,
   num_permutations: int = 999,
@@ -142,6 +150,7 @@ def run(
     'per_class_accuracy.gen_tstatistic',
     {
       'sparsity_fraction': sorted(fractions),
+      'paired_methods': sorted(paired_methods),
       'normalisation': normalisation,
       'accuracy_constants': sorted(constants.items()),
       'num_permutations': num_permutations,
@@ -153,6 +162,7 @@ def run(
     models.level, fractions, source=data_directory
   )
   _check_constants(constants, levels)
+  _check_pairs(models, levels, paired_methods, normalisation)
 
   def normalised(positions):
     return class_tests.normalise(
@@ -171,12 +181,15 @@ def run(
   for level in levels:
     variant = models.positions(level)
     sizes = (len(baseline), len(variant))
+    paired = level.pruning_method in paired_methods
     drawn = None
     smallest = 1.0
     if num_permutations and normalisation != 'constants':
-      drawn = membership.draw_memberships(*sizes, num_permutations, seed)
+      drawn = membership.draw_memberships(
+        *sizes, num_permutations, seed, paired
+      )
       smallest = max(
-        membership.smallest_pvalue(*sizes), 1 / drawn.is_dense.shape[1]
+        membership.smallest_pvalue(*sizes, paired), 1 / drawn.is_dense.shape[1]
       )
     permuted = class_tests.draw_permuted(
       models,
@@ -185,9 +198,10 @@ def run(
       normalised,
       drawn,
       recomputed=normalisation == 'population_mean',
+      paired=paired,
     )
     tested = class_tests.compare_level(
-      models, baseline, variant, normalised, permuted
+      models, baseline, variant, normalised, permuted, paired
     )
     identity = {
       'pruning_method': level.pruning_method,
@@ -243,6 +257,43 @@ def _check_constants(
     )
 
 
+def _check_pairs(
+  models: member_recall.Models,
+  levels: Sequence[populations.Level],
+  paired_methods: Sequence[str],
+  normalisation: str,
+) -> None:
+  methods = {level.pruning_method for level in levels}
+  if strange := set(paired_methods) - methods:
+    raise ValueError(
+      f'--paired_methods names {sorted(strange)}, there are models of '
+      f'{sorted(methods)}'
+    )
+  if paired_methods and normalisation != 'model':
+    raise ValueError(
+      f'--normalisation is {normalisation} beside --paired_methods, wanted '
+      'model: pairs are compared by their own accuracies'
+    )
+  for level in levels:
+    if level.pruning_method not in paired_methods:
+      continue
+    if models.replicate is None:
+      raise ValueError(
+        'a table of one row for each checkpoint numbers no replicates, which '
+        '--paired_methods needs'
+      )
+    wanted, found = (
+      models.replicate[models.positions(of)].tolist()
+      for of in (populations.DENSE, level)
+    )
+    if wanted != found:
+      raise ValueError(
+        f'{tuple(level)} has the replicates {found}, the baseline {wanted}: '
+        'wanted the same, since --paired_methods says that each was made from '
+        'the dense model of its number'
+      )
+
+
 def _sentence(row: Mapping[str, Any]) -> str:
   def number(name):
     return 'n/a' if pd.isna(row.get(name)) else f'{row[name]:.3g}'
@@ -293,6 +344,7 @@ def main(argv: list[str]) -> None:
     dataset_name=f.dataset_name or 'imagenet',
     mode=f.mode,
     fractions=command_line.fractions('sparsity_fraction', f.sparsity_fraction),
+    paired_methods=f.paired_methods,
     normalisation=f.normalisation,
     accuracy_constants=parse_constants(f.accuracy_constants),
     num_permutations=f.num_permutations,

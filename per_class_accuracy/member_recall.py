@@ -30,6 +30,7 @@ class Models:
     class_id: [C] rising.
     class_name: [C] free text.
     support: [C] images of the class, NaN where unknown.
+    replicate: [M] number of the model in its level, or None where unknown.
   """
 
   level: tuple[populations.Level, ...]
@@ -38,6 +39,7 @@ class Models:
   class_id: np.ndarray
   class_name: np.ndarray
   support: np.ndarray
+  replicate: np.ndarray | None = None
 
   def positions(self, level: populations.Level) -> np.ndarray:
     """Positions of the models of a level."""
@@ -137,6 +139,7 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
     class_id=first['class_id'].to_numpy(),
     class_name=first['class'].to_numpy(object),
     support=first['support'].to_numpy(np.float64),
+    replicate=members['replicate'].to_numpy(),
   )
 
 

@@ -36,11 +36,33 @@ def plain(centre, spread, dense):
   return np.array(found).T
 
 
-def brute_force(centre, spread, num_dense):
+def plain_pairs(centre, spread, stays):
+  """The same of pairs, of which some change places."""
+  number = len(stays)
+  sign = np.where(stays, 1, -1)[:, None]
+  apart = sign * (centre[:number] - centre[number:])
+  around = sign * (spread[:number] - spread[number:])
+  found = []
+  for i in range(centre.shape[1]):
+    difference = apart[:, i].mean()
+    if np.ptp(around[:, i]) < 1e-12:
+      sign_of = np.sign(difference) if abs(difference) > 1e-12 else 0
+      found.append((sign_of * np.inf if sign_of else 0.0, difference, np.nan))
+      continue
+    of = stats.ttest_1samp(around[:, i], 0)
+    found.append((of.statistic, difference, of.pvalue))
+  return np.array(found).T
+
+
+def brute_force(centre, spread, num_dense, paired=False):
   """What `permute` gives, over all memberships, in loops."""
-  members = len(centre)
-  ways = list(itertools.combinations(range(members), num_dense))
-  t, difference, p = np.stack([plain(centre, spread, way) for way in ways], 2)
+  if paired:
+    ways = list(itertools.product([True, False], repeat=num_dense))
+    of_way = plain_pairs
+  else:
+    ways = list(itertools.combinations(range(len(centre)), num_dense))
+    of_way = plain
+  t, difference, p = np.stack([of_way(centre, spread, way) for way in ways], 2)
   size = np.abs(t)
   for i, w in np.argwhere(np.isnan(p)):
     p[i, w] = 1.0
@@ -109,6 +131,19 @@ def test_all_memberships_are_tested_as_scipy_tests_them(sizes, own):
   assert np.isnan(found.max_t[3]) == (not own)
   known = ~np.isnan(found.max_t)
   assert (found.max_t[known] >= found.pvalue[known] - 1e-12).all()
+
+
+@pytest.mark.parametrize('number', [3, 5])
+def test_pairs_are_tested_as_scipy_tests_them(number):
+  random = np.random.default_rng(number)
+  recall = values(random, 2 * number, number)
+  # Pairs that are alike, and such as all differ by as much.
+  recall[number:, 7] = recall[:number, 7]
+  recall[number:, 8] = recall[:number, 8] - 0.1
+  drawn = membership.draw_memberships(number, number, 999, 0, paired=True)
+  found = class_permutation.permute(recall, recall, drawn, paired=True)
+  check_equal(found, brute_force(recall, recall, number, paired=True))
+  assert np.isinf(found.largest).sum() == 2  # the true one and its mirror
 
 
 def test_the_true_membership_gives_what_is_reported():

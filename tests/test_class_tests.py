@@ -20,6 +20,20 @@ def test_null_classes_are_called_at_the_nominal_rate(models):
   assert (class_tests.false_discovery(pvalue) <= 0.05).sum() <= 1
 
 
+def test_pairs_are_tested_as_scipy_tests_them():
+  random = np.random.default_rng(9)
+  before = random.normal(0.7, 0.05, (6, 20))
+  after = before + random.normal(-0.01, 0.005, (6, 20))
+  found = class_tests.of_pairs(before, after)
+  wanted = stats.ttest_rel(before, after)
+  np.testing.assert_allclose(found.statistic, wanted.statistic)
+  np.testing.assert_allclose(found.pvalue, wanted.pvalue)
+  low, high = wanted.confidence_interval()
+  np.testing.assert_allclose(2 * found.half_width, high - low)
+  # What is equal in all pairs has no statistic, as what is constant has none.
+  assert np.isnan(class_tests.of_pairs(before, before).statistic).all()
+
+
 def test_corrected_discoveries_are_false_at_their_level_at_most():
   rng = np.random.default_rng(0)
   shares = []

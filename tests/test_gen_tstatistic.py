@@ -501,6 +501,58 @@ def test_a_compressed_level_at_fraction_0_is_no_baseline(tmp_path):
   assert int8.loc[0, 'recall_change'] == 0
 
 
+def test_models_that_were_made_from_one_another_are_compared_in_pairs(tmp_path):
+  """A change that is far smaller than models differ is found in pairs only."""
+  random = np.random.default_rng(13)
+  recall = make_recall(random, models=8, levels=(0.0, 0.9))
+  recall[0.9] = recall[0.0] + random.normal(0, 0.002, (8, 10))
+  recall[0.9][:, 2] -= 0.02
+  recall[0.9] = recall[0.9].clip(0, 1)
+  write_long(tmp_path / 'in', recall)
+  alone, of_alone = run(tmp_path / 'in', tmp_path / 'alone')
+  tested, summary = run(
+    tmp_path / 'in', tmp_path / 'pairs', paired_methods=['threshold']
+  )
+  assert of_alone.loc[0, 'lower_corrected'] == 0
+  assert summary.loc[0, 'lower_corrected'] == 1
+  assert (
+    tested.loc[2, 'qvalue_recall_norm'] < 0.01 < alone.loc[2, 'pvalue_max_t']
+  )
+  assert tested.loc[2, 'pvalue_permutation'] == pytest.approx(2 / 256)
+  assert summary.loc[0, 'significant_pvalue_smallest'] == pytest.approx(2 / 256)
+  accuracy = {level: values.mean(axis=1) for level, values in recall.items()}
+  wanted = stats.ttest_rel(
+    recall[0.0] - accuracy[0.0][:, None], recall[0.9] - accuracy[0.9][:, None]
+  )
+  np.testing.assert_allclose(tested['pvalue_recall_norm'], wanted.pvalue)
+  np.testing.assert_allclose(tested['statistic_recall_norm'], wanted.statistic)
+
+
+def test_pairs_that_are_none_are_refused(tmp_path):
+  recall = make_recall(np.random.default_rng(14), levels=(0.0, 0.9))
+  write_long(tmp_path / 'in', recall)
+  for options, message in (
+    ({'paired_methods': ['int8']}, r"names \['int8'\], there are .*threshold"),
+    (
+      {'paired_methods': ['threshold'], 'normalisation': 'population_mean'},
+      'is population_mean beside --paired_methods',
+    ),
+  ):
+    with pytest.raises(ValueError, match=message):
+      run(tmp_path / 'in', tmp_path / 'out', **options)
+  next((tmp_path / 'in').glob('*_0.9_0.csv')).unlink()
+  with pytest.raises(ValueError, match=r'replicates \[1, 2, .*wanted the same'):
+    run(tmp_path / 'in', tmp_path / 'out', paired_methods=['threshold'])
+  (tmp_path / 'wide').mkdir()
+  write_wide(tmp_path / 'wide' / 'wide.csv', recall)
+  with pytest.raises(ValueError, match='numbers no replicates'):
+    run(
+      tmp_path / 'wide',
+      tmp_path / 'out',
+      paired_methods=[''],
+    )
+
+
 def test_other_settings_are_refused_and_other_inputs_are_tested_anew(tmp_path):
   recall = make_recall(np.random.default_rng(12))
   write_long(tmp_path / 'in', recall)
