@@ -139,6 +139,7 @@ def test_an_audit_of_decision_trees(tmp_path):
     output_file=out,
     dataset_name='trees',
     mode='eval',
+    paired_methods=['cost_complexity'],
   )
   text = headline_table.run(out, mode='eval', dataset_name='trees')
   assert 'cost_complexity: it predicts otherwise than chance' in text
