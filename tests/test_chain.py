@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 
+from pie_dataset_gen import headline_rows
 from utils import csvs, paths, tables
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -53,8 +55,16 @@ def test_the_chain_ends_in_the_table(chain):
     tables.HEADLINE, paths.headline_table(str(folder / 'results'))
   )
   assert set(headline['pruning_fraction']) == {0.0, 0.9}
-  for measure in set(headline['measure']):
+  measures = set(headline['measure'])
+  assert set(headline_rows.SHORT) < measures
+  for measure in headline_rows.SHORT:
     assert measure in printed
+  said = csvs.read(
+    tables.VERDICTS, paths.verdicts(str(folder / 'results'), 'digits', 'eval')
+  )
+  assert set(said['about']) == {'images', 'PIEs', 'classes'}
+  for sentence in said['sentence']:
+    assert sentence in printed
   members = headline[headline['measure'] == 'members']
   assert list(members['value']) == [4, 4]
   page = folder / 'results/digits/gallery/eval/index.html'
@@ -105,7 +115,8 @@ def test_a_second_run_does_nothing_again(chain):
   kept = [
     path
     for path in folder.rglob('*')
-    if path.is_file() and 'headline' not in path.name
+    # The table is printed each time, and the verdicts with it.
+    if path.is_file() and not re.search('headline|verdicts', path.name)
   ]
   before = {path: path.stat().st_mtime_ns for path in kept}
   printed = run_chain(folder)
