@@ -85,7 +85,6 @@ def permute(
   centre: np.ndarray,
   spread: np.ndarray,
   drawn: membership.Memberships,
-  paired: bool = False,
 ) -> Permuted:
   """The t of every class at every membership, and what follows from it.
 
@@ -99,13 +98,13 @@ def permute(
     spread: [models, C] values whose variances give the standard error: the
       same but where what is subtracted counts as known.
     drawn: memberships of the models, in the same order; two or more a group.
-    paired: whether the models are pairs: those of the first half, then theirs.
+      Of pairs the first half of the models, then theirs.
   """
-  compare = _paired if paired else _welch
+  compare = _paired if drawn.paired else _welch
   centre = centre - centre.mean(axis=0)
   spread = centre if centre is spread else spread - spread.mean(axis=0)
   classes, ways = centre.shape[1], drawn.is_dense.shape[1]
-  constant = dict(_constant_classes(centre, spread, drawn.is_dense, paired))
+  constant = dict(_constant_classes(centre, spread, drawn))
   always = np.zeros(classes, bool)
   for i, of_class in constant.items():
     always[i] = np.isinf(of_class.statistic).sum() == ways
@@ -221,16 +220,17 @@ def _discoveries(pvalue: np.ndarray) -> np.ndarray:
 
 
 def _constant_classes(
-  centre: np.ndarray, spread: np.ndarray, is_dense: np.ndarray, paired: bool
+  centre: np.ndarray, spread: np.ndarray, drawn: membership.Memberships
 ) -> Iterator[tuple[int, _Constant]]:
   """Classes without variance at one membership or more.
 
   They are told by counting: a difference of sums of squares leaves rounding
   where nothing should be.
   """
+  is_dense = drawn.is_dense
   n1 = int(is_dense[:, 0].sum())
   n2 = len(is_dense) - n1
-  found = (_equal_pairs if paired else _two_values)(spread, is_dense)
+  found = (_equal_pairs if drawn.paired else _two_values)(spread, is_dense)
   for i, ways in found:
     difference = (centre[:, i] @ is_dense[:, ways]) * (1 / n1 + 1 / n2)
     size = np.abs(difference)

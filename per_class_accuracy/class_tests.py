@@ -137,7 +137,6 @@ def draw_permuted(
   normalised: Callable[[np.ndarray], np.ndarray],
   drawn: membership.Memberships | None,
   recomputed: bool,
-  paired: bool = False,
 ) -> class_permutation.Permuted | None:
   """Tests all classes whose recall is known of all models by permutation.
 
@@ -149,7 +148,6 @@ def draw_permuted(
     drawn: memberships of the dense, then the compressed models, or None.
     recomputed: whether what is subtracted is the mean accuracy of a group, so
       that it changes with the membership.
-    paired: whether the models are pairs, and change places in pairs.
 
   Returns:
     None without memberships, without classes, or with fewer than two models
@@ -167,7 +165,7 @@ def draw_permuted(
     centre = spread = np.concatenate(
       [normalised(baseline), normalised(variant)]
     )[:, known]
-  found = class_permutation.permute(centre, spread, drawn, paired)
+  found = class_permutation.permute(centre, spread, drawn)
   pvalue, max_t = np.full((2, len(known)), np.nan)
   pvalue[known], max_t[known] = found.pvalue, found.max_t
   return found._replace(pvalue=pvalue, max_t=max_t)
@@ -240,15 +238,16 @@ def _reasons(
 
 
 def permuted_row(
-  permuted: class_permutation.Permuted | None, smallest: float
+  permuted: class_permutation.Permuted | None,
+  drawn: membership.Memberships | None,
 ) -> dict[str, float]:
   """What chance gives: cells of `tables.CLASS_IMPACT_SUMMARY`.
 
   Args:
     permuted: all classes at all memberships, or None where there is no test.
-    smallest: the smallest p that so many models and memberships can give.
+    drawn: the memberships, or None.
   """
-  if permuted is None:
+  if permuted is None or drawn is None:
     return {}
   others = permuted.significant[1:]
   low, high = np.percentile(others, [2.5, 97.5])
@@ -258,7 +257,7 @@ def permuted_row(
     'significant_permuted_low': low,
     'significant_permuted_high': high,
     'significant_pvalue': permuted.number_pvalue,
-    'significant_pvalue_smallest': smallest,
+    'significant_pvalue_smallest': drawn.smallest_pvalue,
     'lower_corrected_permuted': permuted.lower[1:].mean(),
     'higher_corrected_permuted': permuted.higher[1:].mean(),
   }

@@ -183,13 +183,9 @@ def run(
     sizes = (len(baseline), len(variant))
     paired = level.pruning_method in paired_methods
     drawn = None
-    smallest = 1.0
     if num_permutations and normalisation != 'constants':
       drawn = membership.draw_memberships(
         *sizes, num_permutations, seed, paired
-      )
-      smallest = max(
-        membership.smallest_pvalue(*sizes, paired), 1 / drawn.is_dense.shape[1]
       )
     permuted = class_tests.draw_permuted(
       models,
@@ -198,7 +194,6 @@ def run(
       normalised,
       drawn,
       recomputed=normalisation == 'population_mean',
-      paired=paired,
     )
     tested = class_tests.compare_level(
       models, baseline, variant, normalised, permuted, paired
@@ -220,7 +215,7 @@ def run(
         'baseline_accuracy': accuracy(populations.DENSE),
         'variant_accuracy': accuracy(level),
         **class_tests.summarise_level(tested),
-        **class_tests.permuted_row(permuted, smallest),
+        **class_tests.permuted_row(permuted, drawn),
         'worst_recall_low': low,
         'worst_recall_high': high,
       }
@@ -263,35 +258,27 @@ def _check_pairs(
   paired_methods: Sequence[str],
   normalisation: str,
 ) -> None:
-  methods = {level.pruning_method for level in levels}
-  if strange := set(paired_methods) - methods:
-    raise ValueError(
-      f'--paired_methods names {sorted(strange)}, there are models of '
-      f'{sorted(methods)}'
-    )
-  if paired_methods and normalisation != 'model':
+  if not paired_methods:
+    return
+  if normalisation != 'model':
     raise ValueError(
       f'--normalisation is {normalisation} beside --paired_methods, wanted '
       'model: pairs are compared by their own accuracies'
     )
-  for level in levels:
-    if level.pruning_method not in paired_methods:
-      continue
-    if models.replicate is None:
-      raise ValueError(
-        'a table of one row for each checkpoint numbers no replicates, which '
-        '--paired_methods needs'
-      )
-    wanted, found = (
-      models.replicate[models.positions(of)].tolist()
-      for of in (populations.DENSE, level)
+  replicate = models.replicate
+  if replicate is None:
+    raise ValueError(
+      'a table of one row for each checkpoint numbers no replicates, which '
+      '--paired_methods needs'
     )
-    if wanted != found:
-      raise ValueError(
-        f'{tuple(level)} has the replicates {found}, the baseline {wanted}: '
-        'wanted the same, since --paired_methods says that each was made from '
-        'the dense model of its number'
-      )
+  populations.check_pairs(
+    {
+      level: replicate[models.positions(level)].tolist()
+      for level in (populations.DENSE, *levels)
+    },
+    levels,
+    paired_methods,
+  )
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

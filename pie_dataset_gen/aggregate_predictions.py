@@ -44,7 +44,6 @@ PIE count is comparable only between populations of one size.
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -326,34 +325,20 @@ def draw_groups(
   for member in members:
     identity = member._asdict()
     replicates[populations.level_of(identity)].append(identity['replicate'])
-  dense = replicates[populations.DENSE]
   levels = populations.compressed_levels(
     [level for level, of in replicates.items() if of],
     settings.sparsity_fraction,
     settings.pruning_method,
   )
-  paired = settings.paired_methods
-  methods = {level.pruning_method for level in levels}
-  if strange := set(paired) - methods:
-    raise ValueError(
-      f'--paired_methods names {sorted(strange)}, there are members of '
-      f'{sorted(methods)}'
-    )
-  for level in levels:
-    if level.pruning_method in paired and replicates[level] != dense:
-      raise ValueError(
-        f'{tuple(level)} has the replicates {replicates[level]}, the baseline '
-        f'{dense}: wanted the same, since --paired_methods says that each was '
-        'made from the dense member of its number'
-      )
+  populations.check_pairs(replicates, levels, settings.paired_methods)
   return {
     level: pie_resampling.draw(
-      len(dense),
+      len(replicates[populations.DENSE]),
       len(replicates[level]),
       settings.num_resamples,
       settings.num_permutations,
       settings.seed,
-      level.pruning_method in paired,
+      level.pruning_method in settings.paired_methods,
     )
     for level in levels
   }
@@ -415,16 +400,6 @@ def finish_shard(
   return found
 
 
-@contextlib.contextmanager
-def _mapper(num_cores: int):
-  """The function that maps over shards in order, in as many processes."""
-  if num_cores == 1:
-    yield map
-    return
-  with workers.processes(num_cores) as pool:
-    yield pool.map
-
-
 def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
   """Adds up the sums of all shards.
 
@@ -432,7 +407,7 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
     ValueError: an image stands in two shards, or members differ.
   """
   total: Any = None
-  seen: dict[str, str] = {}
+  same = shard_predictions.SameMembers()
   for done, result in enumerate(results, 1):
     if total is None:
       total = result._replace(
@@ -440,18 +415,7 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
         pvalues={level: collections.Counter() for level in result.sums},
         agreement=np.zeros_like(result.agreement),
       )
-    if result.members != total.members:
-      differ = sorted(set(result.members) ^ set(total.members))
-      raise ValueError(
-        f'shards {total.shard} and {result.shard} were predicted by different '
-        f'members: {len(differ)} in one of them only, for example '
-        f'{differ[0]._asdict()}'
-      )
-    for key in result.image_key:
-      if seen.setdefault(key, result.shard) != result.shard:
-        raise ValueError(
-          f'image {key!r} stands in two shards, {seen[key]} and {result.shard}'
-        )
+    same.check(result.shard, result.members, result.image_key)
     total = total._replace(agreement=total.agreement + result.agreement)
     for level, sums in result.sums.items():
       total.pvalues[level].update(result.pvalues[level])
@@ -528,7 +492,7 @@ def run(
   if record.changed:
     more = '; ...' if record.changed[4:] else ''
     logging.info('made again: %s%s', '; '.join(record.changed[:4]), more)
-  with _mapper(min(num_cores, len(shards))) as mapped:
+  with workers.mapper(min(num_cores, len(shards))) as mapped:
     total = _aggregate(
       mapped, shards, output_path, settings, record, subdirectory
     )
@@ -564,11 +528,7 @@ def _aggregate(
       aggregate_shard,
       record=record,
       # Of all shards, too, where this is one of them.
-      outdated=list(
-        dict.fromkeys(
-          paths.pie_null(*place, shard) for shard in (subdirectory, '')
-        )
-      ),
+      outdated=[paths.pie_null(*place, shard) for shard in (subdirectory, '')],
       aside=aside,
       settings=settings,
     )

@@ -1,12 +1,18 @@
 """The commands that made what the page of PIEs shows, to be run again."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from utils import member_paths, provenance
+
+
+def _records(folders: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+  for folder in folders:
+    for path in sorted(epath.Path(folder).glob('*.run.json')):
+      yield provenance.read(str(path))
 
 
 def find(folders: Sequence[str]) -> list[dict[str, object]]:
@@ -18,16 +24,14 @@ def find(folders: Sequence[str]) -> list[dict[str, object]]:
     Command and what else is told of it, in the order in which they finished.
   """
   commands: dict[str, dict] = {}
-  for folder in folders:
-    for path in sorted(epath.Path(folder).glob('*.run.json')):
-      record = provenance.read(str(path))
-      if not record.get('finished') or 'command' not in record:
-        continue  # settings of a member, or a command that has not finished
-      found = describe(record)
-      former = commands.setdefault(str(found['command']), found)
-      commands[str(found['command'])] = max(
-        former, found, key=lambda of: of['finished']
-      )
+  for record in _records(folders):
+    if not record.get('finished') or 'command' not in record:
+      continue  # settings of a member, or a command that has not finished
+    found = describe(record)
+    former = commands.setdefault(str(found['command']), found)
+    commands[str(found['command'])] = max(
+      former, found, key=lambda of: of['finished']
+    )
   return sorted(commands.values(), key=lambda of: of['finished'])
 
 
@@ -60,13 +64,11 @@ def _typed(values: Mapping[str, Any]) -> list[str]:
 def read_from(folders: Sequence[str], script: str) -> list[str]:
   """Folders of data that a script's records beside its results name."""
   found: dict[str, None] = {}
-  for folder in folders:
-    for path in sorted(epath.Path(folder).glob('*.run.json')):
-      record = provenance.read(str(path))
-      if record.get('script') == script:
-        where = record.get('flags', {}).get('data_directory')
-        if isinstance(where, str) and where and epath.Path(where).is_dir():
-          found[where] = None
+  for record in _records(folders):
+    if record.get('script') == script:
+      where = record.get('flags', {}).get('data_directory')
+      if isinstance(where, str) and where and epath.Path(where).is_dir():
+        found[where] = None
   return list(found)
 
 

@@ -13,7 +13,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import lines
 
 from pie_dataset_gen import headline_rows
-from utils import populations, storage, tables
+from utils import paths, populations, storage, tables
 
 # Copied, never followed: what a page needs lies beside it.
 _FIGURES = 'figures'
@@ -216,9 +216,7 @@ def class_impact_captions(
     names: path of a figure -> the part of its name that tells it from others.
     levels: that may have one.
   """
-  of_level = {
-    f'{level.pruning_method}_{level.fraction_pruned}': level for level in levels
-  }
+  of_level = {paths.level_name(level): level for level in levels}
   captions = {}
   for path, name in names.items():
     if name == 'significant_classes':

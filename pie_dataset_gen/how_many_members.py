@@ -59,6 +59,7 @@ from pie_dataset_gen import (
 from utils import (
   command_line,
   csvs,
+  membership,
   paths,
   populations,
   provenance,
@@ -67,8 +68,6 @@ from utils import (
 )
 
 _LEVEL = tables.SIGNIFICANCE
-# Of n permutations the smallest p is 1 / (n + 1).
-_FEWEST_PERMUTATIONS = round(1 / _LEVEL) - 1
 
 
 def define_flags() -> None:
@@ -126,7 +125,7 @@ def define_flags() -> None:
     'num_permutations',
     999,
     'Permuted memberships behind each p-value, '
-    f'{_FEWEST_PERMUTATIONS} or more; all where they are no more.',
+    f'{membership.FEWEST_PERMUTATIONS} or more; all where they are no more.',
     lower_bound=1,
   )
   flags.DEFINE_integer('seed', 0, 'Seed of both.', lower_bound=0)
@@ -329,11 +328,11 @@ def run(
       fewer than two members, or permutations are too few.
   """
   asked = asked or Asked()
-  if asked.permutations < _FEWEST_PERMUTATIONS:
+  fewest = membership.FEWEST_PERMUTATIONS
+  if asked.permutations < fewest:
     raise ValueError(
-      f'--num_permutations is {asked.permutations}, wanted '
-      f'{_FEWEST_PERMUTATIONS} or more: fewer than {_FEWEST_PERMUTATIONS} '
-      f'cannot give a p of {_LEVEL:g}'
+      f'--num_permutations is {asked.permutations}, wanted {fewest} or more: '
+      f'fewer than {fewest} cannot give a p of {_LEVEL:g}'
     )
   if not (predictions_directory or class_metrics_directory):
     raise FileNotFoundError(

@@ -78,12 +78,9 @@ def compare_subsets(
     seed: of both.
   """
   drawn = membership.draw_memberships(size, size, permutations, seed)
-  smallest = max(
-    membership.smallest_pvalue(size, size), 1 / drawn.is_dense.shape[1]
-  )
   num_compressed = len(agreement) - num_dense
   if size > min(num_dense, num_compressed):
-    return SubsetTests(smallest, np.empty(0))
+    return SubsetTests(drawn.smallest_pvalue, np.empty(0))
   weights = drawn.weights
   found = [
     membership.pvalue(
@@ -91,4 +88,4 @@ def compare_subsets(
     )
     for part in draw_subsets(num_dense, num_compressed, size, subsets, seed)
   ]
-  return SubsetTests(smallest, np.array(found, np.float64))
+  return SubsetTests(drawn.smallest_pvalue, np.array(found, np.float64))

@@ -257,10 +257,9 @@ def summarise(
   if drawn.memberships is None:
     reasons.append('no test: num_permutations is 0')
   else:
-    ways = drawn.memberships.is_dense.shape[1]
     pies = sums['permuted_pies']
-    row['permutations'] = ways - 1
     others = pies[1:]
+    row['permutations'] = len(others)
     row['permuted_mean'] = float(others.mean())
     low, high = np.percentile(others, (2.5, 97.5))
     row['permuted_low'], row['permuted_high'] = low, high
@@ -271,8 +270,5 @@ def summarise(
         vote_distance.energy(agreement, drawn.memberships.weights)
       )
     )
-    row['smallest_pvalue'] = max(
-      membership.smallest_pvalue(num_dense, num_compressed, drawn.paired),
-      1 / ways,
-    )
+    row['smallest_pvalue'] = drawn.memberships.smallest_pvalue
   return {**row, 'not_available': '; '.join(reasons)}

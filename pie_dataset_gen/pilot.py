@@ -157,11 +157,8 @@ def read_agreement(
       stands in two of them.
   """
   work = functools.partial(_read_shard, mode=mode)
-  number = min(num_cores, len(shards))
-  if number == 1:
-    return _add_up(shards, map(work, shards.values()), source)
-  with workers.processes(number) as pool:
-    return _add_up(shards, pool.map(work, shards.values()), source)
+  with workers.mapper(min(num_cores, len(shards))) as mapped:
+    return _add_up(shards, mapped(work, shards.values()), source)
 
 
 def _read_shard(files: Sequence[str], mode: str):
@@ -171,28 +168,14 @@ def _read_shard(files: Sequence[str], mode: str):
 
 
 def _add_up(shards, results, source: str) -> Agreement:
-  first: Any = None
-  total: Any = None
-  seen: dict[str, str] = {}
+  same = shard_predictions.SameMembers(source)
+  members: list[shard_predictions.Identity] = []
+  total: Any = 0
   for name, (members, image_key, matrix) in zip(shards, results, strict=True):
-    if first is None:
-      first, total = (name, members), np.zeros_like(matrix)
-    if members != first[1]:
-      differ = sorted(set(members) ^ set(first[1]))
-      raise ValueError(
-        f'{source}: shards {first[0]} and {name} were predicted by different '
-        f'members: {len(differ)} in one of them only, for example '
-        f'{differ[0]._asdict()}'
-      )
-    for key in image_key:
-      if seen.setdefault(key, name) != name:
-        raise ValueError(
-          f'{source}: image {key!r} stands in two shards, {seen[key]} and '
-          f'{name}'
-        )
+    same.check(name, members, image_key)
     total = total + matrix
     logging.info(
       '%s: %d images, %d members', name, len(image_key), len(members)
     )
-  populations.check_alike(member._asdict() for member in first[1])
-  return Agreement(Members(tuple(first[1]), source), len(seen), total)
+  populations.check_alike(member._asdict() for member in members)
+  return Agreement(Members(tuple(members), source), same.num_images, total)

@@ -151,6 +151,45 @@ def read_shard(
   )
 
 
+class SameMembers:
+  """Refuses shards of other members, and images that stand in two shards."""
+
+  def __init__(self, source: str = ''):
+    """What holds the predictions, for messages; nothing if it is empty."""
+    self._of = f'{source}: ' if source else ''
+    self._first: tuple[str, list[Identity]] | None = None
+    self._shard_of: dict[str, str] = {}
+
+  @property
+  def num_images(self) -> int:
+    """Images of the shards so far."""
+    return len(self._shard_of)
+
+  def check(
+    self, shard: str, members: list[Identity], image_key: np.ndarray
+  ) -> None:
+    """Checks one more shard.
+
+    Raises:
+      ValueError: its members are not those of the first one, or an image
+        stands in another, too.
+    """
+    self._first = self._first or (shard, members)
+    if members != self._first[1]:
+      differ = sorted(set(members) ^ set(self._first[1]))
+      raise ValueError(
+        f'{self._of}shards {self._first[0]} and {shard} were predicted by '
+        f'different members: {len(differ)} in one of them only, for example '
+        f'{differ[0]._asdict()}'
+      )
+    for key in image_key:
+      if self._shard_of.setdefault(key, shard) != shard:
+        raise ValueError(
+          f'{self._of}image {key!r} stands in two shards, '
+          f'{self._shard_of[key]} and {shard}'
+        )
+
+
 def _read_in_batches(files):
   """Yields each file's path and its columns, a name and an array each."""
   batch, size = [], 0

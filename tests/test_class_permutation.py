@@ -141,7 +141,7 @@ def test_pairs_are_tested_as_scipy_tests_them(number):
   recall[number:, 7] = recall[:number, 7]
   recall[number:, 8] = recall[:number, 8] - 0.1
   drawn = membership.draw_memberships(number, number, 999, 0, paired=True)
-  found = class_permutation.permute(recall, recall, drawn, paired=True)
+  found = class_permutation.permute(recall, recall, drawn)
   check_equal(found, brute_force(recall, recall, number, paired=True))
   assert np.isinf(found.largest).sum() == 2  # the true one and its mirror
 

@@ -15,15 +15,32 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils import tables
+
+# Of n permutations the smallest p is 1 / (n + 1).
+FEWEST_PERMUTATIONS = round(1 / tables.SIGNIFICANCE) - 1
+
 
 class Memberships(NamedTuple):
   """Ways to call some of the members dense; the true one comes first.
 
   Attributes:
     is_dense: [members, ways] whether the member counts as dense.
+    paired: whether the i-th dense and the i-th compressed member belong
+      together, and change places.
   """
 
   is_dense: np.ndarray
+  paired: bool = False
+
+  @property
+  def smallest_pvalue(self) -> float:
+    """The smallest p with so many members, at these ways."""
+    num_dense = int(self.is_dense[:, 0].sum())
+    members, ways = self.is_dense.shape
+    return max(
+      smallest_pvalue(num_dense, members - num_dense, self.paired), 1 / ways
+    )
 
   @property
   def weights(self) -> np.ndarray:
@@ -40,10 +57,10 @@ class Memberships(NamedTuple):
 
 def check_permutations(number: int) -> None:
   """Raises ValueError for so few that no p-value could be 0.05."""
-  if 0 < number < 19:
+  if 0 < number < FEWEST_PERMUTATIONS:
     raise ValueError(
-      f'num_permutations is {number}, wanted 19 or more, or 0 for none: fewer '
-      'cannot give a p of 0.05'
+      f'num_permutations is {number}, wanted {FEWEST_PERMUTATIONS} or more, or '
+      f'0 for none: fewer cannot give a p of {tables.SIGNIFICANCE:g}'
     )
 
 
@@ -80,7 +97,7 @@ def draw_memberships(
   ways = 2**num_dense if paired else math.comb(members, num_dense)
   true = np.arange(members) < num_dense
   if ways - 1 <= permutations:
-    return Memberships(_all(num_dense, members, paired))
+    return Memberships(_all(num_dense, members, paired), paired)
   random = np.random.default_rng([seed, 2])
   if paired:
     stay = random.random((num_dense, permutations)) < 0.5
@@ -88,7 +105,7 @@ def draw_memberships(
   else:
     order = random.random((members, permutations)).argsort(axis=0)
     drawn = order < num_dense
-  return Memberships(np.column_stack([true, drawn]))
+  return Memberships(np.column_stack([true, drawn]), paired)
 
 
 def _all(num_dense: int, members: int, paired: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ levels, as the original does; here both are one.
 """
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -86,6 +86,39 @@ def compressed_levels(
     for level in found
     if not fractions or level.fraction_pruned in fractions
   ]
+
+
+def check_pairs(
+  replicates: Mapping[Level, Sequence[int]],
+  levels: Collection[Level],
+  paired_methods: Collection[str],
+) -> None:
+  """Refuses `--paired_methods` whose members are no pairs.
+
+  Args:
+    replicates: of the members of each level, the dense one among them, sorted.
+    levels: those that are compared with the dense one.
+    paired_methods: methods whose members were each made from the dense member
+      of its replicate.
+
+  Raises:
+    ValueError: there are no members of a method, or of other replicates.
+  """
+  methods = {level.pruning_method for level in levels}
+  if strange := set(paired_methods) - methods:
+    raise ValueError(
+      f'--paired_methods names {sorted(strange)}, there are members of '
+      f'{sorted(methods)}'
+    )
+  dense = list(replicates[DENSE])
+  for level in levels:
+    found = list(replicates[level])
+    if level.pruning_method in paired_methods and found != dense:
+      raise ValueError(
+        f'{tuple(level)} has the replicates {found}, the baseline {dense}: '
+        'wanted the same, since --paired_methods says that each was made from '
+        'the dense member of its number'
+      )
 
 
 def check_alike(identities: Iterable[Mapping[str, object]]) -> None:

@@ -40,6 +40,12 @@ MEMBER = (
 )
 MEMBER_KEY = tuple(column.name for column in MEMBER)
 
+# What a level is called, in rows about one.
+_LEVEL = (
+  Column('pruning_method', 'text', 'how models were compressed'),
+  _fraction('pruning_fraction', 'level of the compressed population'),
+)
+
 PREDICTIONS = Table(
   'predictions',
   'an image, by one member',
@@ -155,8 +161,7 @@ PIE_NULL = Table(
   'pie_dataset_gen.aggregate_predictions',
   '<results>/<data set>/<mode>_pie_null.csv',
   (
-    Column('pruning_method', 'text', 'how the population was compressed'),
-    _fraction('pruning_fraction', 'level of the compressed population'),
+    *_LEVEL,
     _count('total_images_count', 'images'),
     _count('baseline_number_observ', 'number of dense members'),
     _count('variant_number_observ', 'number of compressed members'),
@@ -251,8 +256,7 @@ VERDICTS = Table(
   'pie_dataset_gen.headline_table',
   '<results>/<data set>/<mode>_verdicts.csv',
   (
-    Column('pruning_method', 'text', 'how the compressed models were made'),
-    _fraction('pruning_fraction', 'level of the compressed population'),
+    *_LEVEL,
     Column('about', 'text', "'images', 'PIEs', 'classes' or 'groups'"),
     Column(
       'verdict',
@@ -496,11 +500,6 @@ GROUPS = Table(
 def _number(name: str, meaning: str, **options) -> Column:
   return Column(name, 'float', meaning, nullable=True, **options)
 
-
-_LEVEL = (
-  Column('pruning_method', 'text', 'how models were compressed'),
-  _fraction('pruning_fraction', 'level of the compressed population'),
-)
 
 T_STATISTIC = Table(
   't-tests of classes',
@@ -776,23 +775,13 @@ ROBUSTNESS_SUMMARY = Table(
   ),
 )
 
-_PILOT_LEVEL = (
-  Column('pruning_method', 'text', 'how the compressed models were made'),
-  _fraction('pruning_fraction', 'level of the compressed population'),
-)
-
-
-def _change(name: str, meaning: str) -> Column:
-  return Column(name, 'float', meaning, low=0.0, nullable=True)
-
-
 MEMBERS_NEEDED = Table(
   'members needed',
   'a class, a group or the whole at a level, and a number of members',
   'pie_dataset_gen.how_many_members',
   '<results>/<data set>/<mode>_members_needed.csv',
   (
-    *_PILOT_LEVEL,
+    *_LEVEL,
     Column(
       'what',
       'text',
@@ -802,23 +791,23 @@ MEMBERS_NEEDED = Table(
     _count('class_id', 'class id, or position of the group', nullable=True),
     Column('class', 'text', 'name of the class or group'),
     Column('num_members', 'int', 'members a side', low=2),
-    _change(
+    _amount(
       'smallest_change',
       'change that the two-sided Welch test at 5 % finds in 8 of 10 studies, '
       'of recall less accuracy, or of the accuracy; above 1 none is found; '
       'empty where no member of the pilot differs from its population',
     ),
-    _change(
+    _amount(
       'smallest_change_low',
       'lower end of its 95 % interval, from that of the deviation',
     ),
-    _change('smallest_change_high', 'upper end of that interval'),
-    _change(
+    _amount('smallest_change_high', 'upper end of that interval'),
+    _amount(
       'smallest_change_corrected',
       'the same at 5 % over the number of classes, or groups, whose recall is '
       'known (Bonferroni); empty for the whole',
     ),
-    _change(
+    _amount(
       'deviation',
       'root of the mean of both variances over the members of the pilot',
     ),
@@ -836,7 +825,7 @@ SUBSET_TESTS = Table(
   'pie_dataset_gen.how_many_members',
   '<results>/<data set>/<mode>_subset_tests.csv',
   (
-    *_PILOT_LEVEL,
+    *_LEVEL,
     Column('num_members', 'int', 'members a side', low=2),
     _fraction(
       'smallest_pvalue', 'the smallest that any predictions of so many can give'

@@ -5,7 +5,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from utils import tensorflow_start
 
@@ -33,6 +33,16 @@ def processes(
     yield pool
   finally:
     pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def mapper(number: int) -> Iterator[Callable[..., Iterable]]:
+  """A function like `map`, in so many processes; 1 is this one alone."""
+  if number == 1:
+    yield map
+    return
+  with processes(number) as pool:
+    yield pool.map
 
 
 def _start() -> None:

@@ -117,7 +117,7 @@ def verdict(before, after, permutations, seed, own=True):
   low, high = class_tests.worst_interval(after, models.support)
   return rows, {
     **class_tests.summarise_level(rows),
-    **class_tests.permuted_row(permuted, 0.0),
+    **class_tests.permuted_row(permuted, drawn),
     'worst_recall_low': low,
     'worst_recall_high': high,
   }
