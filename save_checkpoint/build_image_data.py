@@ -41,15 +41,17 @@ second and core, half an hour on two cores.
 """
 
 import collections
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags, logging
 from etils import epath
 
-from save_checkpoint import image_sources, planned_shards
+from save_checkpoint import image_sources, planned_shards, same_images
 from utils import command_line, image_records, paths, provenance, storage
 
 FLAGS = flags.FLAGS
@@ -70,6 +72,11 @@ _DESCRIPTIONS: dict[str, dict] = {
   'folders': {},
   'imagenet': {'name': 'imagenet'},
 }
+# Beyond these, a description deserves a warning. Images are much smaller or
+# larger than the network's input by such factors of their shorter side;
+# evaluation looks at a small part of them below such a share of the area
+# (ImageNet's is 0.77).
+_SMALLER, _LARGER, _SMALL_SHARE = 2, 8, 0.5
 
 
 def _check_output(
@@ -141,6 +148,57 @@ def _shard(result: Mapping[str, Any]) -> image_records.Shard:
   )
 
 
+def _resize_size(source: str, image_size: int) -> int:
+  """The resize_size that goes with an image_size where none is given."""
+  usual = {
+    field.name: field.default
+    for field in dataclasses.fields(image_records.ImageRecords)
+  } | _DESCRIPTIONS[source]
+  return round(image_size * usual['resize_size'] / usual['image_size'])
+
+
+def _warn_of_sizes(
+  records: image_records.ImageRecords, results: Mapping[str, Mapping]
+) -> None:
+  """Says of sizes that are possible, but seldom meant, which to give."""
+  image_size, resize_size = records.image_size, records.resize_size
+  share = (image_size / resize_size) ** 2
+  if share < _SMALL_SHARE:
+    logging.warning(
+      'Evaluation sees the central %.0f%% of an image only: it is enlarged or '
+      'reduced to --resize_size=%d and cut to --image_size=%d. Usual is '
+      '--resize_size=%d; equal to --image_size, it sees all of a square image',
+      100 * share,
+      resize_size,
+      image_size,
+      _resize_size('imagenet', image_size),
+    )
+  # Shards that were written before sizes were noted have none.
+  sides = [r['shorter_side'] for r in results.values() if 'shorter_side' in r]
+  if not sides:
+    return
+  side = float(np.median(sides))
+  if side * _SMALLER <= image_size:
+    logging.warning(
+      'The shorter side of images has %g pixels (median), and the network is '
+      'given %d: they are enlarged, which costs time and shows nothing more. '
+      'Consider --image_size=%d --resize_size=%d (and --stem=3x3 in training)',
+      side,
+      image_size,
+      side,
+      side,
+    )
+  elif side >= _LARGER * image_size:
+    logging.warning(
+      'The shorter side of images has %g pixels (median), and the network is '
+      'given %d: details are lost, and a reduction by so much takes single '
+      'pixels out of many. Consider reducing the images first, or a larger '
+      '--image_size',
+      side,
+      image_size,
+    )
+
+
 def run(
   source: str,
   output_dir: str,
@@ -174,6 +232,7 @@ def run(
     ValueError: the images are not what is wanted, or output_dir holds another
       data set.
   """
+  storage.check_writable(output_dir)
   pictures = image_sources.find_source(
     source, train_directory, validation_directory, validation_labels
   )
@@ -185,6 +244,8 @@ def run(
       for split, images in pictures.items()
     }
   given = {k: v for k, v in (description or {}).items() if v is not None}
+  if 'image_size' in given:
+    given.setdefault('resize_size', _resize_size(source, given['image_size']))
   fields = {
     'name': epath.Path(output_dir).name,
     **_DESCRIPTIONS[source],
@@ -202,6 +263,7 @@ def run(
   together = [plan for of_split in plans.values() for plan in of_split]
   _check_output(output_dir, together)
   results = planned_shards.write_shards(together, num_workers)
+  same_images.check(plans, results)
   converted: collections.Counter[str] = collections.Counter()
   for result in results.values():
     converted.update(result['converted'])
@@ -218,6 +280,7 @@ def run(
     for split, of_split in plans.items()
   }
   records = image_records.ImageRecords(**fields, splits=splits)
+  _warn_of_sizes(records, results)
   if storage.exists(paths.image_records(output_dir)):
     if image_records.read(output_dir) != records:
       raise ValueError(
@@ -317,7 +380,8 @@ def define_flags() -> None:
     'resize_size',
     None,
     'Pixels of the shorter side before the central crop of evaluation; equal '
-    'to image_size for no crop. Default: 32 for digits, otherwise 256.',
+    'to image_size for no crop. Default: image_size for digits, otherwise 8/7 '
+    'of it (256 for 224).',
   )
   flags.DEFINE_float(
     'crop_area_min',

@@ -18,6 +18,8 @@ from PIL import Image
 from utils import digests, storage
 
 SPLITS = ('train', 'validation')
+# What systems put into folders of images.
+_SYSTEM_FILES = ('thumbs.db', 'desktop.ini', 'icon\r')
 DIGITS_TRAIN = 900
 
 
@@ -130,9 +132,10 @@ def find_pictures(source: str, labels: str = '') -> list[Picture]:
 
 
 def _is_hidden(name: str) -> bool:
-  if name.startswith('.'):
-    logging.warning('Left out, for its name is hidden: %s', name)
-  return name.startswith('.')
+  hidden = name.startswith('.') or name.lower() in _SYSTEM_FILES
+  if hidden:
+    logging.warning('Left out, of the system or hidden: %s', name)
+  return hidden
 
 
 def _walk(source: epath.Path) -> Iterator[Picture]:
@@ -301,6 +304,14 @@ def find_source(
     return digits()
   if validation_labels and not validation_directory:
     raise ValueError('--validation_labels without --validation_directory')
+  if train_directory and train_directory.rstrip('/') == (
+    validation_directory.rstrip('/')
+  ):
+    raise ValueError(
+      f'--train_directory and --validation_directory are both '
+      f'{train_directory}: networks would be evaluated on the images that they '
+      'were trained on; wanted two folders without a common image'
+    )
   pictures = {}
   for split, directory in directories.items():
     if directory:

@@ -88,11 +88,18 @@ def test_every_layout_lists_the_same_images(layout, tmp_path):
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_hidden_files_are_left_out_with_a_word(layout, tmp_path, caplog):
   source = write_source(
-    tmp_path, layout, {**TREE, 'n01/.DS_Store': b'x', 'n02/._a.JPEG': b'y'}
+    tmp_path,
+    layout,
+    {
+      **TREE,
+      'n01/.DS_Store': b'x',
+      'n02/._a.JPEG': b'y',
+      'n01/Thumbs.db': b'z',
+    },
   )
   found = image_sources.find_pictures(source)
   assert [picture.key for picture in found] == sorted(TREE)
-  for name in ('.DS_Store', '._a.JPEG'):
+  for name in ('.DS_Store', '._a.JPEG', 'Thumbs.db'):
     assert f'hidden: {name}' in caplog.text
 
 

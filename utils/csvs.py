@@ -28,6 +28,8 @@ from etils import epath
 
 from utils import storage
 
+# As half of Europe writes a fraction.
+_DECIMAL_COMMA = r'\s*[+-]?\d*,\d+\s*'
 _MAX = np.finfo('float64').max
 # Half a character (a surrogate) has no bytes in UTF-8.
 _CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\ud800-\udfff]')
@@ -174,7 +176,11 @@ def _check_column(column: Column, values: pd.Series, source: str) -> pd.Series:
   numbers = pd.to_numeric(values, errors='coerce')
   unreadable = numbers.isna() & ~empty
   if unreadable.any():
-    refuse(unreadable, 'a number')
+    commas = values[unreadable].astype('str').str.fullmatch(_DECIMAL_COMMA)
+    refuse(
+      unreadable,
+      'a number with a decimal point, no comma' if commas.all() else 'a number',
+    )
   if empty.any() and not column.nullable:
     refuse(empty, 'a number, not an empty cell')
   infinite = np.isinf(numbers.astype('float64'))
@@ -314,8 +320,11 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
   required = [name for name in missing if table.column(name).default is None]
   if required:
     raise ValueError(
-      f'{path} is not a table of {table.name}: it lacks the columns '
-      f'{required}, it has {header}'
+      f'{path} is not a table of {table.name}: '
+      + (
+        _other_separator(header, required)
+        or f'it lacks the columns {required}, it has {header}'
+      )
     )
   names = [c.name for c in wanted if c.name in header]
   if not text.endswith(b'\n'):
@@ -370,6 +379,18 @@ def _header(text: bytes) -> list[str]:
   """The names in the first line, without the price of a reader of tables."""
   line = text[: text.find(b'\n') + 1] or text
   return next(csv.reader([line.decode('utf-8-sig')]), [])
+
+
+def _other_separator(header: list[str], required: list[str]) -> str:
+  """Says what separates the columns of a header, if it is no comma."""
+  for sign, name in ((';', 'semicolons'), ('\t', 'tabs'), ('|', 'bars')):
+    names = [part.strip('"\' ') for part in sign.join(header).split(sign)]
+    if set(required) <= set(names):
+      return (
+        f'its columns are separated by {name}, wanted commas (and numbers with '
+        'a decimal point)'
+      )
+  return ''
 
 
 def read_stacked(

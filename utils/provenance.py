@@ -97,6 +97,8 @@ class Provenance:
       bool(former.get('finished')) and not changed and united == before
     )
     self._made_from = united | self._made_from if changed else united
+    if not self.is_finished:
+      storage.check_writable(folder)
 
   @property
   def _path(self) -> str:

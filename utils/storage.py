@@ -1,6 +1,7 @@
 """Lists, reads and writes files: local ones and those in buckets (`gs://...`)."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -26,6 +27,23 @@ def split_list(patterns: str | Iterable[str]) -> list[str]:
   if isinstance(patterns, str):
     patterns = patterns.split(',')
   return [pattern.strip() for pattern in patterns if pattern.strip()]
+
+
+def check_writable(folder: str) -> None:
+  """Raises OSError if nothing can be written below a local folder.
+
+  Asked before hours of work. The folder may not be there yet; a bucket answers
+  when it is written to.
+  """
+  if '://' in folder:
+    return
+  there = epath.Path(folder or '.')
+  while not there.exists() and there != there.parent:
+    there = there.parent
+  if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+    locked = os.statvfs(there).f_flag & os.ST_RDONLY
+    reason = os.strerror(errno.EROFS if locked else errno.EACCES)
+    raise OSError(f'{folder} cannot be written: {reason}')
 
 
 def match(pattern: str) -> list[str]:
