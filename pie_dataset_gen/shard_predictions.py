@@ -5,6 +5,7 @@ they become matrices whose rows are the images and whose columns the members.
 """
 
 import collections
+import glob
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -80,6 +81,8 @@ def find_shards(
   folder = paths.predictions_folder(data_directory, dataset_name, mode)
   if storage.exists(folder):
     data_directory = folder
+  else:
+    _check_name(data_directory, dataset_name, mode)
   shards = collections.defaultdict(list)
   folders = collections.defaultdict(set)
   for path in csvs.find(tables.PREDICTIONS, data_directory):
@@ -100,6 +103,22 @@ def find_shards(
       f'{sorted(shards)[:3]}...'
     )
   return {subdirectory: shards[subdirectory]}
+
+
+def _check_name(data_directory: str, dataset_name: str, mode: str) -> None:
+  """Refuses a folder of results that has no predictions of a data set."""
+  if not data_directory or not epath.Path(data_directory).is_dir():
+    return
+  others = storage.match(
+    f'{glob.escape(data_directory)}/*/{paths.PREDICTIONS_NAME}/*'
+  )
+  if others:
+    there = sorted({'/'.join(path.split('/')[-3::2]) for path in others})
+    raise FileNotFoundError(
+      f'{data_directory} holds no predictions of the data set {dataset_name!r} '
+      f'for --mode={mode}, there are (data set/mode) {", ".join(there)}: give '
+      '--dataset_name'
+    )
 
 
 def read_shard(

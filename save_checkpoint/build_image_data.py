@@ -243,7 +243,9 @@ def run(
       split: sorted(images, key=planned_shards.hash_of_key)[:_SMALL_SAMPLE]
       for split, images in pictures.items()
     }
-  given = {k: v for k, v in (description or {}).items() if v is not None}
+  given: dict[str, Any] = {
+    k: v for k, v in (description or {}).items() if v is not None
+  }
   if 'image_size' in given:
     given.setdefault('resize_size', _resize_size(source, given['image_size']))
   fields = {

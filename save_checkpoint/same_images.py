@@ -33,7 +33,8 @@ def check(
   """
   seen: dict[str, dict[str, list[tuple[str, int]]]] = {}
   for split, shards in plans.items():
-    found = seen[split] = collections.defaultdict(list)
+    found: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+    seen[split] = found
     for plan in shards:
       # Shards that were written before there were digests have none.
       images = results[plan.path].get('images') or ()
@@ -41,7 +42,6 @@ def check(
         plan.pictures, plan.labels, images, strict=False
       ):
         found[digest].append((picture.key, label))
-  for split, found in seen.items():
     _warn_of_repeated(split, found)
   if len(seen) > 1:
     _check_common(*seen.values())

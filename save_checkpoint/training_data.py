@@ -44,6 +44,8 @@ class TrainingData:
       'num_images': self.num_images,
       'digest': digests.of_json(shards, sort_keys=True),
       'shards': shards,
+      # Whoever predicts holds a data set against it (`member_checks`).
+      'reading': self.records.reading,
     }
 
   @property

@@ -23,6 +23,7 @@ from utils import (
   devices,
   folded_resnet,
   image_records,
+  member_checks,
   member_paths,
   preprocessing,
   shard_files,
@@ -236,8 +237,10 @@ class Predictor:
     pending = [checkpoint for checkpoint, missing in to_do.items() if missing]
     if not pending:
       return
+    member_checks.check_together(checkpoints)
     readers = [self._reader(data_set) for data_set in data_sets]
     described = [data_set.records for data_set in data_sets]
+    member_checks.check_data(checkpoints, described)
     progress = tqdm.tqdm(
       desc='predicting',
       unit=' images x models',

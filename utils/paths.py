@@ -18,6 +18,8 @@ SHARD = re.compile(
   r'^(?:.*[-_.])?(train|training|validation|val|eval|test)'
   r'(?:\.tfrecord)?-(\d+)-of-(\d+)$'
 )
+# The folder of predictions in that of a data set's results.
+PREDICTIONS_NAME = 'predictions_dataframe'
 # The `mode` flag of the scripts, and the words for it in the names of shards.
 SPLITS = {
   'train': ('train', 'training'),
@@ -144,7 +146,7 @@ def level_name(level: Level) -> str:
 
 def predictions_folder(output_path: str, dataset: str, mode: str) -> str:
   """The folder of all predictions for one split of a data set."""
-  return str(_below(output_path, dataset, 'predictions_dataframe', mode))
+  return str(_below(output_path, dataset, PREDICTIONS_NAME, mode))
 
 
 def predictions(
@@ -155,7 +157,7 @@ def predictions(
     _below(
       output_path,
       dataset,
-      'predictions_dataframe',
+      PREDICTIONS_NAME,
       mode,
       shard_name,
       f'predictions_dataframe_{of.file_stem}.csv',
