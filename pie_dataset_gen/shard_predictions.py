@@ -5,7 +5,6 @@ they become matrices whose rows are the images and whose columns the members.
 """
 
 import collections
-import glob
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -109,11 +108,13 @@ def _check_name(data_directory: str, dataset_name: str, mode: str) -> None:
   """Refuses a folder of results that has no predictions of a data set."""
   if not data_directory or not epath.Path(data_directory).is_dir():
     return
-  others = storage.match(
-    f'{glob.escape(data_directory)}/*/{paths.PREDICTIONS_NAME}/*'
-  )
-  if others:
-    there = sorted({'/'.join(path.split('/')[-3::2]) for path in others})
+  there = [
+    f'{data_set.name}/{of_mode.name}'
+    for data_set in sorted(epath.Path(data_directory).iterdir())
+    if (folder := data_set / paths.PREDICTIONS_NAME).is_dir()
+    for of_mode in sorted(folder.iterdir())
+  ]
+  if there:
     raise FileNotFoundError(
       f'{data_directory} holds no predictions of the data set {dataset_name!r} '
       f'for --mode={mode}, there are (data set/mode) {", ".join(there)}: give '
