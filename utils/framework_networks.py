@@ -113,12 +113,9 @@ class KerasFile(Program):
       # Keras 3 computes with what this says as it is imported.
       os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
       library = tf_keras if version == 2 else keras
-      try:
-        self._model = library.models.load_model(
-          copy, compile=False, safe_mode=True
-        )
-      except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ValueError(_first_line(error)) from None
+      self._model = library.models.load_model(
+        copy, compile=False, safe_mode=True
+      )
     if not isinstance(self._model.input_shape, tuple):
       raise ValueError('it takes several inputs, wanted one of images')
     self.shape = _shape(self._model.input_shape)
@@ -348,8 +345,8 @@ class _Opener:
       raise FileNotFoundError(f'{path} is missing')
     try:
       return FileNetwork(path, self.program(path), description)
-    except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
-      raise ValueError(f'{path}: {_first_line(error)}') from None
+    except Exception as error:  # What a framework raises at a damaged file.
+      raise ValueError(f'{path}: {_first_line(error)}') from error
 
 
 class SavedModelOpener(_Opener):
@@ -399,12 +396,7 @@ def _check_operations(folder: str) -> None:
   from tensorflow.core.protobuf import saved_model_pb2
 
   saved = saved_model_pb2.SavedModel()
-  try:
-    saved.ParseFromString(epath.Path(folder, 'saved_model.pb').read_bytes())
-  except Exception as error:  # Of protobuf, which has no public name for it.
-    raise ValueError(
-      f'saved_model.pb is damaged: {_first_line(error)}'
-    ) from None
+  saved.ParseFromString(epath.Path(folder, 'saved_model.pb').read_bytes())
   for graph in saved.meta_graphs:
     functions = graph.graph_def.library.function
     nodes = [*graph.graph_def.node, *(n for f in functions for n in f.node_def)]
@@ -443,4 +435,7 @@ def _only(output: Any) -> tf.Tensor:
 
 
 def _first_line(error: Exception) -> str:
-  return str(error).strip().split('\n')[0] or type(error).__name__
+  line = str(error).strip().split('\n')[0]
+  if isinstance(error, ValueError) and line:
+    return line
+  return f'{type(error).__name__}: {line}'
