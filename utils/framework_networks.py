@@ -124,6 +124,7 @@ class KerasFile(Program):
     self._function = tf.function(
       lambda pixels: self._model(pixels, training=False),
       input_signature=[tf.TensorSpec(self.shape, self.input_type)],
+      autograph=False,
     )
 
   def __call__(self, pixels: tf.Tensor) -> tf.Tensor:
@@ -213,6 +214,7 @@ class FileNetwork:
     self._pixels = tf.function(
       self._untraced_pixels,
       input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)],
+      autograph=False,
     )
     self._check_output(self._run(tf.zeros((2, size, size, 3))))
 
@@ -346,7 +348,7 @@ class _Opener:
     try:
       return FileNetwork(path, self.program(path), description)
     except Exception as error:  # What a framework raises at a damaged file.
-      raise ValueError(f'{path}: {_first_line(error)}') from error
+      raise ValueError(f'{path}: {_one_line(error)}') from error
 
 
 class SavedModelOpener(_Opener):
@@ -434,8 +436,10 @@ def _only(output: Any) -> tf.Tensor:
   return found[0]
 
 
-def _first_line(error: Exception) -> str:
-  line = str(error).strip().split('\n')[0]
+def _one_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines() or ['']
+  # 'in user code:', say, above a traceback.
+  line = lines[-1 if lines[0].endswith(':') else 0].strip()
   if isinstance(error, ValueError) and line:
     return line
   return f'{type(error).__name__}: {line}'
