@@ -39,6 +39,7 @@ from utils import (
   inference,
   member_paths,
   paths,
+  prediction_files,
   provenance,
   storage,
   tables,
@@ -300,12 +301,15 @@ def _from_csvs(
 ) -> Source:
   """Predictions that somebody has made already."""
   records = image_records.read(data_directory) if data_directory else None
-  inputs = csvs.find(tables.PREDICTIONS, predictions_directory)
+  shards = prediction_files.find(predictions_directory)
+  inputs = [path for files in shards.values() for path in files]
+  prediction_files.say_what_is_assumed(inputs, mode)
+  numbers = prediction_files.replicates(inputs)
   files_of = _files_by_checkpoint(inputs)
 
   def predictions_of(todo):
     for checkpoint in todo:
-      yield checkpoint, _read_predictions(files_of[checkpoint], mode)
+      yield checkpoint, _read_predictions(files_of[checkpoint], mode, numbers)
 
   return Source(
     sorted(files_of),
@@ -339,30 +343,13 @@ def _files_by_checkpoint(
 ) -> dict[member_paths.Checkpoint, list[str]]:
   """Sorts files by the network that their first row is about."""
   found: dict[member_paths.Checkpoint, list[str]] = {}
-  for path in inputs:
-    try:
-      with epath.Path(path).open('rb') as file:
-        head = pd.read_csv(file, nrows=1, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-      raise ValueError(f'{path} is not a CSV: {error}') from None
-    if head.empty:
-      raise ValueError(f'{path} holds no predictions')
-    row = {}
-    for column in tables.MEMBER:
-      if column.name not in head and column.default is None:
-        raise ValueError(
-          f'{path} is not a table of predictions: it lacks the column '
-          f'{column.name!r}, it has {list(head.columns)}'
-        )
-      row[column.name] = [column.default]
-      if column.name in head:
-        row[column.name] = head[column.name]
-    identity = csvs.check(tables.PREDICTIONS, pd.DataFrame(row), path).iloc[0]
+  identities = prediction_files.identities(inputs).to_dict('index')
+  for path, identity in identities.items():
     try:
       checkpoint = member_paths.from_row(identity)
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
-    found.setdefault(checkpoint, []).append(path)
+    found.setdefault(checkpoint, []).append(str(path))
   return found
 
 
@@ -388,8 +375,12 @@ def _class_names(
   return tuple(str(i) for i in range(num_classes))
 
 
-def _read_predictions(files: Sequence[str], mode: str) -> pd.DataFrame:
-  predictions = csvs.read_all(tables.PREDICTIONS, files, [*_COLUMNS, 'split'])
+def _read_predictions(
+  files: Sequence[str], mode: str, numbers: Mapping[str, int]
+) -> pd.DataFrame:
+  predictions = prediction_files.read_member(
+    files, [*_COLUMNS, 'split'], numbers
+  )
   other = sorted(set(predictions['split']) - {mode, ''})
   if other:
     raise ValueError(

@@ -14,6 +14,7 @@ _KINDS = {'int': 'whole number', 'float': 'number', 'text': 'text'}
 # In the order in which a study makes them.
 ORDER = (
   tables.PREDICTIONS,
+  tables.ORIGINAL_PREDICTIONS,
   tables.MODAL_LABELS,
   tables.PIE_NULL,
   tables.PIE_STATISTICS,

@@ -35,7 +35,7 @@ UTILS = (
     'tensorflow_start',
     'workers',
   ),
-  ('class_level_metrics', 'membership', 'populations'),
+  ('class_level_metrics', 'membership', 'populations', 'prediction_files'),
   (
     'bundle_index',
     'checkpoints',

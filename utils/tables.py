@@ -88,6 +88,29 @@ PREDICTIONS = Table(
   sort_by=('image_index',),
 )
 
+# What no prediction of the original's names: its place says which image it is
+# of, and the order of the files which replicate it is by (`prediction_files`).
+NOT_IN_ORIGINAL = ('image_key', 'image_index', 'replicate')
+ROW = 'Unnamed: 0'
+ORIGINAL_PREDICTIONS = Table(
+  'predictions of the original',
+  "an image, by one member, at the image's place in the shard",
+  "the original's imagenet_predictions",
+  '<results>/<data set>/predictions_dataframe/<mode>/<shard>/'
+  'predictions_dataframe_<time>.csv',
+  (
+    _count(ROW, 'the row, from 0, in a column without a name'),
+    *(
+      column
+      for column in PREDICTIONS.columns
+      # Its split and filename hold the data set and a path: they are not read.
+      if column.name not in (*NOT_IN_ORIGINAL, 'split', 'filename')
+    ),
+  ),
+  key=(ROW,),
+  sort_by=(),
+)
+
 MODAL_LABELS = Table(
   'modal labels',
   'an image at a level: votes of the dense and of the compressed population',
