@@ -215,6 +215,13 @@ def _the_member(path: str, rows: dict, mode: str) -> Identity:
         f'{path}: column {name!r} holds {sorted(set(values))[:3]}, wanted the '
         'predictions of one member in a file'
       )
+  empty = int(np.isnan(rows['predicted_probability']).sum())
+  if 0 < empty < len(rows['image_key']):
+    raise ValueError(
+      f'{path}: predicted_probability is empty or no number for {empty} of '
+      f'{len(rows["image_key"])} images, wanted it for all, or for none where '
+      'only classes are known'
+    )
   split = rows['split'][0]
   if split not in ('', mode):
     raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')

@@ -19,6 +19,7 @@ ORDER = (
   tables.PIE_NULL,
   tables.PIE_STATISTICS,
   tables.CLASS_METRICS,
+  tables.CLASSES,
   tables.GROUPS,
   tables.T_STATISTIC,
   tables.CLASS_IMPACT_SUMMARY,

@@ -373,12 +373,36 @@ def test_without_the_optional_parts(copy_of_run):
   html = page.read_text()
   assert 'id="headline"' not in html
   # What is not there has who makes it.
-  for table in (tables.HEADLINE, tables.VERDICTS, tables.SUSPECTS):
+  for table in (tables.HEADLINE, tables.VERDICTS):
     assert f'<code>python -m {table.written_by}</code>' in html
-  assert data['suspects'] == []
+  suspected = {row['key'] for row in data['suspects']}
+  assert len(suspected) == SUSPECTS
   assert len(data['images']) == sum(
-    any(is_pie(i, level) for level in LEVELS[1:]) for i in range(IMAGES)
+    key(i) in suspected or any(is_pie(i, level) for level in LEVELS[1:])
+    for i in range(IMAGES)
   )
+
+
+def test_verdicts_and_suspects_are_found_where_none_are_written(copy_of_run):
+  results = str(copy_of_run / 'results')
+  for path in (
+    paths.verdicts(results, 'pets', 'eval'),
+    paths.suspects(results, 'pets', 'eval'),
+  ):
+    pathlib.Path(path).unlink()
+
+  def made():
+    page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
+    html = page.read_text()
+    verdicts = re.search('id="verdicts".*?</section>', html, re.DOTALL)
+    return read_data(page.parent), verdicts[0]
+
+  found = made()
+  headline_table.run(results, mode='eval', dataset_name='pets')
+  rank_suspects.run(results, mode='eval', dataset_name='pets')
+  assert found == made()
+  assert len(found[0]['suspects']) == SUSPECTS
+  assert 'class="verdict">images: differs' in found[1]
 
 
 def change_labels(folder, change):

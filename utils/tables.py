@@ -519,6 +519,25 @@ GROUPS = Table(
   sort_by=('group', 'class_id', 'class', 'image_key'),
 )
 
+CLASSES = Table(
+  'classes',
+  'a class and its name; with groups, a class of one of them',
+  'a person',
+  '<study>/classes.csv, or given as --classes_file',
+  (
+    _count('class_id', 'class id, in the order that predictions have'),
+    Column('class_name', 'text', 'its name'),
+    Column(
+      'group',
+      'text',
+      'a group that it is of, for --groups_file; empty for none',
+      default='',
+    ),
+  ),
+  key=('class_id', 'group'),
+  sort_by=('class_id', 'group'),
+)
+
 
 def _number(name: str, meaning: str, **options) -> Column:
   return Column(name, 'float', meaning, nullable=True, **options)
