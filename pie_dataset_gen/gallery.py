@@ -312,7 +312,12 @@ def _find_records(
 ) -> tuple[list[str], image_records.ImageRecords | None]:
   """Shards, where images come from them, and the description, if any."""
   if not image_directory:
-    shards = image_records.find_shards(data_directory, mode)
+    try:
+      shards = image_records.find_shards(data_directory, mode)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+        f'{error} (--image_directory names a folder or tar of images instead)'
+      ) from None
     return shards, tfrecords.describe(shards)
   return [], image_records.read(data_directory) if data_directory else None
 

@@ -81,8 +81,12 @@ def run_commands(folder, commands):
 
 
 @pytest.mark.parametrize('members', [2, 5])
-def test_four_commands_of_the_documents_lead_to_the_page(tmp_path, members):
+def test_four_commands_of_the_documents_lead_to_the_page(
+  tmp_path, members, long
+):
   """With two members a level, too: what more members need says so."""
+  if members > 2 and not long:
+    pytest.skip('a second time, which takes as long: --long')
   write_members(tmp_path, members)
   write_photos(tmp_path, KEYS[1:])
   commands = documented_commands()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from per_class_accuracy import aggregate_ckpt_metrics
-from pie_dataset_gen import aggregate_predictions
+from pie_dataset_gen import aggregate_predictions, gallery_data
 from utils import csvs, paths, prediction_files, tables
 
 CLASSES = 3
@@ -96,6 +96,10 @@ def test_the_original_and_keys_give_the_same_tables(tmp_path):
   labels = aggregate(theirs, tmp_path / 'a')
   ours = write(tmp_path / 'ours', original=False)
   pd.testing.assert_frame_equal(labels, aggregate(ours, tmp_path / 'b'))
+  chosen = gallery_data.choose_images(labels, 1)
+  votes = gallery_data.count_votes(str(theirs), chosen)
+  assert votes
+  assert votes == gallery_data.count_votes(str(ours), chosen)
   metrics = measure(theirs, tmp_path / 'a')
   assert len(metrics) == 2 * MEMBERS * CLASSES
   pd.testing.assert_frame_equal(metrics, measure(ours, tmp_path / 'b'))
