@@ -293,7 +293,8 @@ def _sentence(row: Mapping[str, Any]) -> str:
     )
   text = (
     f'{level}: of {row["tested"]} classes, after correction '
-    f'{row["lower_corrected"]} fell against the whole and {row["higher_corrected"]} rose (by chance '
+    f'{row["lower_corrected"]} fell against the whole and '
+    f'{row["higher_corrected"]} rose (by chance '
     f'{number("lower_corrected_permuted")} and '
     f'{number("higher_corrected_permuted")}); uncorrected '
     f'{row["lower"] + row["higher"]} (by chance '
