@@ -73,8 +73,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'predictions_directory',
     '',
-    'Folder at or above the CSVs of predictions of one split, or a pattern of '
-    'them. Empty to evaluate --ckpt_dir instead.',
+    'Folder at or above the CSVs of predictions of one split, a pattern of '
+    'them, or several of either, separated by commas. Empty to evaluate '
+    '--ckpt_dir instead.',
   )
   flags.DEFINE_string(
     'data_directory',

@@ -215,6 +215,7 @@ def run(
     ValueError: inputs are damaged or do not belong together.
   """
   shards, records = _find_records(data_directory, image_directory, mode)
+  named = class_names.read(classes_file, records)
   dataset_name = dataset_name or (records.name if records else 'imagenet')
   labels_folder = paths.modal_labels_folder(
     results_directory, dataset_name, mode
@@ -256,9 +257,7 @@ def run(
     examples = gallery_images.read_records(shards, records, wanted)
     pictures = gallery_images.write_pictures(examples, folder, *sizes)
   _check_classes(chosen, pictures)
-  names = gallery_data.class_names_of(
-    class_names.read(classes_file, records), labels, votes
-  )
+  names = gallery_data.check_names(named, labels, votes)
   totals = {
     level: (int(populations.is_pie(rows).sum()), len(rows))
     for level, rows in populations.by_level(labels).items()

@@ -188,7 +188,7 @@ def count_votes(
   return votes
 
 
-def class_names_of(
+def check_names(
   names: Sequence[str],
   labels: pd.DataFrame,
   votes: Mapping[tuple[str, populations.Level], Mapping[int, int]],

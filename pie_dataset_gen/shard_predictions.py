@@ -179,7 +179,8 @@ class SameMembers:
       raise ValueError(
         f'{self._of}shards {self._first[0]} and {shard} were predicted by '
         f'different members: {len(differ)} in one of them only, for example '
-        f'{differ[0]._asdict()}'
+        f'{differ[0]._asdict()} (each folder is taken for a shard; folders of '
+        'different members are listed with commas between)'
       )
     for key in image_key:
       if self._shard_of.setdefault(key, shard) != shard:
