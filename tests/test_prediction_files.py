@@ -195,6 +195,18 @@ def test_every_shard_in_each_folder_is_refused(tmp_path):
   aggregate(folder, tmp_path / 'b', subdirectory=first)
 
 
+def test_a_network_that_was_predicted_twice_is_refused(tmp_path):
+  folder = write(tmp_path / 'in', original=True)
+  for shard in SHARDS:
+    path = folder / shard / 'predictions_dataframe_3.0.csv'
+    path.with_name('predictions_dataframe_9.0.csv').write_bytes(
+      path.read_bytes()
+    )
+  for read in (aggregate, measure):
+    with pytest.raises(ValueError, match='_3.0.csv and .*_9.0.csv are equal'):
+      read(folder, tmp_path / 'out')
+
+
 def test_several_folders_are_one_population(tmp_path):
   """Members in folders of their own, with folders of shards or without."""
   folder = write(tmp_path / 'in', original=False)

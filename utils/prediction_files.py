@@ -21,7 +21,7 @@ Nothing here imports TensorFlow.
 
 import collections
 import concurrent.futures
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -178,8 +178,8 @@ def say_what_is_assumed(files: Sequence[str], mode: str) -> None:
     mode: the split that the rows are taken to be of.
 
   Raises:
-    ValueError: as `identities`; or shards differ in their members, or hold the
-      same predictions.
+    ValueError: as `identities`; or shards differ in their members, or two
+      shards or two members hold the same predictions.
   """
   if not _is_original(csvs.read_head(files[0])[0]):
     return
@@ -189,6 +189,7 @@ def say_what_is_assumed(files: Sequence[str], mode: str) -> None:
     for shard, rows in stated.groupby(list(map(_shard_of, stated.index)))
   }
   _check_same_members(shards)
+  _check_no_copies(next(iter(shards.values())).index)
   _check_different_rows([rows.index[0] for rows in shards.values()])
   numbered = [
     f'{method} {fraction:g}: '
@@ -226,6 +227,18 @@ def _check_same_members(shards: Mapping[str, pd.DataFrame]) -> None:
         f'{dict(zip(names, member, strict=True))} has '
         f'{wanted[member]} files in the former and {theirs[member]} in the '
         'latter'
+      )
+
+
+def _check_no_copies(files: Iterable[str]) -> None:
+  """Refuses one member's predictions in two files of a shard."""
+  seen: dict[str, str] = {}
+  for path in files:
+    other = seen.setdefault(digests.of_file(path), path)
+    if other != path:
+      raise ValueError(
+        f'{other} and {path} are equal: the original, run twice on one '
+        'network, writes a second file; wanted one for each member'
       )
 
 
@@ -272,8 +285,9 @@ def _stated(files: Sequence[str]) -> tuple[pd.DataFrame, bool]:
   found = pd.DataFrame(rows, index=list(heads))
   if is_original:
     shard = [_shard_of(path) for path in found.index]
-    found = found.assign(shard=shard, path=found.index)
-    found = found.sort_values(['shard', *_LEVEL, *_ORDER, 'path'])
+    name = [storage.name(path) for path in found.index]
+    found = found.assign(shard=shard, name=name)
+    found = found.sort_values(['shard', *_LEVEL, *_ORDER, 'name'])
     found['replicate'] = found.groupby(['shard', *_LEVEL]).cumcount()
   return found[list(tables.MEMBER_KEY)].loc[list(files)], is_original
 
