@@ -193,18 +193,8 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
     labels = csvs.read_all(tables.MODAL_LABELS, files, _LABEL_COLUMNS)
     null = csvs.read(tables.PIE_NULL, path)
     inputs = [*inputs, path, *files]
-  impacts = []
-  for about, folder in (
-    ('classes', results_directory),
-    ('groups', paths.group_tests(results_directory)),
-  ):
-    of = folder, dataset_name, mode
-    found = paths.class_impact_summary(*of), paths.t_statistic(*of)
-    if all(map(storage.exists, found)):
-      summary = csvs.read(tables.CLASS_IMPACT_SUMMARY, found[0])
-      tests = csvs.read(tables.T_STATISTIC, found[1])
-      impacts.append(verdicts.Impact(about, summary, tests))
-      inputs = [*inputs, *found]
+  impacts, files = verdicts.read_impacts(*place)
+  inputs = [*inputs, *files]
   if members is not None and labels is not None:
     same_networks.check_labels(members, labels, metrics, labels_folder)
   return _Parts(members, labels, null, impacts, metrics, inputs)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pie_dataset_gen import rounding
-from utils import membership, populations, tables
+from utils import csvs, membership, paths, populations, storage, tables
 
 _SOLID = f'q at or below {tables.SIGNIFICANCE:g}'
 # Classes, or groups, that a sentence names.
@@ -149,6 +149,26 @@ class Impact(NamedTuple):
   about: str
   summary: pd.DataFrame
   tests: pd.DataFrame
+
+
+def read_impacts(
+  results_directory: str, dataset_name: str, mode: str
+) -> tuple[list[Impact], list[str]]:
+  """What gen_tstatistic wrote of classes and of groups, and its files."""
+  impacts: list[Impact] = []
+  files: list[str] = []
+  for about, folder in (
+    ('classes', results_directory),
+    ('groups', paths.group_tests(results_directory)),
+  ):
+    of = folder, dataset_name, mode
+    found = paths.class_impact_summary(*of), paths.t_statistic(*of)
+    if all(map(storage.exists, found)):
+      summary = csvs.read(tables.CLASS_IMPACT_SUMMARY, found[0])
+      tests = csvs.read(tables.T_STATISTIC, found[1])
+      impacts.append(Impact(about, summary, tests))
+      files += found
+  return impacts, files
 
 
 def of_impact(

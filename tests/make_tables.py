@@ -15,10 +15,12 @@ _KINDS = {'int': 'whole number', 'float': 'number', 'text': 'text'}
 ORDER = (
   tables.MEMBER_FILES,
   tables.PREDICTIONS,
+  tables.ORIGINAL_PREDICTIONS,
   tables.MODAL_LABELS,
   tables.PIE_NULL,
   tables.PIE_STATISTICS,
   tables.CLASS_METRICS,
+  tables.CLASSES,
   tables.GROUPS,
   tables.T_STATISTIC,
   tables.CLASS_IMPACT_SUMMARY,

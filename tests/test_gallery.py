@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import shutil
+import tarfile
 import threading
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from per_class_accuracy import aggregate_ckpt_metrics
 from pie_dataset_gen import (
   aggregate_predictions,
   gallery,
@@ -348,6 +350,84 @@ def test_nothing_is_written_outside(run_folder, page_folder):
   assert not [p for p in run_folder.parents[1].rglob('*script*') if p.is_file()]
 
 
+def write_tar(path, images):
+  with tarfile.open(path, 'w') as tar:
+    for i in images:
+      info = tarfile.TarInfo(key(i))
+      info.size = len(encoded(i))
+      tar.addfile(info, io.BytesIO(encoded(i)))
+  return str(path)
+
+
+def test_a_tar_gives_the_page_of_the_records(copy_of_run, page_folder):
+  source = write_tar(copy_of_run / 'images.tar', range(IMAGES))
+  options = {'image_directory': source}
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run, **options)))
+  data = read_data(page.parent)
+  assert data == read_data(page_folder)
+  for image in data['images']:
+    for path in {image['large'], image['small']}:
+      assert (page.parent / path).read_bytes() == (
+        page_folder / path
+      ).read_bytes()
+  # Without the description of the data set classes have their ids.
+  options |= {'data_directory': '', 'dataset_name': 'pets'}
+  gallery.run(**arguments(copy_of_run, **options))
+  without = read_data(page.parent)
+  assert without['classes'] == [str(i) for i in range(len(CLASSES))]
+  assert [i['key'] for i in without['images']] == [
+    i['key'] for i in data['images']
+  ]
+
+
+def test_images_that_a_tar_lacks_are_counted_and_named(copy_of_run, caplog):
+  source = write_tar(copy_of_run / 'images.tar', range(2, IMAGES))
+  options = {'image_directory': source}
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run, **options)))
+  assert 'lacks 2 of' in caplog.text
+  assert f'{key(0)}, {key(1)}' in caplog.text
+  note = re.search('id="missing".*?</p>', page.read_text(), re.DOTALL)[0]
+  assert 'images 2 are missing' in note and f'{key(0)}, {key(1)}' in note
+  shown = {i['key']: i['small'] for i in read_data(page.parent)['images']}
+  lost = [name for name, path in shown.items() if path == 'images/missing.png']
+  assert lost == [key(0), key(1)]
+  assert (page.parent / 'images' / 'missing.png').exists()
+
+
+def test_classes_in_another_order_are_refused(copy_of_run):
+  """By every script that takes their names, before it writes anything."""
+  path = copy_of_run / 'classes.csv'
+  rows = {'class_id': range(len(CLASSES)), 'class_name': CLASSES[::-1]}
+  pd.DataFrame(rows).to_csv(path, index=False)
+  shutil.rmtree(copy_of_run / 'results' / 'pets' / 'gallery')
+  results = str(copy_of_run / 'results')
+  before = sorted((copy_of_run / 'results').rglob('*'))
+  data = str(copy_of_run / 'data')
+  names = {'classes_file': str(path)}
+  message = f'calls class 0 "{CLASSES[-1]}", the data set pets calls it .cat.'
+  with pytest.raises(ValueError, match=message):
+    gallery.run(**arguments(copy_of_run, **names))
+  with pytest.raises(ValueError, match=message):
+    rank_suspects.run(results, mode='eval', data_directory=data, **names)
+  with pytest.raises(ValueError, match=message):
+    aggregate_ckpt_metrics.run(
+      ckpt_dir=[],
+      predictions_directory=str(predictions_of(copy_of_run)),
+      data_directory=data,
+      output_path=results,
+      mode='eval',
+      dataset_name='',
+      num_classes=None,
+      groups_file='',
+      batch_size=1,
+      preprocessing='legacy',
+      compute_precision='float32',
+      label_smoothing=0.1,
+      **names,
+    )
+  assert sorted((copy_of_run / 'results').rglob('*')) == before
+
+
 def test_made_again_alike(copy_of_run, page_folder):
   again = pathlib.Path(gallery.run(**arguments(copy_of_run))).parent
   for path in again.rglob('*'):
@@ -373,12 +453,36 @@ def test_without_the_optional_parts(copy_of_run):
   html = page.read_text()
   assert 'id="headline"' not in html
   # What is not there has who makes it.
-  for table in (tables.HEADLINE, tables.VERDICTS, tables.SUSPECTS):
+  for table in (tables.HEADLINE, tables.VERDICTS):
     assert f'<code>python -m {table.written_by}</code>' in html
-  assert data['suspects'] == []
+  suspected = {row['key'] for row in data['suspects']}
+  assert len(suspected) == SUSPECTS
   assert len(data['images']) == sum(
-    any(is_pie(i, level) for level in LEVELS[1:]) for i in range(IMAGES)
+    key(i) in suspected or any(is_pie(i, level) for level in LEVELS[1:])
+    for i in range(IMAGES)
   )
+
+
+def test_verdicts_and_suspects_are_found_where_none_are_written(copy_of_run):
+  results = str(copy_of_run / 'results')
+  for path in (
+    paths.verdicts(results, 'pets', 'eval'),
+    paths.suspects(results, 'pets', 'eval'),
+  ):
+    pathlib.Path(path).unlink()
+
+  def made():
+    page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
+    html = page.read_text()
+    verdicts = re.search('id="verdicts".*?</section>', html, re.DOTALL)
+    return read_data(page.parent), verdicts[0]
+
+  found = made()
+  headline_table.run(results, mode='eval', dataset_name='pets')
+  rank_suspects.run(results, mode='eval', dataset_name='pets')
+  assert found == made()
+  assert len(found[0]['suspects']) == SUSPECTS
+  assert 'class="verdict">images: differs' in found[1]
 
 
 def change_labels(folder, change):

@@ -356,6 +356,11 @@ def test_too_few_models_say_so(tmp_path, caplog):
   assert tested['pvalue_permutation'].min() >= 0.1
   assert summary['significant_pvalue'].min() >= 0.1
   assert 'so few models cannot give less than 0.1' in caplog.text
+  recall = make_recall(np.random.default_rng(18), models=1, effect=0.4)
+  write_long(tmp_path / 'one', recall)
+  with caplog.at_level('INFO'):
+    run(tmp_path / 'one', tmp_path / 'out of one')
+  assert 'no class could be tested, with 1 dense and 1 compr' in caplog.text
 
 
 def test_groups_are_tested_as_classes_are(tmp_path):

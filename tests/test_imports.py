@@ -37,7 +37,13 @@ UTILS = (
     'tensorflow_start',
     'workers',
   ),
-  ('class_level_metrics', 'membership', 'populations'),
+  (
+    'class_level_metrics',
+    'class_names',
+    'membership',
+    'populations',
+    'prediction_files',
+  ),
   (
     'bundle_index',
     'checkpoints',

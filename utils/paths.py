@@ -48,6 +48,11 @@ class Study:
     return self._in('data')
 
   @property
+  def classes(self) -> str:
+    """Names of the classes of data from elsewhere."""
+    return self._in('classes.csv')
+
+  @property
   def checkpoints(self) -> str:
     """The members; the folder's name is that of the experiment."""
     return self._in('checkpoints', self.name)

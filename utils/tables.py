@@ -114,6 +114,29 @@ PREDICTIONS = Table(
   sort_by=('image_index',),
 )
 
+# What no prediction of the original's names: its place says which image it is
+# of, and the order of the files which replicate it is by (`prediction_files`).
+NOT_IN_ORIGINAL = ('image_key', 'image_index', 'replicate')
+ROW = 'Unnamed: 0'
+ORIGINAL_PREDICTIONS = Table(
+  'predictions of the original',
+  "an image, by one member, at the image's place in the shard",
+  "the original's imagenet_predictions",
+  '<results>/<data set>/predictions_dataframe/<mode>/<shard>/'
+  'predictions_dataframe_<time>.csv',
+  (
+    _count(ROW, 'the row, from 0, in a column without a name'),
+    *(
+      column
+      for column in PREDICTIONS.columns
+      # Its split and filename hold the data set and a path: they are not read.
+      if column.name not in (*NOT_IN_ORIGINAL, 'split', 'filename')
+    ),
+  ),
+  key=(ROW,),
+  sort_by=(),
+)
+
 MODAL_LABELS = Table(
   'modal labels',
   'an image at a level: votes of the dense and of the compressed population',
@@ -520,6 +543,25 @@ GROUPS = Table(
   ),
   key=('group', 'class_id', 'class', 'image_key'),
   sort_by=('group', 'class_id', 'class', 'image_key'),
+)
+
+CLASSES = Table(
+  'classes',
+  'a class and its name; with groups, a class of one of them',
+  'a person',
+  '<study>/classes.csv, or given as --classes_file',
+  (
+    _count('class_id', 'class id, in the order that predictions have'),
+    Column('class_name', 'text', 'its name'),
+    Column(
+      'group',
+      'text',
+      'a group that it is of, for --groups_file; empty for none',
+      default='',
+    ),
+  ),
+  key=('class_id', 'group'),
+  sort_by=('class_id', 'group'),
 )
 
 
