@@ -277,8 +277,16 @@ def _align(path: str, rows: dict, first: dict) -> np.ndarray:
   return order
 
 
-def part_of(predictions: Predictions, images: slice) -> Predictions:
-  """The predictions for some of the images."""
+def joined(parts: Sequence[Predictions]) -> Predictions:
+  """The predictions of the same members for the images of several shards."""
+  columns = zip(*(part[1:] for part in parts), strict=True)
+  return Predictions(parts[0].members, *map(np.concatenate, columns))
+
+
+def part_of(
+  predictions: Predictions, images: slice | np.ndarray
+) -> Predictions:
+  """The predictions for some of the images, a slice, places or a mask."""
   return predictions._replace(
     **{
       name: getattr(predictions, name)[images]

@@ -31,6 +31,7 @@ ORDER = (
   tables.HEADLINE,
   tables.ANNOTATIONS,
   tables.ANNOTATION_SUMMARY,
+  tables.PEOPLE,
   tables.MEMBERS_NEEDED,
   tables.SUBSET_TESTS,
 )

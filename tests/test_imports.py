@@ -69,6 +69,7 @@ TENSORFLOW = {
 # Scripts that start in a second, since they need no TensorFlow to work.
 TENSORFLOW_FREE = (
   'pie_dataset_gen.aggregate_predictions',
+  'pie_dataset_gen.compare_with_people',
   'pie_dataset_gen.headline_table',
   'pie_dataset_gen.how_many_members',
   'pie_dataset_gen.rank_suspects',

@@ -326,6 +326,11 @@ def suspects(output_path: str, dataset: str, mode: str) -> str:
   return str(epath.Path(output_path) / dataset / f'{mode}_suspects.csv')
 
 
+def people(output_path: str, dataset: str, mode: str, name: str) -> str:
+  """What people say of images, held against a study (`tables.PEOPLE`)."""
+  return str(_below(output_path, dataset, f'{mode}_people_{name}.csv'))
+
+
 def members_needed(output_path: str, dataset: str, mode: str) -> str:
   """The smallest changes that populations of some sizes would show."""
   return str(_below(output_path, dataset, f'{mode}_members_needed.csv'))

@@ -909,3 +909,70 @@ SUBSET_TESTS = Table(
   key=('pruning_method', 'pruning_fraction', 'num_members'),
   sort_by=('pruning_method', 'pruning_fraction', 'num_members'),
 )
+
+PEOPLE = Table(
+  'people',
+  'a level, a score that people gave images, and a statistic',
+  'pie_dataset_gen.compare_with_people',
+  '<results>/<data set>/<mode>_people_<name>.csv',
+  (
+    Column(
+      'pruning_method',
+      'text',
+      "how models were compressed; 'baseline' and 'all' are rankings of images "
+      'without PIEs, by dense and by all members',
+    ),
+    _fraction('pruning_fraction', 'level of the compressed population'),
+    Column('people_score', 'text', "'entropy', ..., or the name of the column"),
+    Column(
+      'ranking',
+      'text',
+      "what is held against it: 'pie' (or not), 'distance' of the votes, "
+      "'disagreement' of networks with the label, or that of 'one_network'",
+    ),
+    Column(
+      'statistic',
+      'text',
+      "'difference' of means, 'matched_difference' among images on which dense "
+      "networks vote alike, 'auc', 'spearman', 'average_precision', "
+      "'precision_at_k'",
+    ),
+    Column('value', 'float', 'the statistic', nullable=True),
+    Column(
+      'value_low',
+      'float',
+      'lower end of its 95 % interval over images',
+      nullable=True,
+    ),
+    Column('value_high', 'float', 'upper end of that interval', nullable=True),
+    Column(
+      'by_chance',
+      'float',
+      'mean over permuted memberships; of rankings what a random one gives',
+      nullable=True,
+    ),
+    Column(
+      'by_chance_low',
+      'float',
+      '2.5th percentile over permuted memberships',
+      nullable=True,
+    ),
+    Column('by_chance_high', 'float', '97.5th percentile', nullable=True),
+    _fraction(
+      'pvalue',
+      'share of memberships that give as large a statistic',
+      nullable=True,
+    ),
+    _count('images_count', 'images that people saw and members predicted'),
+    _count('chosen_count', 'PIEs, or images with a score of 1', nullable=True),
+  ),
+  key=(
+    'pruning_method',
+    'pruning_fraction',
+    'people_score',
+    'ranking',
+    'statistic',
+  ),
+  # In the order in which they are told.
+  sort_by=(),
+)
