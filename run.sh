@@ -209,6 +209,10 @@ stage results/digits/modal_labels \
 stage pie/digits \
   pie_dataset_gen.generate_pie_dataset --study="$STUDY" --is_pie=both
 
+# What pruning costs beside accuracy.
+stage results/digits/eval_costs.csv \
+  pie_dataset_gen.measure_costs --study="$STUDY"
+
 # Which classes pay.
 stage results/digits/class_metrics \
   per_class_accuracy.aggregate_ckpt_metrics --study="$STUDY"

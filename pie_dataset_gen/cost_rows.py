@@ -14,22 +14,18 @@ from pie_dataset_gen import (
   calibration,
   comparisons,
   disagreement,
+  headline_rows,
   verdicts,
 )
 from utils import membership, populations, tables
 
-AGAINST_DENSE = 'churn against the dense'
-BEYOND_NOISE = 'churn beyond noise'
-NEWLY_WRONG = 'newly wrong'
-NEWLY_RIGHT = 'newly right'
-ECE = 'ECE of the predicted class'
 _ON_PIES = ('confidence on PIEs', 'confidence on the others')
 # Of one member's confidence [images] and whether it is right [images].
 _SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
   'NLL of the predicted class': calibration.log_loss,
   'Brier score of the predicted class': calibration.brier_score,
-  ECE: lambda confidence, right: calibration.expected_error(
-    calibration.bins_of(confidence, right)
+  headline_rows.CALIBRATION_ERROR: lambda confidence, right: (
+    calibration.expected_error(calibration.bins_of(confidence, right))
   ),
   'squared calibration error, debiased': lambda confidence, right: (
     calibration.debiased_square(calibration.bins_of(confidence, right))
@@ -43,7 +39,7 @@ _BOUNDS = {
   'NLL of the predicted class': (0.0, np.inf),
   'squared calibration error, debiased': (-1.0, 1.0),
   'overconfidence': (-1.0, 1.0),
-  BEYOND_NOISE: (-1.0, 1.0),
+  headline_rows.BEYOND_NOISE: (-1.0, 1.0),
 }
 NO_PROBABILITY = 'members whose predictions have no predicted_probability'
 _OF_PAIRS = (
@@ -179,7 +175,7 @@ def rows_of_level(
   pairs = pairs.of(population.both)
   churn, paired = pairs.churn, population.paired
   against = population.compare(
-    AGAINST_DENSE, comparisons.between(churn, paired)
+    headline_rows.AGAINST_DENSE, comparisons.between(churn, paired)
   )
   if paired:
     against |= {
@@ -192,13 +188,15 @@ def rows_of_level(
     against,
     population.compare('churn among themselves', comparisons.among(churn)),
     population.compare(
-      BEYOND_NOISE, comparisons.excess(churn, paired), is_excess=True
+      headline_rows.BEYOND_NOISE,
+      comparisons.excess(churn, paired),
+      is_excess=True,
     ),
     population.compare(
-      NEWLY_WRONG, comparisons.between(pairs.newly_wrong, paired)
+      headline_rows.NEWLY_WRONG, comparisons.between(pairs.newly_wrong, paired)
     ),
     population.compare(
-      NEWLY_RIGHT, comparisons.between(pairs.newly_right, paired)
+      headline_rows.NEWLY_RIGHT, comparisons.between(pairs.newly_right, paired)
     ),
   ]
   unknown = sum(scores[i].bins is None for i in population.both)
@@ -251,9 +249,9 @@ def rows_of_dense(
     row = population.row(measure, found, 'all others are held against it')
     rows.append(_or_why(row, unknown))
 
-  add(AGAINST_DENSE, comparisons.among(pairs.churn))
-  add(NEWLY_WRONG, comparisons.among(pairs.newly_wrong))
-  add(NEWLY_RIGHT, comparisons.among(pairs.newly_right))
+  add(headline_rows.AGAINST_DENSE, comparisons.among(pairs.churn))
+  add(headline_rows.NEWLY_WRONG, comparisons.among(pairs.newly_wrong))
+  add(headline_rows.NEWLY_RIGHT, comparisons.among(pairs.newly_right))
   for measure in _SCORES:
     values = np.array([scores[i].of[measure] for i in dense])
     add(measure, comparisons.mean_of_members(values), unknown)

@@ -35,6 +35,12 @@ _KINDS = (
   _Kind('chance PIEs', _GREEN, 'D'),
   _Kind('PIEs', _ORANGE, 'v'),
 )
+_RELIABILITY = (
+  'Each level: how often members are right by how sure they are, in 15 bins of '
+  "as many images each, from each member's least sure ones on; mean over "
+  'members, with 95 % intervals. On the dotted line they are right as often as '
+  'they are sure; below it they are too sure.'
+)
 _WHO = (('dense', (0, (4, 2))), ('compressed', '-'))
 
 
@@ -243,6 +249,7 @@ def write_figures(
   headline: pd.DataFrame,
   class_impact: Mapping[str, str],
   robustness: Sequence[str],
+  reliability: pd.DataFrame,
 ) -> list[dict[str, str]]:
   """Draws the findings and copies the other rooms' figures beside the page.
 
@@ -251,6 +258,7 @@ def write_figures(
     headline: rows of `tables.HEADLINE`, maybe none.
     class_impact: path of a figure -> its caption.
     robustness: paths of figures.
+    reliability: rows of `tables.RELIABILITY`, maybe none.
 
   Returns:
     For each figure its path from the page and what it shows, as alt text.
@@ -262,13 +270,20 @@ def write_figures(
     storage.write_complete(storage.within(folder, path), data)
     figures.append({'path': path, 'shows': shows})
 
-  if is_drawn(headline):
+  def draw(draws, rows, name):
     data = io.BytesIO()
-    with mpl.rc_context({'svg.hashsalt': 'findings', 'font.size': 9}):
-      draw_findings(headline).savefig(
+    with mpl.rc_context({'svg.hashsalt': name, 'font.size': 9}):
+      draws(rows).savefig(
         data, format='svg', metadata={'Date': None}, transparent=True
       )
-    add('findings.svg', data.getvalue(), _findings_caption(headline))
+    return data.getvalue()
+
+  if is_drawn(headline):
+    data = draw(draw_findings, headline, 'findings')
+    add('findings.svg', data, _findings_caption(headline))
+  if (reliability['pruning_method'] != populations.BASELINE).any():
+    data = draw(draw_reliability, reliability, 'reliability')
+    add('reliability.svg', data, _RELIABILITY)
   for path, shows in class_impact.items():
     add(storage.name(path), epath.Path(path).read_bytes(), shows)
   for path in robustness:
@@ -279,6 +294,51 @@ def write_figures(
       'that of the dense members, by corruption and severity.',
     )
   return figures
+
+
+def draw_reliability(rows: pd.DataFrame) -> mpl_figure.Figure:
+  """Draws how often members are right by how sure they are.
+
+  Args:
+    rows: of `tables.RELIABILITY`: a panel for each compressed level, with the
+      dense members in each.
+  """
+  levels = populations.by_level(rows)
+  dense = levels.pop(populations.DENSE, None)
+  figure = mpl_figure.Figure((3.6 * len(levels), 3.8), layout='constrained')
+  panels = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
+  for axes, (level, of_level) in zip(panels, levels.items(), strict=True):
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=':')
+    for of, colour, marker, label in (
+      (dense, _BLUE, 'o', 'dense'),
+      (of_level, _ORANGE, 'v', level.words),
+    ):
+      if of is not None:
+        middle = of['accuracy']
+        axes.errorbar(
+          of['confidence'],
+          middle,
+          [
+            (middle - of['accuracy_low']).clip(lower=0).fillna(0),
+            (of['accuracy_high'] - middle).clip(lower=0).fillna(0),
+          ],
+          color=colour,
+          marker=marker,
+          markersize=4,
+          linewidth=1,
+          capsize=2,
+          label=label,
+        )
+    axes.set_title(level.words, parse_math=False)
+    axes.set_xlabel('confidence')
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.grid(color='#DDDDDD', linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc='upper left')
+  panels[0].set_ylabel('share that is right')
+  return figure
 
 
 def _findings_caption(headline: pd.DataFrame) -> str:

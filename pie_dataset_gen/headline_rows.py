@@ -13,6 +13,11 @@ from utils import csvs, populations, tables
 PIES = 'PIEs'
 BY_CHANCE = 'PIEs by chance, memberships permuted'
 PVALUE = 'p, if it predicted like the dense'
+AGAINST_DENSE = 'churn against the dense'
+BEYOND_NOISE = 'churn beyond noise'
+NEWLY_WRONG = 'newly wrong'
+NEWLY_RIGHT = 'newly right'
+CALIBRATION_ERROR = 'ECE of the predicted class'
 # The rows that are printed, and that a page shows first.
 SHORT = (
   'members',
@@ -25,6 +30,10 @@ SHORT = (
   'classes that fell against the whole',
   'classes that rose against the whole',
   'p of so many classes, by chance',
+  AGAINST_DENSE,
+  NEWLY_WRONG,
+  NEWLY_RIGHT,
+  CALIBRATION_ERROR,
   'top-1 on corrupted images',
   'error on corrupted images, dense = 1',
 )
@@ -261,6 +270,22 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
     dense = Cell(not_available=NO_PIES)
     rows.append(Row(measure, {populations.DENSE: dense, **cells}))
   return rows
+
+
+def cost_rows(costs: pd.DataFrame) -> list[Row]:
+  """What a level costs beside accuracy: `tables.COSTS`."""
+  rows: dict[str, Row] = {}
+  for line in costs.to_dict('records'):
+    level, measure = populations.level_of(line), line['measure']
+    row = rows.setdefault(measure, Row(measure, {}))
+    ends = line['low'], line['high']
+    complete = not np.isnan([line['value'], *ends]).any()
+    reason = '' if complete else line['not_available']
+    row.cells[level] = Cell(line['value'], *ends, reason)
+  for row in rows.values():
+    # As churn beyond noise, of which the dense have none.
+    row.cells.setdefault(populations.DENSE, Cell(not_available=NO_PIES))
+  return list(rows.values())
 
 
 def robustness_rows(summary: pd.DataFrame) -> list[Row]:

@@ -10,6 +10,8 @@ Reads in --results_directory what the other scripts wrote there:
                   against the whole; and of groups, if its --output_file was
                   <results_directory>/groups
 
+  costs           of pie_dataset_gen.measure_costs: churn, flips, calibration
+
 and in --robustness_directory the summary of robustness_tests.summarize:
 corrupted images. Writes <results_directory>/headline_table.csv, one row for
 each measure and level, and <results_directory>/<dataset_name>/
@@ -58,6 +60,7 @@ _TABLES = (
   tables.CLASS_METRICS,
   tables.PIE_NULL,
   tables.CLASS_IMPACT_SUMMARY,
+  tables.COSTS,
   tables.ROBUSTNESS_SUMMARY,
 )
 
@@ -166,6 +169,7 @@ class _Parts(NamedTuple):
     labels: rows of `tables.MODAL_LABELS`.
     null: rows of `tables.PIE_NULL`.
     impacts: what gen_tstatistic wrote of classes, and of groups.
+    costs: rows of `tables.COSTS`.
     metrics: folder of the class metrics.
     inputs: files that were read.
   """
@@ -174,13 +178,14 @@ class _Parts(NamedTuple):
   labels: pd.DataFrame | None
   null: pd.DataFrame | None
   impacts: list[verdicts.Impact]
+  costs: pd.DataFrame | None
   metrics: str
   inputs: list[str]
 
 
 def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
   """Reads what there is; refuses what different networks made."""
-  members = labels = null = None
+  members = labels = null = costs = None
   place = results_directory, dataset_name, mode
   metrics = paths.class_metrics_folder(*place)
   inputs = _files(tables.CLASS_METRICS, metrics)
@@ -207,7 +212,13 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
       inputs = [*inputs, *found]
   if members is not None and labels is not None:
     same_networks.check_labels(members, labels, metrics, labels_folder)
-  return _Parts(members, labels, null, impacts, metrics, inputs)
+  path = paths.costs(*place)
+  if storage.exists(path):
+    costs = csvs.read(tables.COSTS, path)
+    inputs = [*inputs, path]
+    if labels is not None:
+      same_networks.check_costs(labels, costs, path)
+  return _Parts(members, labels, null, impacts, costs, metrics, inputs)
 
 
 def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
@@ -228,6 +239,10 @@ def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
     rows += headline_rows.absent(
       'classes that fell against the whole', tables.CLASS_IMPACT_SUMMARY
     )
+  if parts.costs is not None:
+    rows += headline_rows.cost_rows(parts.costs)
+  else:
+    rows += headline_rows.absent('churn, newly wrong, ECE', tables.COSTS)
   return rows
 
 
@@ -276,7 +291,7 @@ def run(
     )
   levels = populations.sort_levels(level for row in rows for level in row.cells)
   write_rows(rows, levels, paths.headline_table(results_directory))
-  said = verdicts.of_levels(parts.null, parts.impacts)
+  said = verdicts.of_levels(parts.null, parts.impacts, parts.costs)
   csvs.write(
     tables.VERDICTS,
     said,

@@ -22,6 +22,7 @@ from pie_dataset_gen import (
   gallery_tables,
   glossary,
   headline_table,
+  measure_costs,
   rank_suspects,
   rounding,
   solidity,
@@ -175,6 +176,7 @@ def write_run(folder):
   aggregate_predictions.run(
     str(predictions), results, mode='eval', dataset_name='pets', num_resamples=4
   )
+  measure_costs.run(str(predictions), results, mode='eval', dataset_name='pets')
   set_chances(results)
   headline_table.run(results, mode='eval', dataset_name='pets')
   verdicts = [
@@ -642,6 +644,54 @@ MEASURES = {
     for images in ('all images', 'PIEs', 'the others', 'chance PIEs')
   },
 }
+
+
+def test_costs_stand_beside_what_training_alone_gives(run_folder, open_page):
+  page = open_page()
+  costs = csvs.read(
+    tables.COSTS, paths.costs(str(run_folder / 'results'), 'pets', 'eval')
+  )
+  by_level = populations.by_level(costs)
+  del by_level[populations.DENSE]
+  page.click('#costs summary')
+  lines = page.eval_on_selector_all(
+    '#costs-table tbody tr',
+    """rows => rows.map((row) => [
+      row.querySelector('th').textContent,
+      [...row.querySelectorAll('td')].map((cell) => cell.textContent),
+    ])""",
+  )
+  assert [line[0] for line in lines] == list(
+    next(iter(by_level.values()))['measure']
+  )
+  for measure, cells in lines:
+    assert len(cells) == 3 * len(by_level)
+    for at, rows in enumerate(by_level.values()):
+      row = rows.set_index('measure').loc[measure]
+      value, beside, verdict = cells[3 * at : 3 * at + 3]
+      assert value.startswith(rounding.number(row['value'], measure))
+      if not np.isnan(row['reference']):
+        assert beside == rounding.number(
+          row['reference'], measure, row['value']
+        )
+      assert verdict.startswith(row['verdict'])
+
+
+def test_reliability_is_drawn_where_it_is_known(copy_of_run):
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
+  assert '"figures/reliability.svg"' in page.read_text()
+  path = paths.reliability(str(copy_of_run / 'results'), 'pets', 'eval')
+  rows = csvs.read(tables.RELIABILITY, path)
+  figure = gallery_figures.draw_reliability(rows)
+  assert len(figure.axes) == len(LEVELS) - 1
+  for axes in figure.axes:
+    found = {tuple(point) for point in points_of(axes)}
+    assert set(map(tuple, rows[['confidence', 'accuracy']].to_numpy()[:3])) <= (
+      found
+    )
+  csvs.write(tables.RELIABILITY, rows[:0], path)
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
+  assert 'reliability.svg' not in page.read_text()
 
 
 def points_of(axes):

@@ -8,7 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pie_dataset_gen import aggregate_predictions, headline_table
+from pie_dataset_gen import (
+  aggregate_predictions,
+  headline_table,
+  measure_costs,
+)
 from utils import csvs, paths, populations, tables
 
 LEVELS = tuple(
@@ -528,3 +532,48 @@ def test_same_inputs_give_the_same_bytes(folder):
   first = path.read_bytes()
   assert run(folder) == text
   assert path.read_bytes() == first
+
+
+# Costs.
+
+
+def test_costs_are_rows_of_the_table_and_verdicts(tmp_path):
+  write_predictions(tmp_path / 'predictions')
+  place = {'mode': 'eval', 'dataset_name': 'toy'}
+  both = str(tmp_path / 'predictions'), str(tmp_path)
+  aggregate_predictions.run(*both, num_resamples=0, **place)
+  costs = measure_costs.run(*both, **place)
+  text = headline_table.run(str(tmp_path), all_rows=True, **place)
+  rows = csvs.read(tables.HEADLINE, paths.headline_table(str(tmp_path)))
+  rows = rows.set_index(['measure', 'pruning_method', 'pruning_fraction'])
+  for row in costs.to_dict('records'):
+    name = row['measure'], row['pruning_method'], row['pruning_fraction']
+    found = rows.loc[name]
+    assert found['value'] == pytest.approx(row['value'], nan_ok=True)
+    assert found['low'] == pytest.approx(row['low'], nan_ok=True)
+    assert row['measure'] in text
+  # Twelve images a member, but where a dense one has the same wrong.
+  at_09 = rows.xs(('threshold', 0.9), level=[1, 2])
+  lost = mean_accuracy(LEVELS[0]) - mean_accuracy(LEVELS[2])
+  flips = at_09.loc['newly wrong', 'value'] - at_09.loc['newly right', 'value']
+  assert flips == pytest.approx(lost)
+  said = csvs.read(
+    tables.VERDICTS, paths.verdicts(str(tmp_path), 'toy', 'eval')
+  )
+  said = said[said['about'] == 'flips'].set_index('pruning_fraction')
+  assert said.loc[0.9, 'verdict'] == 'differs'
+  assert '0.394, 0.033 between two dense networks' in said.loc[0.9, 'sentence']
+
+
+def test_costs_of_other_networks_are_refused(tmp_path):
+  write_predictions(tmp_path / 'predictions')
+  place = {'mode': 'eval', 'dataset_name': 'toy'}
+  both = str(tmp_path / 'predictions'), str(tmp_path)
+  aggregate_predictions.run(*both, num_resamples=0, **place)
+  costs = measure_costs.run(*both, **place)
+  path = paths.costs(str(tmp_path), 'toy', 'eval')
+  is_wrong = costs['measure'] == 'newly wrong'
+  costs.loc[is_wrong, 'value'] += 0.01
+  csvs.write(tables.COSTS, costs, path)
+  with pytest.raises(ValueError, match='make the costs again: .*measure_costs'):
+    headline_table.run(str(tmp_path), **place)

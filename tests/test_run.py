@@ -29,6 +29,7 @@ MADE = {
     f'{RESULTS}/modal_labels/eval/x',
   ),
   'generate_pie_dataset': ('pie/digits', 'pie/digits/x'),
+  'measure_costs': (RESULTS, f'{RESULTS}/eval_costs.csv'),
   'aggregate_ckpt_metrics': (
     f'{RESULTS}/class_metrics/eval',
     f'{RESULTS}/class_metrics/eval/x',

@@ -396,7 +396,11 @@ VERDICTS = Table(
   '<results>/<data set>/<mode>_verdicts.csv',
   (
     *_LEVEL,
-    Column('about', 'text', "'images', 'PIEs', 'classes' or 'groups'"),
+    Column(
+      'about',
+      'text',
+      "'images', 'PIEs', 'classes', 'groups', 'flips' or 'calibration'",
+    ),
     Column(
       'verdict',
       'text',
