@@ -34,6 +34,7 @@ SHORT = (
   NEWLY_WRONG,
   NEWLY_RIGHT,
   CALIBRATION_ERROR,
+  'overconfidence',
   'top-1 on corrupted images',
   'error on corrupted images, dense = 1',
 )

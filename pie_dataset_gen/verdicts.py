@@ -217,8 +217,8 @@ _COSTS = {
     'images that a dense network has right and a compressed one wrong',
   ),
   'calibration': (
-    'ECE of the predicted class',
-    'the calibration error of the predicted class',
+    'overconfidence',
+    'the mean confidence less top-1',
   ),
 }
 

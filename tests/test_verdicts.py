@@ -218,14 +218,14 @@ def cost_of(**changes):
     ({'verdict': 'too few members'}, 'so few members cannot tell it from'),
     (
       {
-        'measure': 'ECE of the predicted class',
+        'measure': 'overconfidence',
         'verdict': 'not tested',
         'value': np.nan,
         'reference': np.nan,
         'pvalue': np.nan,
         'not_available': 'no probability',
       },
-      'calibration error of the predicted class is not known; no probability.',
+      'the mean confidence less top-1 is not known; no probability.',
     ),
   ],
 )
