@@ -230,6 +230,10 @@ stage results/robustness/digits_c \
 stage results/robustness/robustness_summary.csv \
   robustness_tests.summarize --study="$STUDY"
 
+# What pruning buys.
+stage results/digits/gains.csv \
+  pie_dataset_gen.measure_gains --study="$STUDY"
+
 # Labels to look at first.
 stage results/digits/eval_suspects.csv \
   pie_dataset_gen.rank_suspects --study="$STUDY"

@@ -1,6 +1,7 @@
 """The figures of the page of PIEs."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ _KINDS = (
   _Kind('all images', _GREY, 's'),
   _Kind('chance PIEs', _GREEN, 'D'),
   _Kind('PIEs', _ORANGE, 'v'),
+)
+_BOUGHT_CAPTION = (
+  'What each level costs against what it buys: above, how many times fewer '
+  'weights are not zero; below, how many times fewer multiply-adds, if a machine '
+  'skipped all by zero. Bars are 95 % intervals.'
 )
 _RELIABILITY = (
   'Each level: how often members are right by how sure they are, in 15 bins of '
@@ -281,6 +287,8 @@ def write_figures(
   if is_drawn(headline):
     data = draw(draw_findings, headline, 'findings')
     add('findings.svg', data, _findings_caption(headline))
+  if is_bought(headline):
+    add('bought.svg', draw(draw_bought, headline, 'bought'), _BOUGHT_CAPTION)
   if (reliability['pruning_method'] != populations.BASELINE).any():
     data = draw(draw_reliability, reliability, 'reliability')
     add('reliability.svg', data, _RELIABILITY)
@@ -338,6 +346,77 @@ def draw_reliability(rows: pd.DataFrame) -> mpl_figure.Figure:
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc='upper left')
   panels[0].set_ylabel('share that is right')
+  return figure
+
+
+# What stands above what: the measure, its place on the axis, whether more is
+# better.
+_PAID = {
+  'top-1': 'top-1',
+  'lowest recall of a class': 'lowest recall of a class',
+  headline_rows.BEYOND_NOISE: headline_rows.BEYOND_NOISE,
+  headline_rows.CALIBRATION_ERROR: 'ECE',
+}
+_BOUGHT = (headline_rows.COMPRESSION, headline_rows.SPEED_UP)
+
+
+def is_bought(headline: pd.DataFrame) -> bool:
+  """Whether it is known of a compressed level what it costs and buys."""
+  rows = headline[headline['pruning_method'] != populations.BASELINE]
+  known = set(rows.dropna(subset='value')['measure'])
+  return bool(known & set(_PAID)) and bool(known & set(_BOUGHT))
+
+
+def draw_bought(headline: pd.DataFrame) -> mpl_figure.Figure:
+  """Draws what levels cost against what they buy.
+
+  Args:
+    headline: rows of `tables.HEADLINE`. A row of panels for each kind of gain,
+      a column for each cost; a point for each level, dense too.
+  """
+  by_level = {
+    level: rows.set_index('measure')
+    for level, rows in populations.by_level(headline).items()
+  }
+  figure = mpl_figure.Figure((3 * len(_PAID), 6), layout='constrained')
+  panels = figure.subplots(len(_BOUGHT), len(_PAID), sharex='row')
+  methods = sorted({level.pruning_method for level in by_level})
+  colours = dict(zip(methods, itertools.cycle((_BLUE, _ORANGE, _GREEN, _GREY))))
+  for row, bought in zip(panels, _BOUGHT, strict=True):
+    for axes, (paid, label) in zip(row, _PAID.items(), strict=True):
+      for level, rows in by_level.items():
+        if not {paid, bought} <= set(rows.index):
+          continue
+        x, y = rows.loc[bought, 'value'], rows.loc[paid, 'value']
+        if np.isnan([x, y]).any():
+          continue
+        of = rows.loc[[paid]]
+        axes.errorbar(
+          [x],
+          [y],
+          _whiskers(of),
+          color=colours[level.pruning_method],
+          marker='o',
+          markersize=4,
+          capsize=3,
+        )
+        axes.annotate(
+          level.words,
+          (x, y),
+          xytext=(4, 4),
+          textcoords='offset points',
+          fontsize=7,
+          parse_math=False,
+        )
+      axes.set_xscale('log')
+      axes.xaxis.set_major_formatter('{x:g}')
+      axes.xaxis.set_minor_formatter('')
+      axes.margins(0.25)
+      axes.set_xlabel(bought)
+      axes.set_ylabel(label)
+      axes.grid(color='#DDDDDD', linewidth=0.5)
+      axes.set_axisbelow(True)
+      axes.spines[['top', 'right']].set_visible(False)
   return figure
 
 

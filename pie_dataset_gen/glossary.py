@@ -108,6 +108,23 @@ TERMS: Mapping[str, str] = {
     'The mean number of classes that rise against the whole when the names '
     'dense and compressed are dealt out at random.'
   ),
+  'compression ratio': (
+    'The parameters of a dense member over those of a compressed one that are '
+    'not zero.'
+  ),
+  'theoretical speed-up': (
+    'The multiply-adds of a dense member over those of a compressed one by '
+    'weights that are not zero: what a machine could gain that skips all zeros '
+    'for nothing. Common ones do not.'
+  ),
+  'multiply-adds': (
+    'Multiplications of a number by a weight that an image takes, each with an '
+    'addition.'
+  ),
+  'gzipped': (
+    'Packed by gzip: runs of zeros take little. Bytes are those of the weights '
+    'in float32, or of the files of networks in other formats.'
+  ),
   'churn': (
     'The share of images on which two members answer otherwise, whether right '
     'or wrong. Two dense members do so, too.'

@@ -18,6 +18,8 @@ BEYOND_NOISE = 'churn beyond noise'
 NEWLY_WRONG = 'newly wrong'
 NEWLY_RIGHT = 'newly right'
 CALIBRATION_ERROR = 'ECE of the predicted class'
+COMPRESSION = 'compression ratio'
+SPEED_UP = 'theoretical speed-up'
 # The rows that are printed, and that a page shows first.
 SHORT = (
   'members',
@@ -35,6 +37,8 @@ SHORT = (
   NEWLY_RIGHT,
   CALIBRATION_ERROR,
   'overconfidence',
+  COMPRESSION,
+  SPEED_UP,
   'top-1 on corrupted images',
   'error on corrupted images, dense = 1',
 )
@@ -287,6 +291,26 @@ def cost_rows(costs: pd.DataFrame) -> list[Row]:
     # As churn beyond noise, of which the dense have none.
     row.cells.setdefault(populations.DENSE, Cell(not_available=NO_PIES))
   return list(rows.values())
+
+
+def gain_rows(gains: pd.DataFrame, speed: pd.DataFrame | None) -> list[Row]:
+  """What a level buys.
+
+  Args:
+    gains: rows of `tables.GAINS`.
+    speed: rows of `tables.SPEED`, or None where nothing was timed.
+  """
+  rows: dict[str, Row] = {}
+  for line in gains.to_dict('records'):
+    row = rows.setdefault(line['measure'], Row(line['measure'], {}))
+    row.cells[populations.level_of(line)] = Cell(
+      line['value'], not_available=line['not_available']
+    )
+  timed = Row('images a second', {}, 'measure_gains --rounds is 0')
+  if speed is not None:
+    for line in speed.to_dict('records'):
+      timed.cells[populations.level_of(line)] = Cell(line['images_per_second'])
+  return [*rows.values(), timed]
 
 
 def robustness_rows(summary: pd.DataFrame) -> list[Row]:

@@ -11,6 +11,7 @@ Reads in --results_directory what the other scripts wrote there:
                   <results_directory>/groups
 
   costs           of pie_dataset_gen.measure_costs: churn, flips, calibration
+  gains           of pie_dataset_gen.measure_gains: weights, operations, bytes
 
 and in --robustness_directory the summary of robustness_tests.summarize:
 corrupted images. Writes <results_directory>/headline_table.csv, one row for
@@ -61,6 +62,7 @@ _TABLES = (
   tables.PIE_NULL,
   tables.CLASS_IMPACT_SUMMARY,
   tables.COSTS,
+  tables.GAINS,
   tables.ROBUSTNESS_SUMMARY,
 )
 
@@ -170,6 +172,8 @@ class _Parts(NamedTuple):
     null: rows of `tables.PIE_NULL`.
     impacts: what gen_tstatistic wrote of classes, and of groups.
     costs: rows of `tables.COSTS`.
+    gains: rows of `tables.GAINS`.
+    speed: rows of `tables.SPEED`.
     metrics: folder of the class metrics.
     inputs: files that were read.
   """
@@ -179,13 +183,15 @@ class _Parts(NamedTuple):
   null: pd.DataFrame | None
   impacts: list[verdicts.Impact]
   costs: pd.DataFrame | None
+  gains: pd.DataFrame | None
+  speed: pd.DataFrame | None
   metrics: str
   inputs: list[str]
 
 
 def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
   """Reads what there is; refuses what different networks made."""
-  members = labels = null = costs = None
+  members = labels = null = None
   place = results_directory, dataset_name, mode
   metrics = paths.class_metrics_folder(*place)
   inputs = _files(tables.CLASS_METRICS, metrics)
@@ -213,12 +219,31 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
   if members is not None and labels is not None:
     same_networks.check_labels(members, labels, metrics, labels_folder)
   path = paths.costs(*place)
-  if storage.exists(path):
-    costs = csvs.read(tables.COSTS, path)
-    inputs = [*inputs, path]
-    if labels is not None:
-      same_networks.check_costs(labels, costs, path)
-  return _Parts(members, labels, null, impacts, costs, metrics, inputs)
+  costs = _read_if_there(tables.COSTS, path, inputs)
+  if costs is not None and labels is not None:
+    same_networks.check_costs(labels, costs, path)
+  of_networks = results_directory, dataset_name
+  return _Parts(
+    members,
+    labels,
+    null,
+    impacts,
+    costs,
+    _read_if_there(tables.GAINS, paths.gains(*of_networks), inputs),
+    _read_if_there(tables.SPEED, paths.speed(*of_networks), inputs),
+    metrics,
+    inputs,
+  )
+
+
+def _read_if_there(
+  table: csvs.Table, path: str, inputs: list[str]
+) -> pd.DataFrame | None:
+  """The table, which then is one of the inputs, or None."""
+  if not storage.exists(path):
+    return None
+  inputs.append(path)
+  return csvs.read(table, path)
 
 
 def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
@@ -243,6 +268,10 @@ def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
     rows += headline_rows.cost_rows(parts.costs)
   else:
     rows += headline_rows.absent('churn, newly wrong, ECE', tables.COSTS)
+  if parts.gains is not None:
+    rows += headline_rows.gain_rows(parts.gains, parts.speed)
+  else:
+    rows += headline_rows.absent('parameters, multiply-adds', tables.GAINS)
   return rows
 
 

@@ -677,6 +677,24 @@ def test_costs_stand_beside_what_training_alone_gives(run_folder, open_page):
       assert verdict.startswith(row['verdict'])
 
 
+def test_what_is_paid_is_drawn_against_what_is_bought():
+  levels = [
+    populations.Level(*level)
+    for level in (('baseline', 0.0), ('int8', 0.0), ('threshold', 0.9))
+  ]
+  rows = findings(levels, {'top-1': 0.9, 'compression ratio': 4.0})
+  assert gallery_figures.is_bought(rows)
+  figure = gallery_figures.draw_bought(rows)
+  top_1 = figure.axes[0]
+  assert [text.get_text() for text in top_1.texts] == [
+    level.words for level in levels
+  ]
+  for axes in figure.axes[1:]:
+    assert not axes.has_data()
+  for rest in (rows[rows['measure'] != 'top-1'], rows[:2], rows[:0]):
+    assert not gallery_figures.is_bought(rest)
+
+
 def test_reliability_is_drawn_where_it_is_known(copy_of_run):
   page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
   assert '"figures/reliability.svg"' in page.read_text()

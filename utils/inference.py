@@ -253,7 +253,7 @@ class Predictor:
     with progress:
       for start in range(0, len(pending), _GROUP_SIZE):
         networks = {
-          checkpoint: self._open(checkpoint, described)
+          checkpoint: self.open(checkpoint, described)
           for checkpoint in pending[start : start + _GROUP_SIZE]
         }
         for data_set, reader in zip(data_sets, readers, strict=True):
@@ -279,7 +279,7 @@ class Predictor:
                 frame = frame.drop(columns=list(_RESTRICTED))
               yield checkpoint, shard, frame
 
-  def _open(
+  def open(
     self,
     checkpoint: member_paths.Checkpoint,
     described: Sequence[image_records.ImageRecords],

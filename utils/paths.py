@@ -219,6 +219,21 @@ def reliability(output_path: str, dataset: str, mode: str) -> str:
   return str(_below(output_path, dataset, f'{mode}_reliability.csv'))
 
 
+def gains(output_path: str, dataset: str) -> str:
+  """What each level gains: sizes and operations."""
+  return str(_below(output_path, dataset, 'gains.csv'))
+
+
+def layer_gains(output_path: str, dataset: str) -> str:
+  """The same of each layer."""
+  return str(_below(output_path, dataset, 'layer_gains.csv'))
+
+
+def speed(output_path: str, dataset: str) -> str:
+  """Images a second of each level, on one machine."""
+  return str(_below(output_path, dataset, 'speed.csv'))
+
+
 def pie_records(
   output_file: str,
   dataset: str,

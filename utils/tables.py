@@ -389,6 +389,58 @@ RELIABILITY = Table(
   sort_by=(),
 )
 
+GAINS = Table(
+  'gains',
+  'what a level gains: a measure of one of its members',
+  'pie_dataset_gen.measure_gains',
+  '<results>/<data set>/gains.csv',
+  (
+    *_LEVEL,
+    Column('measure', 'text', 'what was measured'),
+    Column('value', 'float', 'a number, or a ratio', low=0.0, nullable=True),
+    Column('not_available', 'text', 'why there is none', default=''),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'measure'),
+  # In the order of the measures.
+  sort_by=(),
+)
+
+LAYER_GAINS = Table(
+  'gains of layers',
+  'a layer of a member of a level: weights and multiply-adds',
+  'pie_dataset_gen.measure_gains',
+  '<results>/<data set>/layer_gains.csv',
+  (
+    *_LEVEL,
+    Column('layer', 'text', "the original's name, without the scope"),
+    _count('parameters', 'trained numbers, those that are zero too'),
+    _count('nonzero_parameters', 'those that are not zero'),
+    _count('multiply_adds', 'multiplications of an image by a weight, dense'),
+    _count('nonzero_multiply_adds', 'those by a weight that is not zero'),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'layer'),
+  # In the order of the layers.
+  sort_by=(),
+)
+
+SPEED = Table(
+  'speed',
+  'a level: images a second on one machine',
+  'pie_dataset_gen.measure_gains',
+  '<results>/<data set>/speed.csv',
+  (
+    *_LEVEL,
+    _amount('images_per_second', 'median over rounds'),
+    _amount('slowest', 'of the rounds'),
+    _amount('fastest', 'of the rounds'),
+    Column('rounds', 'int', 'in which the levels took turns', low=1),
+    Column('batch_size', 'int', 'images at once', low=1),
+    Column('device', 'text', 'that computed'),
+  ),
+  key=('pruning_method', 'pruning_fraction'),
+  sort_by=(),
+)
+
 VERDICTS = Table(
   'verdicts',
   'a question about a level: what can be said, and what cannot',
