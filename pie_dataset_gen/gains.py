@@ -11,6 +11,7 @@ pixel beyond the border counts, as is usual.
 
 import gzip
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -33,11 +34,16 @@ MEASURES = (
 _NO_RESNET = 'weights are counted of checkpoints in the original format only'
 
 
-def count_layers(network: checkpoints.Network, image_size: int) -> pd.DataFrame:
+def count_layers(
+  values: Mapping[str, np.ndarray],
+  architecture: resnet_model.Architecture,
+  image_size: int,
+) -> pd.DataFrame:
   """Counts the weights and multiply-adds of each layer.
 
   Args:
-    network: dense or masked.
+    values: of a dense or masked network, by the original's names.
+    architecture: which ResNet.
     image_size: height and width of its input.
 
   Returns:
@@ -46,17 +52,15 @@ def count_layers(network: checkpoints.Network, image_size: int) -> pd.DataFrame:
     nothing once they are folded into the convolutions.
   """
   scope = resnet_model.SCOPE
-  pixels = resnet_model.output_pixels(network.architecture, image_size)
+  pixels = resnet_model.output_pixels(architecture, image_size)
   rows = []
   norms = []
-  for conv in resnet_model.conv_layers(network.architecture):
+  for conv in resnet_model.conv_layers(architecture):
     prefix = f'{scope}{conv.name}/'
-    if network.is_masked:
-      kernel = (
-        network.values[f'{prefix}weights'] * network.values[f'{prefix}mask']
-      )
+    if f'{prefix}mask' in values:
+      kernel = values[f'{prefix}weights'] * values[f'{prefix}mask']
     else:
-      kernel = network.values[f'{prefix}kernel']
+      kernel = values[f'{prefix}kernel']
     nonzero = int(np.count_nonzero(kernel))
     of_image = pixels[conv.name]
     rows.append(
@@ -69,11 +73,10 @@ def count_layers(network: checkpoints.Network, image_size: int) -> pd.DataFrame:
       )
     )
     norms += [
-      network.values[f'{scope}{conv.batch_norm}/{leaf}']
-      for leaf in ('gamma', 'beta')
+      values[f'{scope}{conv.batch_norm}/{leaf}'] for leaf in ('gamma', 'beta')
     ]
   kernel, bias = (
-    network.values[f'{scope}final_dense/{leaf}'] for leaf in ('kernel', 'bias')
+    values[f'{scope}final_dense/{leaf}'] for leaf in ('kernel', 'bias')
   )
   nonzero = int(np.count_nonzero(kernel))
   rows.append(

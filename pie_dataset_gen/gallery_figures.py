@@ -38,8 +38,8 @@ _KINDS = (
 )
 _BOUGHT_CAPTION = (
   'What each level costs against what it buys: above, how many times fewer '
-  'weights are not zero; below, how many times fewer multiply-adds, if a machine '
-  'skipped all by zero. Bars are 95 % intervals.'
+  'weights are not zero; below, how many times fewer multiply-adds, if a '
+  'machine skipped all by zero. Bars are 95 % intervals.'
 )
 _RELIABILITY = (
   'Each level: how often members are right by how sure they are, in 15 bins of '

@@ -170,7 +170,9 @@ def run(
     network = layers = None
     if checkpoint.kind == 'bundle':
       network = checkpoints.read(checkpoint.prefix)
-      layers = gains.count_layers(network, records.image_size)
+      layers = gains.count_layers(
+        network.values, network.architecture, records.image_size
+      )
       by_layer.append(
         layers.assign(
           pruning_method=level.pruning_method,

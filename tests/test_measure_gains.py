@@ -76,11 +76,13 @@ def of_level(rows, level):
 def test_resnet_50_has_the_published_numbers():
   """25.56 M parameters and 4.09 G multiply-adds (torchvision's v1.5)."""
   architecture = resnet_model.Architecture(50, 1.0, 1000)
-  dense = gains.count_layers(network(architecture), 224)
+  dense = gains.count_layers(network(architecture).values, architecture, 224)
   assert dense['parameters'].sum() == 25_557_032
   assert dense['nonzero_parameters'].sum() == 25_557_032
   assert 4.085e9 < dense['multiply_adds'].sum() < 4.095e9
-  pruned = gains.count_layers(network(architecture, 0.9), 224)
+  pruned = gains.count_layers(
+    network(architecture, 0.9).values, architecture, 224
+  )
   convs = pruned[pruned['layer'].str.contains('conv|group')]
   kept = (convs['parameters'] - (0.9 * convs['parameters']).round()).sum()
   assert convs['nonzero_parameters'].sum() == kept
