@@ -154,11 +154,13 @@ TERMS: Mapping[str, str] = {
   ),
   'NLL': (
     'Negative log-likelihood, in nats: what a member pays for how sure it was '
-    'of its answer, right or wrong. Smaller is better.'
+    'of its answer, right or wrong. It is small, too, of a member that is '
+    'rarely right and knows it: compare members of like top-1.'
   ),
   'Brier score': (
     'The squared difference between how sure a member was of its answer and '
-    'whether it was right (1 or 0). Smaller is better.'
+    'whether it was right (1 or 0). It is small, too, of a member that is '
+    'rarely right and knows it: compare members of like top-1.'
   ),
   'of the predicted class': (
     'Of the answer that a member gives and its probability; nothing is known '

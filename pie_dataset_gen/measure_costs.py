@@ -9,6 +9,9 @@ pairs, and the modal labels. Writes in <results_directory>/<dataset_name>
                           it is beyond that
   <mode>_class_costs.csv  for each level and class: PIEs beside the share of
                           images, and flips
+  <mode>_group_costs.csv  with --groups_file, for each level and group of images
+                          PIEs beside the share of images, error, and of labels
+                          0 and 1 false positives and negatives, equalised odds
   <mode>_newly_wrong.csv  what the images that became wrong are taken for
   <mode>_reliability.csv  how often members are right, by how sure they are
 
@@ -37,7 +40,7 @@ Without predicted_probability there is no calibration, and the table says so.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +52,7 @@ from etils import epath
 from pie_dataset_gen import (
   cost_rows,
   disagreement,
+  group_costs,
   pie_resampling,
   shard_predictions,
 )
@@ -97,6 +101,11 @@ def define_flags() -> None:
     'Folder of image_records.json, for the names of the classes. Empty: their '
     'ids.',
   )
+  flags.DEFINE_string(
+    'groups_file',
+    '',
+    'CSV of groups of images: columns group and image_key. Empty: none.',
+  )
   flags.DEFINE_enum(
     'mode', 'eval', ['eval', 'train'], 'Split that was predicted.'
   )
@@ -132,6 +141,7 @@ class Settings(NamedTuple):
     paired: level -> whether its members are pairs, of all levels.
     permutations: memberships beside the true one.
     seed: of the draws.
+    groups: group -> keys of its images.
   """
 
   results: str
@@ -140,6 +150,7 @@ class Settings(NamedTuple):
   paired: Mapping[populations.Level, bool]
   permutations: int
   seed: int
+  groups: dict[str, set[str]]
 
   def populations(
     self, members: Sequence[shard_predictions.Identity]
@@ -178,6 +189,7 @@ class ShardCounts(NamedTuple):
     image_key: [images].
     pairs: of each two members.
     flips: of each level.
+    groups: counts of groups, or None where there are none.
   """
 
   shard: str
@@ -185,6 +197,7 @@ class ShardCounts(NamedTuple):
   image_key: np.ndarray
   pairs: disagreement.Pairs
   flips: dict[populations.Level, disagreement.Flips]
+  groups: group_costs.Counts | None
 
 
 def count_shard(
@@ -199,12 +212,12 @@ def count_shard(
     aside: folder of this machine for them.
   """
   predictions = shard_predictions.read_shard(files, settings.mode)
-  flips, are_pies = {}, []
+  flips, are_pies = {}, {}
   # The matrices are small: threads that share one cost more than they save.
   with threadpoolctl.threadpool_limits(1):
     for of in settings.populations(predictions.members):
       is_pie = _read_pies(predictions, shard, of, settings)
-      are_pies.append(is_pie)
+      are_pies[of.level] = is_pie
       flips[of.level] = disagreement.count_flips(
         predictions, of.dense, of.compressed, is_pie, of.drawn, of.paired
       )
@@ -214,11 +227,14 @@ def count_shard(
   for name, values in (
     ('confidence', predictions.probability.T),
     ('right', right.T),
-    ('pie', np.array(are_pies)),
+    ('pie', np.array(list(are_pies.values()))),
   ):
     np.save(_aside(aside, shard, name), np.ascontiguousarray(values))
+  groups = None
+  if settings.groups:
+    groups = group_costs.count(predictions, settings.groups, are_pies)
   return ShardCounts(
-    shard, predictions.members, predictions.image_key, pairs, flips
+    shard, predictions.members, predictions.image_key, pairs, flips, groups
   )
 
 
@@ -286,6 +302,7 @@ def run(
   mode: str,
   dataset_name: str,
   records_directory: str = '',
+  groups_file: str = '',
   num_permutations: int = 999,
   seed: int = 0,
   num_cores: int = 1,
@@ -304,10 +321,12 @@ def run(
     populations.level_of(row): bool(row['is_paired'])
     for row in null.to_dict('records')
   }
-  settings = Settings(*place, paired, num_permutations, seed)
+  of_groups = group_costs.read_groups(groups_file) if groups_file else {}
+  settings = Settings(*place, paired, num_permutations, seed, of_groups)
   shards = shard_predictions.find_shards(data_directory, dataset_name, mode, '')
   flips: dict[populations.Level, disagreement.Flips] = {}
   pairs: Any = None
+  groups: Any = None
   members: list[shard_predictions.Identity] = []
   same = shard_predictions.SameMembers()
   with storage.scratch_folder() as aside:
@@ -317,6 +336,7 @@ def run(
         same.check(found.shard, found.members, found.image_key)
         members = found.members
         pairs = found.pairs if pairs is None else pairs + found.pairs
+        groups = found.groups if groups is None else groups + found.groups
         for level, of in found.flips.items():
           flips[level] = flips[level] + of if level in flips else of
         logging.info('%s: %d images', found.shard, len(found.image_key))
@@ -327,9 +347,29 @@ def run(
       f'{null_path} counts {null["total_images_count"].iloc[0]}: wanted those '
       'that aggregate_predictions read'
     )
+  if groups is not None:
+    _check_groups(of_groups, same.image_keys, groups_file)
+    found_of = [
+      group_costs.rows_of_level(of, groups, list(of_groups))
+      for of in settings.populations(members)
+    ]
+    csvs.write(
+      tables.GROUP_COSTS, pd.concat(found_of), paths.group_costs(*place)
+    )
   costs = _write(settings, members, pairs, flips, scores, records_directory)
   provenance.write(str(epath.Path(null_path).parent), _SCRIPT, [null_path])
   return costs
+
+
+def _check_groups(
+  groups: Mapping[str, set[str]], keys: Collection[str], path: str
+) -> None:
+  for name, of in groups.items():
+    if unknown := of.difference(keys):
+      raise ValueError(
+        f'{path}: {len(unknown)} images of the group {name!r} are not among '
+        f'the predictions, for example {min(unknown)!r}'
+      )
 
 
 def _write(
@@ -392,6 +432,7 @@ def main(argv: list[str]) -> None:
     mode=f.mode,
     dataset_name=f.dataset_name or 'imagenet',
     records_directory=f.records_directory,
+    groups_file=f.groups_file,
     num_permutations=f.num_permutations,
     seed=f.seed,
     num_cores=f.num_cores,

@@ -25,6 +25,7 @@ ORDER = (
   tables.ROBUSTNESS_SUMMARY,
   tables.COSTS,
   tables.CLASS_COSTS,
+  tables.GROUP_COSTS,
   tables.NEWLY_WRONG,
   tables.RELIABILITY,
   tables.GAINS,

@@ -637,7 +637,7 @@ def test_what_is_surer_and_what_is_harder_is_found():
 
 def test_intervals_cover():
   for sizes, paired in (((6, 6), False), ((4, 9), False), ((6, 6), True)):
-    found = simulated.coverage(sizes, 100, paired=paired, num_images=100)
+    found = simulated.coverage(sizes, 60, paired=paired, num_images=60)
     for measure, (covered, width) in found.items():
-      assert covered > 0.86, measure
+      assert covered > 0.82, measure
       assert width < 2.5, measure

@@ -209,6 +209,11 @@ def class_costs(output_path: str, dataset: str, mode: str) -> str:
   return str(_below(output_path, dataset, f'{mode}_class_costs.csv'))
 
 
+def group_costs(output_path: str, dataset: str, mode: str) -> str:
+  """PIEs and errors of each group of images at each level."""
+  return str(_below(output_path, dataset, f'{mode}_group_costs.csv'))
+
+
 def newly_wrong(output_path: str, dataset: str, mode: str) -> str:
   """What newly wrong images are taken for."""
   return str(_below(output_path, dataset, f'{mode}_newly_wrong.csv'))

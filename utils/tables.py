@@ -250,6 +250,41 @@ PIE_NULL = Table(
   sort_by=('pruning_method', 'pruning_fraction'),
 )
 
+# A measure, what it stands beside, and whether that is chance.
+_COST = (
+  Column('measure', 'text', 'what was measured'),
+  Column('value', 'float', 'mean over members, or pairs', nullable=True),
+  Column(
+    'low',
+    'float',
+    'lower end of its 95 % interval, had other members been trained',
+    nullable=True,
+  ),
+  Column('high', 'float', 'upper end of that interval', nullable=True),
+  Column(
+    'reference',
+    'float',
+    'the same of dense members, or between two dense ones; of pairs in both '
+    'directions',
+    nullable=True,
+  ),
+  _fraction(
+    'pvalue',
+    'share of memberships, dense or not permuted, that set value and '
+    'reference as far apart',
+    nullable=True,
+  ),
+  Column(
+    'verdict',
+    'text',
+    "'differs', 'not shown', 'too few members' or 'not tested'",
+  ),
+  _count(
+    'is_paired', '1 if each was made from the dense one of its number', high=1
+  ),
+  Column('not_available', 'text', 'why cells are empty', default=''),
+)
+
 COSTS = Table(
   'costs',
   'a measure at a level, beside what training alone gives',
@@ -257,37 +292,7 @@ COSTS = Table(
   '<results>/<data set>/<mode>_costs.csv',
   (
     *_LEVEL,
-    Column('measure', 'text', 'what was measured'),
-    Column('value', 'float', 'mean over members, or pairs', nullable=True),
-    Column(
-      'low',
-      'float',
-      'lower end of its 95 % interval, had other members been trained',
-      nullable=True,
-    ),
-    Column('high', 'float', 'upper end of that interval', nullable=True),
-    Column(
-      'reference',
-      'float',
-      'the same of dense members, or between two dense ones; of pairs in both '
-      'directions',
-      nullable=True,
-    ),
-    _fraction(
-      'pvalue',
-      'share of memberships, dense or not permuted, that set value and '
-      'reference as far apart',
-      nullable=True,
-    ),
-    Column(
-      'verdict',
-      'text',
-      "'differs', 'not shown', 'too few members' or 'not tested'",
-    ),
-    _count(
-      'is_paired', '1 if each was made from the dense one of its number', high=1
-    ),
-    Column('not_available', 'text', 'why cells are empty', default=''),
+    *_COST,
   ),
   key=('pruning_method', 'pruning_fraction', 'measure'),
   # In the order of the measures.
@@ -344,6 +349,22 @@ CLASS_COSTS = Table(
   ),
   key=('pruning_method', 'pruning_fraction', 'class_id'),
   sort_by=('pruning_method', 'pruning_fraction', 'class_id'),
+)
+
+GROUP_COSTS = Table(
+  'costs of groups',
+  'a measure of a group of images at a level, beside the dense members',
+  'pie_dataset_gen.measure_costs',
+  '<results>/<data set>/<mode>_group_costs.csv',
+  (
+    *_LEVEL,
+    Column('group', 'text', "name of the group, or 'all groups'"),
+    _count('images', 'images of the group'),
+    *_COST,
+  ),
+  key=('pruning_method', 'pruning_fraction', 'group', 'measure'),
+  # In the order of the measures.
+  sort_by=(),
 )
 
 NEWLY_WRONG = Table(
