@@ -273,8 +273,24 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
         )
       cells[populations.level_of(level)] = cell
     dense = Cell(not_available=NO_PIES)
+    if column == 'worst_recall' and not summary.empty:
+      dense = _lowest_of_dense(summary.iloc[0])
     rows.append(Row(measure, {populations.DENSE: dense, **cells}))
   return rows
+
+
+def _lowest_of_dense(row: pd.Series) -> Cell:
+  """Tables of former versions have none."""
+  value, low, high = (
+    row[f'baseline_worst_recall{end}'] for end in ('', '_low', '_high')
+  )
+  return Cell(value, low, high, NO_PIES if np.isnan(value) else '')
+
+
+def group_rows(summary: pd.DataFrame) -> list[Row]:
+  """The group that does worst: `tables.CLASS_IMPACT_SUMMARY` of groups."""
+  row = class_rows(summary)[-1]
+  return [row._replace(measure='lowest recall of a group')]
 
 
 def cost_rows(costs: pd.DataFrame) -> list[Row]:

@@ -264,6 +264,9 @@ def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
     rows += headline_rows.absent(
       'classes that fell against the whole', tables.CLASS_IMPACT_SUMMARY
     )
+  for of in parts.impacts:
+    if of.about == 'groups':
+      rows += headline_rows.group_rows(of.summary)
   if parts.costs is not None:
     rows += headline_rows.cost_rows(parts.costs)
   else:

@@ -130,6 +130,9 @@ def write_summary(folder, tested=5):
         'worst_recall_low': 0.25,
         'worst_recall_high': 0.75,
         'worst_class': 'cat',
+        'baseline_worst_recall': 0.6,
+        'baseline_worst_recall_low': 0.5,
+        'baseline_worst_recall_high': 0.7,
         'expected_by_chance': 7.0,
       }
     )
@@ -248,6 +251,8 @@ def test_numbers_are_those_of_the_predictions(folder):
   assert found[('rose, by chance', *LEVELS[1])] == 0.5
   assert found[('p of so many classes, by chance', *LEVELS[1])] == 0.25
   assert found[('lowest recall of a class', *LEVELS[1])] == 0.5
+  dense = found[('lowest recall of a class', *populations.DENSE)]
+  assert dense == 0.6
 
 
 def test_null_and_intervals_are_those_of_the_aggregation(folder):

@@ -868,6 +868,22 @@ CLASS_IMPACT_SUMMARY = Table(
     _fraction(
       'baseline_worst_to_best', 'lowest over best recall, dense', nullable=True
     ),
+    Column(
+      'baseline_worst_class',
+      'text',
+      'class of the lowest recall, dense',
+      default='',
+    ),
+    *(
+      _fraction(
+        f'baseline_worst_recall{end}', meaning, nullable=True, default=np.nan
+      )
+      for end, meaning in (
+        ('', 'its baseline_mean_recall'),
+        ('_low', 'a 95 % interval of the lowest, as of worst_recall'),
+        ('_high', 'a 95 % interval of the lowest, as of worst_recall'),
+      )
+    ),
   ),
   key=('pruning_method', 'pruning_fraction'),
   sort_by=('pruning_method', 'pruning_fraction'),
