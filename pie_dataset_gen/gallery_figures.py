@@ -362,9 +362,13 @@ _BOUGHT = (headline_rows.COMPRESSION, headline_rows.SPEED_UP)
 
 def is_bought(headline: pd.DataFrame) -> bool:
   """Whether it is known of a compressed level what it costs and buys."""
+  known = _known_of_compressed(headline)
+  return bool(known & set(_PAID)) and known >= set(_BOUGHT)
+
+
+def _known_of_compressed(headline: pd.DataFrame) -> set[str]:
   rows = headline[headline['pruning_method'] != populations.BASELINE]
-  known = set(rows.dropna(subset='value')['measure'])
-  return bool(known & set(_PAID)) and bool(known & set(_BOUGHT))
+  return set(rows.dropna(subset='value')['measure'])
 
 
 def draw_bought(headline: pd.DataFrame) -> mpl_figure.Figure:
@@ -378,12 +382,16 @@ def draw_bought(headline: pd.DataFrame) -> mpl_figure.Figure:
     level: rows.set_index('measure')
     for level, rows in populations.by_level(headline).items()
   }
-  figure = mpl_figure.Figure((3 * len(_PAID), 6), layout='constrained')
-  panels = figure.subplots(len(_BOUGHT), len(_PAID), sharex='row')
+  known = _known_of_compressed(headline)
+  costs = {paid: label for paid, label in _PAID.items() if paid in known}
+  figure = mpl_figure.Figure((3 * len(costs), 6), layout='constrained')
+  panels = figure.subplots(
+    len(_BOUGHT), len(costs), sharex='row', squeeze=False
+  )
   methods = sorted({level.pruning_method for level in by_level})
   colours = dict(zip(methods, itertools.cycle((_BLUE, _ORANGE, _GREEN, _GREY))))
   for row, bought in zip(panels, _BOUGHT, strict=True):
-    for axes, (paid, label) in zip(row, _PAID.items(), strict=True):
+    for axes, (paid, label) in zip(row, costs.items(), strict=True):
       for level, rows in by_level.items():
         if not {paid, bought} <= set(rows.index):
           continue
@@ -403,7 +411,8 @@ def draw_bought(headline: pd.DataFrame) -> mpl_figure.Figure:
         axes.annotate(
           level.words,
           (x, y),
-          xytext=(4, 4),
+          xytext=(4, 4) if level.is_dense else (-4, 4),
+          horizontalalignment='left' if level.is_dense else 'right',
           textcoords='offset points',
           fontsize=7,
           parse_math=False,
