@@ -205,6 +205,7 @@ def run(
     low, high = class_tests.worst_interval(
       models.recall[variant], models.support
     )
+    before = class_tests.worst_interval(models.recall[baseline], models.support)
     tests.append(tested.assign(**identity))
     summaries.append(
       {
@@ -218,6 +219,8 @@ def run(
         **class_tests.permuted_row(permuted, drawn),
         'worst_recall_low': low,
         'worst_recall_high': high,
+        'baseline_worst_recall_low': before[0],
+        'baseline_worst_recall_high': before[1],
       }
     )
   summary = pd.DataFrame(

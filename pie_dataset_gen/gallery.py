@@ -5,9 +5,10 @@ Reads
   --image_directory        a folder or tar of images, each at its key
   --results_directory      what the other scripts wrote: the modal labels of
                            aggregate_predictions; and, if they are there, its
-                           PIE null, the predictions of the members, for the
-                           full vote of each image, the tests of gen_tstatistic,
-                           the table and verdicts of headline_table, the
+                           PIE null, the costs of measure_costs, the predictions
+                           of the members, for the full vote of each image, the
+                           tests of gen_tstatistic, the verdicts and the table of
+                           headline_table, the
                            suspects of rank_suspects and the figures of
                            plot_class_impact
   --ckpt_dir               the checkpoints, for the commands that trained them;
@@ -271,6 +272,7 @@ def run(
     headline,
     gallery_figures.class_impact_captions(class_impact, list(totals)),
     robustness,
+    parts[tables.RELIABILITY.name],
   )
   write_page(
     folder,
@@ -284,6 +286,7 @@ def run(
     verdicts=gallery_tables.verdicts(parts[tables.VERDICTS.name]),
     levels=gallery_tables.levels(labels, parts[tables.PIE_NULL.name]),
     headline=gallery_tables.headline(headline),
+    costs=gallery_tables.costs(parts[tables.COSTS.name]),
     figures=figures,
     missing=missing,
     image_directory=image_directory,
@@ -340,6 +343,8 @@ def _read_parts(
     (tables.VERDICTS, paths.verdicts(*of_results)),
     (tables.PIE_NULL, paths.pie_null(*of_results)),
     (tables.SUSPECTS, paths.suspects(*of_results)),
+    (tables.COSTS, paths.costs(*of_results)),
+    (tables.RELIABILITY, paths.reliability(*of_results)),
   ):
     parts[table.name] = csvs.empty(table)
     if storage.exists(path):

@@ -5,7 +5,7 @@ they become matrices whose rows are the images and whose columns the members.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -163,6 +163,11 @@ class SameMembers:
   def num_images(self) -> int:
     """Images of the shards so far."""
     return len(self._shard_of)
+
+  @property
+  def image_keys(self) -> Collection[str]:
+    """The keys of these images."""
+    return self._shard_of.keys()
 
   def check(
     self, shard: str, members: list[Identity], image_key: np.ndarray

@@ -230,14 +230,68 @@ def _names(found: pd.Series) -> str:
   return f' ({", ".join(map(str, found[:_NAMED]))}{more})'
 
 
+# What is asked of costs: the measure, and the sentence's beginning and words.
+_COSTS = {
+  'flips': (
+    'newly wrong',
+    'images that a dense network has right and a compressed one wrong',
+  ),
+  'calibration': (
+    'overconfidence',
+    'the mean confidence less top-1',
+  ),
+}
+
+
+def of_costs(rows: pd.DataFrame) -> list[Verdict]:
+  """What rows of `tables.COSTS` say of one level: a question, a measure."""
+  said = []
+  level = populations.level_of(rows.iloc[0].to_dict()).words
+  by_measure = {row['measure']: row for row in rows.to_dict('records')}
+  for about, (measure, words) in _COSTS.items():
+    row = by_measure.get(measure)
+    if row is None:
+      continue
+    value, reference = (
+      '' if np.isnan(row[name]) else rounding.number(row[name], measure)
+      for name in ('value', 'reference')
+    )
+    verdict = row['verdict']
+    beside = 'of the dense networks'
+    if measure == 'newly wrong':
+      words = f'the share of {words}'
+      beside = 'between two dense networks'
+      if row['is_paired']:
+        beside = 'if which of a pair is dense were dealt out'
+    found = f'{words} is {value}, {reference} {beside}'
+    p = ''
+    if verdict in ('differs', 'not shown'):
+      p = f' (p {rounding.p_value(row["pvalue"])})'
+    if verdict == 'differs':
+      way = 'above' if row['value'] > row['reference'] else 'below'
+      said_of = f'{found}: {way} what chance explains{p}'
+    elif verdict == 'not shown':
+      said_of = f'{found}: no difference is shown{p}'
+    elif verdict == 'too few members':
+      said_of = f'{found}; so few members cannot tell it from chance'
+    else:
+      found = found if value else f'{words} is not known'
+      said_of = f'{found}; {row["not_available"]}'
+    said.append(Verdict(about, verdict, f'{level}: {said_of}.'))
+  return said
+
+
 def of_levels(
-  null: pd.DataFrame | None, impacts: Sequence[Impact]
+  null: pd.DataFrame | None,
+  impacts: Sequence[Impact],
+  costs: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
   """What is said of all levels.
 
   Args:
     null: rows of `tables.PIE_NULL`, or None.
     impacts: of classes, of groups.
+    costs: rows of `tables.COSTS`, or None.
 
   Returns:
     Rows of `tables.VERDICTS`.
@@ -252,6 +306,10 @@ def of_levels(
       level = populations.level_of(row)
       verdict = of_impact(about, row, of_level.get(level, tests[:0]))
       said.setdefault(level, []).append(verdict)
+  if costs is not None:
+    for level, rows in populations.by_level(costs).items():
+      if not level.is_dense:
+        said.setdefault(level, []).extend(of_costs(rows))
   return pd.DataFrame(
     [
       {

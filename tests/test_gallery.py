@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import threading
 
+import markupsafe
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,6 +25,7 @@ from pie_dataset_gen import (
   gallery_tables,
   glossary,
   headline_table,
+  measure_costs,
   rank_suspects,
   rounding,
   solidity,
@@ -177,6 +179,7 @@ def write_run(folder):
   aggregate_predictions.run(
     str(predictions), results, mode='eval', dataset_name='pets', num_resamples=4
   )
+  measure_costs.run(str(predictions), results, mode='eval', dataset_name='pets')
   set_chances(results)
   headline_table.run(results, mode='eval', dataset_name='pets')
   verdicts = [
@@ -746,6 +749,82 @@ MEASURES = {
     for images in ('all images', 'PIEs', 'the others', 'chance PIEs')
   },
 }
+
+
+def test_costs_stand_beside_what_training_alone_gives(copy_of_run):
+  html = pathlib.Path(gallery.run(**arguments(copy_of_run))).read_text()
+  costs = csvs.read(
+    tables.COSTS, paths.costs(str(copy_of_run / 'results'), 'pets', 'eval')
+  )
+  by_level = populations.by_level(costs)
+  del by_level[populations.DENSE]
+  (table,) = re.findall(r'<table id="costs-table">(.*?)</table>', html, re.S)
+  (body,) = re.findall('<tbody>(.*?)</tbody>', table, re.S)
+  lines = [
+    [
+      markupsafe.Markup(cell).striptags()
+      for cell in re.findall('<t[hd][^>]*>(.*?)</t[hd]>', line, re.S)
+    ]
+    for line in re.findall('<tr>(.*?)</tr>', body, re.S)
+  ]
+  assert [line[0] for line in lines] == list(
+    next(iter(by_level.values()))['measure']
+  )
+  for measure, *cells in lines:
+    assert len(cells) == 3 * len(by_level)
+    for at, rows in enumerate(by_level.values()):
+      row = rows.set_index('measure').loc[measure]
+      value, beside, verdict = cells[3 * at : 3 * at + 3]
+      assert value.startswith(rounding.number(row['value'], measure))
+      if not np.isnan(row['reference']):
+        assert beside == rounding.number(
+          row['reference'], measure, row['value']
+        )
+      assert verdict.startswith(row['verdict'])
+  # Without the table there is no place for it.
+  csvs.write(
+    tables.COSTS,
+    costs[:0],
+    paths.costs(str(copy_of_run / 'results'), 'pets', 'eval'),
+  )
+  html = pathlib.Path(gallery.run(**arguments(copy_of_run))).read_text()
+  assert 'costs-table' not in html
+
+
+def test_what_is_paid_is_drawn_against_what_is_bought():
+  levels = [
+    populations.Level(*level)
+    for level in (('baseline', 0.0), ('int8', 0.0), ('threshold', 0.9))
+  ]
+  ratios = {'compression ratio': 4.0, 'theoretical speed-up': 3.0}
+  rows = findings(levels, {'top-1': 0.9, **ratios})
+  assert gallery_figures.is_bought(rows)
+  figure = gallery_figures.draw_bought(rows)
+  for axes, (measure, ratio) in zip(figure.axes, ratios.items(), strict=True):
+    assert axes.get_xlabel() == measure
+    assert [text.get_text() for text in axes.texts] == [
+      level.words for level in levels
+    ]
+    assert {tuple(point) for point in points_of(axes)} >= {(ratio, 0.9)}
+  for rest in (rows[rows['measure'] != 'top-1'], rows[:2], rows[:0]):
+    assert not gallery_figures.is_bought(rest)
+
+
+def test_reliability_is_drawn_where_it_is_known(copy_of_run):
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
+  assert '"figures/reliability.svg"' in page.read_text()
+  path = paths.reliability(str(copy_of_run / 'results'), 'pets', 'eval')
+  rows = csvs.read(tables.RELIABILITY, path)
+  figure = gallery_figures.draw_reliability(rows)
+  assert len(figure.axes) == len(LEVELS) - 1
+  for axes in figure.axes:
+    found = {tuple(point) for point in points_of(axes)}
+    assert set(map(tuple, rows[['confidence', 'accuracy']].to_numpy()[:3])) <= (
+      found
+    )
+  csvs.write(tables.RELIABILITY, rows[:0], path)
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
+  assert 'reliability.svg' not in page.read_text()
 
 
 def points_of(axes):

@@ -204,6 +204,46 @@ def verdicts(output_path: str, dataset: str, mode: str) -> str:
   return str(_below(output_path, dataset, f'{mode}_verdicts.csv'))
 
 
+def costs(output_path: str, dataset: str, mode: str) -> str:
+  """What each level costs beside accuracy."""
+  return str(_below(output_path, dataset, f'{mode}_costs.csv'))
+
+
+def class_costs(output_path: str, dataset: str, mode: str) -> str:
+  """PIEs and flips of each class at each level."""
+  return str(_below(output_path, dataset, f'{mode}_class_costs.csv'))
+
+
+def group_costs(output_path: str, dataset: str, mode: str) -> str:
+  """PIEs and errors of each group of images at each level."""
+  return str(_below(output_path, dataset, f'{mode}_group_costs.csv'))
+
+
+def newly_wrong(output_path: str, dataset: str, mode: str) -> str:
+  """What newly wrong images are taken for."""
+  return str(_below(output_path, dataset, f'{mode}_newly_wrong.csv'))
+
+
+def reliability(output_path: str, dataset: str, mode: str) -> str:
+  """How often members are right, by how sure they are."""
+  return str(_below(output_path, dataset, f'{mode}_reliability.csv'))
+
+
+def gains(output_path: str, dataset: str) -> str:
+  """What each level gains: sizes and operations."""
+  return str(_below(output_path, dataset, 'gains.csv'))
+
+
+def layer_gains(output_path: str, dataset: str) -> str:
+  """The same of each layer."""
+  return str(_below(output_path, dataset, 'layer_gains.csv'))
+
+
+def speed(output_path: str, dataset: str) -> str:
+  """Images a second of each level, on one machine."""
+  return str(_below(output_path, dataset, 'speed.csv'))
+
+
 def pie_records(
   output_file: str,
   dataset: str,
