@@ -2,8 +2,10 @@
 
 Reads, from the study or where flags say otherwise,
   --ckpt_dir        checkpoints: one prefix (.../model.ckpt-32000), a folder
-                    (the last checkpoint of each member below it), a glob, or
-                    a comma-separated list of these
+                    (the last checkpoint of each member below it), a glob, a
+                    CSV that lists files (utils/tables.py: MEMBER_FILES), or a
+                    comma-separated list of these. SavedModels, .keras and
+                    .tflite files have a description (utils/network_files.py)
   --data_directory  TFRecord shards: a folder (complete split of --mode), a
                     glob, or a list. image_records.json beside them describes
                     the data set; without it, it is taken to be ImageNet.
@@ -33,6 +35,7 @@ from utils import (
   image_records,
   inference,
   member_paths,
+  network_files,
   paths,
   preprocessing,
   provenance,
@@ -48,7 +51,9 @@ def define_flags() -> None:
   """Defines the flags of this script."""
   command_line.define_study()
   flags.DEFINE_string(
-    'ckpt_dir', '', 'Checkpoints: prefix, folder, glob, or a list of these.'
+    'ckpt_dir',
+    '',
+    'Checkpoints: prefix, folder, glob, a CSV of files, or a list of these.',
   )
   flags.DEFINE_string(
     'data_directory', '', 'TFRecord shards: folder, glob, or a list of files.'
@@ -133,9 +138,7 @@ def run(
       'label_smoothing': label_smoothing,
       'data set': records.reading,
       'shards': digests.of_each({storage.name(s): s for s in shards}),
-      'checkpoints': digests.of_each(
-        {c.file_stem: c.completed_by for c in checkpoints}
-      ),
+      'checkpoints': network_files.identities(checkpoints),
     },
   )
   written = 0
@@ -164,7 +167,9 @@ def run(
     total,
     folder,
   )
-  record.finish([*shards, *(c.completed_by for c in checkpoints)])
+  record.finish(
+    [*shards, *(f for c in checkpoints for f in network_files.files(c))]
+  )
 
 
 def main(argv: list[str]) -> None:

@@ -1,7 +1,8 @@
 r"""Measures a population on corrupted or otherwise unusual images.
 
 Reads
-  --ckpt_dir        checkpoints: prefix, folder, glob, or a list of these
+  --ckpt_dir        checkpoints, or networks of other frameworks: prefix,
+                    folder, glob, a CSV of files, or a list of these
   --data_directory  one of
       <corruption>_<severity>/ folders of TFRecord shards, or of a version
         each (<corruption>_<severity>/3.1.0/), as build_corruptions and TFDS's
@@ -52,6 +53,7 @@ from utils import (
   image_records,
   inference,
   member_paths,
+  network_files,
   paths,
   preprocessing,
   provenance,
@@ -67,7 +69,9 @@ def define_flags() -> None:
   """Defines the flags of this script."""
   command_line.define_study()
   flags.DEFINE_string(
-    'ckpt_dir', '', 'Checkpoints: prefix, folder, glob, or a list of these.'
+    'ckpt_dir',
+    '',
+    'Checkpoints: prefix, folder, glob, a CSV of files, or a list of these.',
   )
   flags.DEFINE_string(
     'data_directory',
@@ -222,7 +226,7 @@ def run(
         )
   record.finish(
     [
-      *(checkpoint.completed_by for checkpoint in found),
+      *(file for one in found for file in network_files.files(one)),
       *described.values(),
       *label_files,
     ]
@@ -233,7 +237,7 @@ def _digests(
   found: Sequence[member_paths.Checkpoint],
   sets: Sequence[image_sets.CorruptedSet],
   described: Mapping[str, str],
-) -> dict[str, dict[str, str]]:
+) -> dict[str, Mapping[str, object]]:
   """Of the networks, and of the descriptions of the sets that have one."""
   return {
     'sets': digests.of_each(
@@ -243,9 +247,7 @@ def _digests(
         if one.folder in described
       }
     ),
-    'checkpoints': digests.of_each(
-      {checkpoint.file_stem: checkpoint.completed_by for checkpoint in found}
-    ),
+    'checkpoints': network_files.identities(found),
   }
 
 

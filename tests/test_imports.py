@@ -27,7 +27,9 @@ UTILS = (
     'csvs',
     'digests',
     'image_records',
+    'keras_archive',
     'member_paths',
+    'network_files',
     'paths',
     'provenance',
     'storage',
@@ -35,13 +37,21 @@ UTILS = (
     'tensorflow_start',
     'workers',
   ),
-  ('class_level_metrics', 'member_checks', 'membership', 'populations'),
+  (
+    'class_level_metrics',
+    'class_names',
+    'member_checks',
+    'membership',
+    'populations',
+    'prediction_files',
+  ),
   (
     'bundle_index',
     'checkpoints',
     'data_input',
     'devices',
     'folded_resnet',
+    'framework_networks',
     'inference',
     'preprocessing',
     'resnet_model',
@@ -50,12 +60,20 @@ UTILS = (
   ),
 )
 LEVELS = {name: level for level, row in enumerate(UTILS) for name in row}
-TENSORFLOW = {'tensorflow', 'tensorflow_model_optimization', 'tf_keras'}
+TENSORFLOW = {
+  'ai_edge_litert',
+  'keras',
+  'tensorflow',
+  'tensorflow_model_optimization',
+  'tf_keras',
+}
 # Scripts that start in a second, since they need no TensorFlow to work.
 TENSORFLOW_FREE = (
   'pie_dataset_gen.aggregate_predictions',
+  'pie_dataset_gen.compare_with_people',
   'pie_dataset_gen.headline_table',
   'pie_dataset_gen.how_many_members',
+  'pie_dataset_gen.measure_costs',
   'pie_dataset_gen.rank_suspects',
   'pie_dataset_gen.summarize_annotations',
   'per_class_accuracy.aggregate_ckpt_metrics',

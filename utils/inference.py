@@ -22,9 +22,11 @@ from utils import (
   data_input,
   devices,
   folded_resnet,
+  framework_networks,
   image_records,
   member_checks,
   member_paths,
+  network_files,
   preprocessing,
   shard_files,
   storage,
@@ -36,8 +38,14 @@ with epy.lazy_imports():
   import tensorflow as tf
 
 PRECISIONS = ('float32', 'bfloat16')
+# A network is taken to have its classes one off if its recall is so many times
+# larger then, and it is right so on so many images at least.
+_OFFSET_RATIO = 8
+_OFFSET_IMAGES = 20
 # Networks in memory at a time; a folded ResNet-50 takes 100 MB.
 _GROUP_SIZE = 8
+# Columns that frames have where the classes to choose from are a subset.
+_RESTRICTED = ('restricted_predictions', 'restricted_probability')
 
 
 class Network(Protocol):
@@ -46,6 +54,10 @@ class Network(Protocol):
   @property
   def num_classes(self) -> int:
     """Number of scores of an image."""
+
+  @property
+  def description(self) -> network_files.Description | None:
+    """How it takes images, if not as any data set has them."""
 
   def scores(
     self, images: tf.Tensor, records: image_records.ImageRecords
@@ -78,7 +90,12 @@ class Opener(Protocol):
 
 
 # Kind of `member_paths.KINDS` -> what opens it.
-_OPENERS: dict[str, type[Opener]] = {'bundle': folded_resnet.Opener}
+_OPENERS: dict[str, type[Opener]] = {
+  'bundle': folded_resnet.Opener,
+  'saved_model': framework_networks.SavedModelOpener,
+  'keras': framework_networks.KerasOpener,
+  'tflite': framework_networks.TfliteOpener,
+}
 
 
 def num_classes(checkpoint: member_paths.Checkpoint) -> int:
@@ -95,7 +112,7 @@ def outcomes(
   labels: tf.Tensor,
   label_smoothing: float,
   class_subset: Sequence[int] = (),
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
   """What a batch's scores say.
 
   Args:
@@ -108,7 +125,8 @@ def outcomes(
   Returns:
     The class ids of the largest probabilities [n, 5] (fewer if there are
     fewer classes), the largest probability [n], the cross entropy [n] with
-    label smoothing, in nats, and the likeliest class id of the subset [n].
+    label smoothing, in nats, the likeliest class id of the subset [n], and its
+    probability [n] if the class is known to be one of the subset.
   """
   number = scores.shape[1]
   _, top = tf.math.top_k(scores, k=min(5, number))
@@ -116,10 +134,10 @@ def outcomes(
   targets = smooth_labels(labels, number, label_smoothing)
   loss = tf.nn.softmax_cross_entropy_with_logits(targets, scores)
   subset = tf.constant(tuple(class_subset) or tuple(range(number)))
-  restricted = tf.gather(
-    subset, tf.argmax(tf.gather(scores, subset, axis=1), axis=1)
-  )
-  return top, probability, loss, restricted
+  among = tf.gather(scores, subset, axis=1)
+  restricted = tf.gather(subset, tf.argmax(among, axis=1))
+  sure = tf.reduce_max(tf.nn.softmax(among), axis=1)
+  return top, probability, loss, restricted, sure
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
@@ -184,8 +202,9 @@ class Predictor:
       preprocessing_name: 'legacy' or 'modern'.
       precision: 'float32' or 'bfloat16'.
       label_smoothing: of the cross entropy, in [0, 1).
-      class_subset: class ids; frames have a further column, the likeliest of
-        these, restricted_predictions. Empty for none.
+      class_subset: class ids; frames have two further columns, the likeliest of
+        these, restricted_predictions, and its probability among them,
+        restricted_probability. Empty for none.
       strategy: where networks run; None for the devices at hand.
     """
     if batch_size < 1:
@@ -252,7 +271,7 @@ class Predictor:
     with progress:
       for start in range(0, len(pending), _GROUP_SIZE):
         networks = {
-          checkpoint: self._open(checkpoint, described)
+          checkpoint: self.open(checkpoint, described)
           for checkpoint in pending[start : start + _GROUP_SIZE]
         }
         for data_set, reader in zip(data_sets, readers, strict=True):
@@ -275,10 +294,10 @@ class Predictor:
               frame['preprocessing'] = self._version
               frame['precision'] = self._precision
               if not self._class_subset:
-                del frame['restricted_predictions']
+                frame = frame.drop(columns=list(_RESTRICTED))
               yield checkpoint, shard, frame
 
-  def _open(
+  def open(
     self,
     checkpoint: member_paths.Checkpoint,
     described: Sequence[image_records.ImageRecords],
@@ -296,6 +315,11 @@ class Predictor:
           f'{checkpoint.prefix} has {network.num_classes} classes, the data '
           f'set {records.name} has {records.num_classes}'
         )
+      if network.description:
+        try:
+          network.description.check_fits(records, self._preprocessing_name)
+        except ValueError as error:
+          raise ValueError(f'{checkpoint.described_by}: {error}') from None
     if not all(0 <= i < network.num_classes for i in self._class_subset):
       raise ValueError(
         f'the classes to choose from reach from {min(self._class_subset)} to '
@@ -344,13 +368,19 @@ class Predictor:
       progress.update(len(batch_keys) * len(group))
     if not keys:
       # Declared so, or the reader would have complained: no image, no row.
-      nothing = csvs.empty(tables.PREDICTIONS).assign(restricted_predictions=0)
+      nothing = csvs.empty(tables.PREDICTIONS).assign(
+        **dict.fromkeys(_RESTRICTED, 0)
+      )
       return {checkpoint: nothing.copy() for checkpoint in group}
     true_class = np.concatenate(classes)
-    return {
+    frames = {
       checkpoint: _frame(checkpoint, shard, keys, true_class, parts)
       for checkpoint, parts in found.items()
     }
+    for checkpoint, frame in frames.items():
+      if group[checkpoint].description:
+        _check_offset(checkpoint, shard, frame)
+    return frames
 
   def _reader(self, data_set: DataSet) -> Reader:
     if data_set.reader is not None:
@@ -407,7 +437,7 @@ def _frame(
   parts: list[list[np.ndarray]],
 ) -> pd.DataFrame:
   """The rows of a shard from the `outcomes` of its batches."""
-  top, probability, loss, restricted = map(
+  top, probability, loss, restricted, sure = map(
     np.concatenate, zip(*parts, strict=True)
   )
   _check_finite(checkpoint, shard, keys, loss)
@@ -425,6 +455,7 @@ def _frame(
       'image_index': np.arange(len(keys)),
       'cross_entropy': loss,
       'restricted_predictions': restricted.astype(np.int64),
+      'restricted_probability': sure,
     }
   )
 
@@ -440,6 +471,34 @@ def _check_finite(
     raise ValueError(
       f'{checkpoint.prefix} gives a loss of {loss[index]} on record {index} '
       f'({keys[index]}) of {shard}'
+    )
+
+
+def _check_offset(
+  checkpoint: member_paths.Checkpoint, shard: str, frame: pd.DataFrame
+) -> None:
+  """Refuses a network that is right only where its classes are moved by one.
+
+  What counts is the mean recall of the classes in a shard, which a network that
+  predicts one class for all images cannot raise.
+  """
+  moved = frame['predictions'] - frame['true_class']
+  recall = {
+    by: float((moved == by).groupby(frame['true_class']).mean().mean())
+    for by in (0, 1, -1)
+  }
+  by = max((1, -1), key=recall.__getitem__)
+  present = frame['true_class'].nunique()
+  if (
+    recall[by] > _OFFSET_RATIO * recall[0]
+    and recall[by] >= max(0.1, 3 / present)
+    and (moved == by).sum() >= _OFFSET_IMAGES
+  ):
+    raise ValueError(
+      f'{checkpoint.completed_by} has a mean recall of {recall[0]:.3f} on '
+      f'{shard}, but of {recall[by]:.3f} if the score of class 0 stands one '
+      f'place {"later" if by > 0 else "earlier"} than label_offset in '
+      f'{checkpoint.described_by} says: correct that, or the order of classes'
     )
 
 

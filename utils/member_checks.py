@@ -18,9 +18,9 @@ from absl import logging
 from etils import epath
 
 from utils import (
-  digests,
   image_records,
   member_paths,
+  network_files,
   paths,
   provenance,
   storage,
@@ -89,16 +89,15 @@ def check_together(checkpoints: Iterable[member_paths.Checkpoint]) -> None:
 
 
 def _check_copies(checkpoints: Sequence[member_paths.Checkpoint]) -> None:
-  # The index of a bundle has the checksums of all tensors.
-  found = digests.of_each(
-    {c.prefix: c.completed_by for c in checkpoints if c.kind == 'bundle'}
-  )
+  found = network_files.identities(checkpoints)
   alike: dict[tuple, list[str]] = collections.defaultdict(list)
   for checkpoint in checkpoints:
-    if checkpoint.prefix in found:
-      # After another step a network that was not trained on may be the same.
-      key = checkpoint.member.level, checkpoint.step, found[checkpoint.prefix]
-      alike[key].append(checkpoint.prefix)
+    content = found[checkpoint.file_stem]
+    if isinstance(content, dict):  # beside it, a description
+      content = content['content']
+    # After another step a network that was not trained on may be the same.
+    key = checkpoint.member.level, checkpoint.step, content
+    alike[key].append(checkpoint.prefix)
   for prefixes in alike.values():
     if len(prefixes) > 1:
       raise ValueError(
