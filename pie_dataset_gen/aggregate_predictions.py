@@ -59,6 +59,7 @@ from etils import epath
 from pie_dataset_gen import (
   image_test,
   pie_resampling,
+  plausibility,
   shard_predictions,
   verdicts,
   vote_distance,
@@ -204,6 +205,7 @@ class ShardCounts(NamedTuple):
     pvalues: for each level how many images that can be significant have a
       p-value.
     agreement: [members, members] images on which two members agree.
+    facts: what shows that predictions are not what they are taken for.
   """
 
   shard: str
@@ -212,6 +214,7 @@ class ShardCounts(NamedTuple):
   sums: dict[populations.Level, Any]
   pvalues: dict[populations.Level, collections.Counter[float]]
   agreement: np.ndarray
+  facts: plausibility.Facts
 
 
 def count_shard(
@@ -313,6 +316,7 @@ def aggregate_shard(
       for level, frame in frames.items()
     },
     agreement,
+    plausibility.count(predictions),
   )
 
 
@@ -418,7 +422,9 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
         pvalues={level: collections.Counter() for level in result.sums},
         agreement=np.zeros_like(result.agreement),
       )
+      facts = []
     same.check(result.shard, result.members, result.image_key)
+    facts.append(result.facts)
     total = total._replace(agreement=total.agreement + result.agreement)
     for level, sums in result.sums.items():
       total.pvalues[level].update(result.pvalues[level])
@@ -432,7 +438,7 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
       done,
       number,
     )
-  return total
+  return total._replace(facts=functools.reduce(plausibility.together, facts))
 
 
 def run(
@@ -536,6 +542,7 @@ def _aggregate(
       settings=settings,
     )
     total = add_up(mapped(work, shards, shards.values()), len(shards))
+    plausibility.check(total.members, total.facts, total.agreement)
     finish = functools.partial(
       finish_shard,
       output_path=output_path,
