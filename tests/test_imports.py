@@ -33,6 +33,7 @@ UTILS = (
     'paths',
     'provenance',
     'storage',
+    'table_digests',
     'tables',
     'tensorflow_start',
     'workers',

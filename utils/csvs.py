@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from utils import storage
+from utils import storage, table_digests
 
 # As half of Europe writes a fraction.
 _DECIMAL_COMMA = r'\s*[+-]?\d*,\d+\s*'
@@ -249,7 +249,9 @@ def write(table: Table, frame: pd.DataFrame, path: str) -> None:
   _check_texts(table, frame, path, fault_of_text)
   if table.sort_by:
     frame = frame.sort_values(list(table.sort_by), kind='stable')
-  storage.write_complete(path, frame.to_csv(index=False, lineterminator='\n'))
+  data = frame.to_csv(index=False, lineterminator='\n').encode()
+  table_digests.note(path, data)
+  storage.write_complete(path, data)
 
 
 def find(table: Table, where: str) -> list[str]:
@@ -301,6 +303,7 @@ def read(
     raise FileNotFoundError(
       f'there is no {path} ({_written_by(table)}){storage.nearest(path)}'
     ) from None
+  table_digests.check(path, text)
   return _parse(table, text, path, columns)
 
 
@@ -445,6 +448,8 @@ def read_stacked(
   """
   paths = list(paths)
   texts = [epath.Path(path).read_bytes() for path in paths]
+  for path, text in zip(paths, texts, strict=True):
+    table_digests.check(path, text)
   starts = [text.find(b'\n') + 1 for text in texts]
   layouts = {text[:start] for text, start in zip(texts, starts, strict=True)}
   # A quote that is not closed would swallow the next file.
