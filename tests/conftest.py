@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from tests.stages import STAGES, Runner
+from utils import table_digests
 
 
 def pytest_addoption(parser):
@@ -40,6 +41,12 @@ def environment():
   """
   with mock.patch.dict(os.environ):
     yield
+
+
+@pytest.fixture
+def unnoted(monkeypatch):
+  """Tables of the test are as other programs write them: changed, unnoticed."""
+  monkeypatch.setattr(table_digests, 'note', lambda path, data: None)
 
 
 @pytest.fixture(scope='session')

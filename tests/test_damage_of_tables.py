@@ -64,7 +64,7 @@ def test_tables_from_elsewhere_with_control_characters_are_named(
 
 
 def test_flips_of_a_csv_change_no_more_than_cells(tmp_path, long):
-  """A table has no checksum: a digit that becomes another goes unnoticed.
+  """Of one that nobody noted: a digit that becomes another goes unnoticed.
 
   All else is: of predictions, wherever images or labels do not fit those of
   other members.
@@ -85,6 +85,7 @@ def test_flips_of_a_csv_change_no_more_than_cells(tmp_path, long):
   assert found['named'] > 0.5 * found.total()
 
 
+@pytest.mark.usefixtures('unnoted')
 def test_cuts_of_a_csv_are_noticed(tmp_path):
   """But at the end of a line, which takes the images of others to notice."""
   files = [predictions(tmp_path, (0.0, r)) for r in (0, 1)]

@@ -205,6 +205,7 @@ BAD_SCORES = [
   [(*bad, run) for bad in BAD for run in (aggregate, measure)]
   + [(*bad, aggregate) for bad in BAD_SCORES],
 )
+@pytest.mark.usefixtures('unnoted')
 def test_bad_predictions_are_refused_in_one_line(
   tmp_path, change, message, run
 ):

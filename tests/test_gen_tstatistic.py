@@ -189,6 +189,7 @@ def test_a_positive_statistic_is_a_class_that_lost_more(tmp_path):
   assert (tested['pvalue_max_t'] < 0.05).sum() > 10
 
 
+@pytest.mark.usefixtures('unnoted')
 def test_the_order_of_files_changes_no_byte(tmp_path):
   recall = make_recall(np.random.default_rng(3))
   written = []
@@ -429,6 +430,7 @@ def test_contradictions_are_refused(tmp_path, options, message):
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.usefixtures('unnoted')
 def test_damaged_inputs_are_named(tmp_path):
   recall = make_recall(np.random.default_rng(10))
   write_long(tmp_path, recall)
@@ -598,6 +600,7 @@ def test_what_is_missing_is_named_with_its_script_and_its_neighbours(tmp_path):
     assert words in str(raised.value)
 
 
+@pytest.mark.usefixtures('unnoted')
 def test_a_baseline_with_zeros_is_refused(tmp_path):
   recall = make_recall(np.random.default_rng(14))
   write_long(tmp_path / 'in', recall)

@@ -509,6 +509,7 @@ def test_absent_top_5_is_not_available(folder):
   assert cells(folder).loc['top-5', 'value'].isna().all()
 
 
+@pytest.mark.usefixtures('unnoted')
 def test_contradictions_and_gaps_are_refused(folder):
   path = next(metrics_folder(folder).iterdir())
   frame = csvs.read(tables.CLASS_METRICS, str(path))

@@ -393,6 +393,7 @@ def test_the_record_is_there_before_the_tables(tmp_path, monkeypatch):
   assert record['predictions'] == {'files': 36}
 
 
+@pytest.mark.usefixtures('unnoted')
 def test_constant_classes_are_corrected_for_and_unknown_ones_are_not(tmp_path):
   folder = write_study(tmp_path)
   for path in (folder / 'results/toy/class_metrics/eval').iterdir():

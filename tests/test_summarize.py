@@ -313,6 +313,7 @@ def test_a_relative_loss_that_says_nothing_is_not_given():
   assert np.isnan(ends).all()
 
 
+@pytest.mark.usefixtures('unnoted')
 def test_any_order_of_files_gives_the_same_bytes(folder):
   run(folder)
   first = {path.name: path.read_bytes() for path in (folder / 'out').iterdir()}
@@ -480,6 +481,7 @@ def test_clean_metrics_are_joined_by_model(folder):
 @pytest.mark.parametrize(
   'column', ['split', 'preprocessing', 'compute_precision']
 )
+@pytest.mark.usefixtures('unnoted')
 def test_clean_metrics_that_were_taken_otherwise_are_refused(folder, column):
   for path in (folder / 'clean').iterdir():
     frame = csvs.read(tables.CLASS_METRICS, str(path))
