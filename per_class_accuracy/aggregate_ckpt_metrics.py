@@ -55,6 +55,7 @@ _COLUMNS = (
   'cross_entropy',
   'preprocessing',
   'precision',
+  'made_from',
 )
 
 

@@ -26,14 +26,16 @@ COLUMNS = (
   'image_key',
   'image_index',
   *tables.MEMBER_KEY,
+  'made_from',
 )
 # Bounds the memory: text that is parsed at once.
 _BATCH_BYTES = 32 * 2**20
 
-# A member, as the rows about it name it. Not a `populations.Member`: of tables
-# that were written by hand, most of this is empty.
+# A member, as the rows about it name it, and what it was made from. Not a
+# `populations.Member`: of tables that were written by hand, most of this is
+# empty.
 Identity = collections.namedtuple(  # type: ignore[misc]
-  'Identity', tables.MEMBER_KEY
+  'Identity', (*tables.MEMBER_KEY, 'made_from'), defaults=('',)
 )
 
 
@@ -121,11 +123,11 @@ def read_shard(
   for path, rows in _read_in_batches(files):
     member = _the_member(path, rows, mode)
     _check_class_ids(path, rows, num_classes)
-    if member in source:
+    other = source.setdefault(member._replace(made_from=''), path)
+    if other != path:
       raise ValueError(
-        f'{path} and {source[member]} hold the same member {member._asdict()}'
+        f'{path} and {other} hold the same member {member._asdict()}'
       )
-    source[member] = path
     if not first:
       by_position = np.lexsort((rows['image_key'], rows['image_index']))
       first = {
@@ -208,7 +210,7 @@ def _the_member(path: str, rows: dict, mode: str) -> Identity:
   """The one member whose predictions a file holds."""
   if not len(rows['image_key']):
     raise ValueError(f'{path} has no rows, wanted the predictions of a member')
-  for name in (*tables.MEMBER_KEY, 'split', *_CONDITIONS):
+  for name in (*Identity._fields, 'split', *_CONDITIONS):
     values = rows[name]
     if not (values == values[0]).all():
       raise ValueError(
@@ -218,7 +220,7 @@ def _the_member(path: str, rows: dict, mode: str) -> Identity:
   split = rows['split'][0]
   if split not in ('', mode):
     raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')
-  member = Identity(*(rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY))
+  member = Identity(*(rows[name][:1].tolist()[0] for name in Identity._fields))
   try:
     member_paths.check_level(level_of(member))
   except ValueError as error:
