@@ -28,6 +28,7 @@ UTILS = (
     'digests',
     'image_records',
     'member_paths',
+    'network_files',
     'paths',
     'provenance',
     'storage',

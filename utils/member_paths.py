@@ -159,6 +159,11 @@ class Checkpoint:
     return self.prefix + KINDS[self.kind]
 
   @property
+  def described_by(self) -> str:
+    """The description of a network that is no bundle (`network_files`)."""
+    return f'{self.prefix}.json'
+
+  @property
   def row(self) -> dict[str, str | int | float]:
     """The identity as the columns `tables.MEMBER` hold it."""
     return {
