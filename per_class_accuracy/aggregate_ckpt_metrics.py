@@ -226,6 +226,7 @@ def run(
       split=mode,
       preprocessing=_only(predictions, 'preprocessing', checkpoint),
       compute_precision=_only(predictions, 'precision', checkpoint),
+      made_from=_only(predictions, 'made_from', checkpoint),
     )
     record.start()
     csvs.write(tables.CLASS_METRICS, metrics, outputs[checkpoint])

@@ -137,7 +137,7 @@ def member_metrics(
   if predictions.empty:
     raise ValueError('no predictions, wanted one row per image')
   first = predictions.iloc[0]
-  for name in (*tables.MEMBER_KEY, 'made_from'):
+  for name in tables.MEMBER_KEY:
     if (predictions[name] != first[name]).any():
       raise ValueError(
         f'column {name!r} holds {sorted(set(predictions[name]))[:4]}, wanted '
@@ -158,7 +158,7 @@ def member_metrics(
   counts['eval_accuracy'] = float((true_class == predicted).mean())
   counts['top_5_eval_accuracy'] = _top_5_accuracy(predictions)
   counts['loss'] = _mean_cross_entropy(predictions['cross_entropy'])
-  for name in (*tables.MEMBER_KEY, 'made_from'):
+  for name in tables.MEMBER_KEY:
     counts[name] = first[name]
   return counts
 

@@ -25,6 +25,7 @@ from utils import (
   image_records,
   member_paths,
   preprocessing,
+  quantised,
   shard_files,
   storage,
   tables,
@@ -236,6 +237,8 @@ class Predictor:
     pending = [checkpoint for checkpoint, missing in to_do.items() if missing]
     if not pending:
       return
+    quantised.check_alike(checkpoints)
+    made_from = {checkpoint: quantised.check(checkpoint) for checkpoint in pending}
     readers = [self._reader(data_set) for data_set in data_sets]
     described = [data_set.records for data_set in data_sets]
     progress = tqdm.tqdm(
@@ -271,6 +274,7 @@ class Predictor:
             for checkpoint, frame in frames.items():
               frame['preprocessing'] = self._version
               frame['precision'] = self._precision
+              frame['made_from'] = made_from[checkpoint]
               if not self._class_subset:
                 del frame['restricted_predictions']
               yield checkpoint, shard, frame
