@@ -38,6 +38,7 @@ from utils import (
   image_records,
   inference,
   member_paths,
+  network_files,
   paths,
   provenance,
   storage,
@@ -286,9 +287,7 @@ def _by_networks(
       'label_smoothing': options['label_smoothing'],
       'data set': records.reading,
       'shards': digests.of_each({storage.name(s): s for s in shards}),
-      'checkpoints': digests.of_each(
-        {c.file_stem: c.completed_by for c in checkpoints}
-      ),
+      'checkpoints': network_files.identities(checkpoints),
     },
     predictions_of,
   )

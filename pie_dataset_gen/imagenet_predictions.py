@@ -33,6 +33,7 @@ from utils import (
   image_records,
   inference,
   member_paths,
+  network_files,
   paths,
   preprocessing,
   provenance,
@@ -133,9 +134,7 @@ def run(
       'label_smoothing': label_smoothing,
       'data set': records.reading,
       'shards': digests.of_each({storage.name(s): s for s in shards}),
-      'checkpoints': digests.of_each(
-        {c.file_stem: c.completed_by for c in checkpoints}
-      ),
+      'checkpoints': network_files.identities(checkpoints),
     },
   )
   written = 0
@@ -164,7 +163,9 @@ def run(
     total,
     folder,
   )
-  record.finish([*shards, *(c.completed_by for c in checkpoints)])
+  record.finish(
+    [*shards, *(f for c in checkpoints for f in network_files.files(c))]
+  )
 
 
 def main(argv: list[str]) -> None:

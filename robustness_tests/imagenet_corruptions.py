@@ -52,6 +52,7 @@ from utils import (
   image_records,
   inference,
   member_paths,
+  network_files,
   paths,
   preprocessing,
   provenance,
@@ -222,7 +223,7 @@ def run(
         )
   record.finish(
     [
-      *(checkpoint.completed_by for checkpoint in found),
+      *(file for one in found for file in network_files.files(one)),
       *described.values(),
       *label_files,
     ]
@@ -233,7 +234,7 @@ def _digests(
   found: Sequence[member_paths.Checkpoint],
   sets: Sequence[image_sets.CorruptedSet],
   described: Mapping[str, str],
-) -> dict[str, dict[str, str]]:
+) -> dict[str, Mapping[str, object]]:
   """Of the networks, and of the descriptions of the sets that have one."""
   return {
     'sets': digests.of_each(
@@ -243,9 +244,7 @@ def _digests(
         if one.folder in described
       }
     ),
-    'checkpoints': digests.of_each(
-      {checkpoint.file_stem: checkpoint.completed_by for checkpoint in found}
-    ),
+    'checkpoints': network_files.identities(found),
   }
 
 

@@ -13,6 +13,7 @@ PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'tables.md'
 _KINDS = {'int': 'whole number', 'float': 'number', 'text': 'text'}
 # In the order in which a study makes them.
 ORDER = (
+  tables.MEMBER_FILES,
   tables.PREDICTIONS,
   tables.MODAL_LABELS,
   tables.PIE_NULL,

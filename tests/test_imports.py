@@ -27,6 +27,7 @@ UTILS = (
     'csvs',
     'digests',
     'image_records',
+    'keras_archive',
     'member_paths',
     'network_files',
     'paths',
@@ -44,6 +45,7 @@ UTILS = (
     'data_input',
     'devices',
     'folded_resnet',
+    'framework_networks',
     'inference',
     'preprocessing',
     'resnet_model',
@@ -52,7 +54,13 @@ UTILS = (
   ),
 )
 LEVELS = {name: level for level, row in enumerate(UTILS) for name in row}
-TENSORFLOW = {'tensorflow', 'tensorflow_model_optimization', 'tf_keras'}
+TENSORFLOW = {
+  'ai_edge_litert',
+  'keras',
+  'tensorflow',
+  'tensorflow_model_optimization',
+  'tf_keras',
+}
 # Scripts that start in a second, since they need no TensorFlow to work.
 TENSORFLOW_FREE = (
   'pie_dataset_gen.aggregate_predictions',

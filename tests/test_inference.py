@@ -337,6 +337,7 @@ class MeanColours:
     self.weights = np.load(checkpoint.completed_by)
     return types.SimpleNamespace(
       num_classes=len(self.weights),
+      description=None,
       scores=lambda images, records: tf.linalg.matmul(
         tf.reduce_mean(images, axis=(1, 2)) / 255, self.weights.T
       ),

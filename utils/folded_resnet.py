@@ -106,6 +106,10 @@ class FoldedResNet:
     """Number of scores of an image."""
     return self.architecture.num_classes
 
+  @property
+  def description(self) -> None:
+    """None: it takes images of any data set."""
+
   def scores(
     self, images: tf.Tensor, records: image_records.ImageRecords
   ) -> tf.Tensor:

@@ -22,8 +22,10 @@ from utils import (
   data_input,
   devices,
   folded_resnet,
+  framework_networks,
   image_records,
   member_paths,
+  network_files,
   preprocessing,
   quantised,
   shard_files,
@@ -46,6 +48,10 @@ class Network(Protocol):
   @property
   def num_classes(self) -> int:
     """Number of scores of an image."""
+
+  @property
+  def description(self) -> network_files.Description | None:
+    """How it takes images, if not as any data set has them."""
 
   def scores(
     self, images: tf.Tensor, records: image_records.ImageRecords
@@ -78,7 +84,12 @@ class Opener(Protocol):
 
 
 # Kind of `member_paths.KINDS` -> what opens it.
-_OPENERS: dict[str, type[Opener]] = {'bundle': folded_resnet.Opener}
+_OPENERS: dict[str, type[Opener]] = {
+  'bundle': folded_resnet.Opener,
+  'saved_model': framework_networks.SavedModelOpener,
+  'keras': framework_networks.KerasOpener,
+  'tflite': framework_networks.TfliteOpener,
+}
 
 
 def num_classes(checkpoint: member_paths.Checkpoint) -> int:
@@ -297,6 +308,11 @@ class Predictor:
           f'{checkpoint.prefix} has {network.num_classes} classes, the data '
           f'set {records.name} has {records.num_classes}'
         )
+      if network.description:
+        try:
+          network.description.check_fits(records, self._preprocessing_name)
+        except ValueError as error:
+          raise ValueError(f'{checkpoint.described_by}: {error}') from None
     if not all(0 <= i < network.num_classes for i in self._class_subset):
       raise ValueError(
         f'the classes to choose from reach from {min(self._class_subset)} to '

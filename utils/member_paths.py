@@ -7,7 +7,8 @@ A trained network, a *member*, is identified by its path, read from the end:
 
 and the same identity stands in every row about it. What lies under that path is
 one of several kinds of network (`KINDS`), told apart by the file that completes
-it. Nothing here imports TensorFlow.
+it. Files that lie elsewhere are named by a CSV, with the identity of each
+(`tables.MEMBER_FILES`). Nothing here imports TensorFlow.
 """
 
 import dataclasses
@@ -17,14 +18,19 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from utils import storage
+from utils import csvs, storage, tables
 
 BASELINE = 'baseline'
 # The name of an exported network, before its step.
 CHECKPOINT_NAME = 'model.ckpt-'
 # Kind of network -> what the file is called, after the member's path, that is
 # there when the network is complete.
-KINDS = {'bundle': '.index'}
+KINDS = {
+  'bundle': '.index',
+  'saved_model': '/saved_model.pb',
+  'keras': '.keras',
+  'tflite': '.tflite',
+}
 
 
 class Level(NamedTuple):
@@ -133,12 +139,15 @@ class Checkpoint:
     prefix: its path, without what its kind adds; '' where only its predictions
       are at hand.
     kind: one of `KINDS`.
+    description: of a network that is no bundle, a file; '' where it lies beside
+      it.
   """
 
   member: Member
   step: int
   prefix: str
   kind: str = 'bundle'
+  description: str = ''
 
   @property
   def file_stem(self) -> str:
@@ -161,7 +170,7 @@ class Checkpoint:
   @property
   def described_by(self) -> str:
     """The description of a network that is no bundle (`network_files`)."""
-    return f'{self.prefix}.json'
+    return self.description or f'{self.prefix}.json'
 
   @property
   def row(self) -> dict[str, str | int | float]:
@@ -178,8 +187,19 @@ class Checkpoint:
     }
 
 
-def from_row(row: Mapping[str, Any]) -> Checkpoint:
+def from_row(
+  row: Mapping[str, Any],
+  prefix: str = '',
+  kind: str = 'bundle',
+  description: str = '',
+) -> Checkpoint:
   """The checkpoint that the columns `tables.MEMBER` name: `row`, read back.
+
+  Args:
+    row: the columns.
+    prefix: as of `Checkpoint`, where more than its predictions is at hand.
+    kind: as of `Checkpoint`.
+    description: as of `Checkpoint`.
 
   Raises:
     ValueError: they name none.
@@ -193,7 +213,7 @@ def from_row(row: Mapping[str, Any]) -> Checkpoint:
     int(row['pruning_frequency']),
     int(row['replicate']),
   )
-  return Checkpoint(member, int(row['global_step']), '')
+  return Checkpoint(member, int(row['global_step']), prefix, kind, description)
 
 
 def folder_of(output_dir: str, member: Member) -> str:
@@ -252,8 +272,9 @@ def find(patterns: str | Iterable[str]) -> list[Checkpoint]:
 
   Args:
     patterns: one or more of: a network's path (`.../model.ckpt-420`), a folder
-      (the last one of each member at or below it), or a glob of either. One
-      string may hold several, separated by commas.
+      (the last one of each member at or below it), or a glob of either; or a
+      CSV that lists files (`tables.MEMBER_FILES`). One string may hold several,
+      separated by commas.
 
   Raises:
     FileNotFoundError: a pattern names none.
@@ -262,23 +283,64 @@ def find(patterns: str | Iterable[str]) -> list[Checkpoint]:
   """
   found: dict[tuple[Member, int], Checkpoint] = {}
   for pattern in storage.split_list(patterns):
-    completed_by = _complete(pattern)
-    if not completed_by:
+    named = (
+      [listed for path in storage.match(pattern) for listed in read_list(path)]
+      if pattern.endswith('.csv')
+      else [
+        parse(path.removesuffix(KINDS[kind]), kind)
+        for path, kind in _complete(pattern)
+      ]
+    )
+    if not named:
       raise FileNotFoundError(
-        f'no checkpoint matches {pattern}: wanted .../model.ckpt-<step>, or a '
+        f'no checkpoint matches {pattern}: wanted .../model.ckpt-<step>, a '
         f'folder at or above members (a file {" or ".join(KINDS.values())} '
-        'marks a complete checkpoint); save_checkpoint.imagenet_train_eval '
-        f'writes them{storage.nearest(pattern)}'
+        'marks a complete checkpoint), or a CSV that lists files; '
+        'save_checkpoint.imagenet_train_eval writes them'
+        f'{storage.nearest(pattern)}'
       )
-    for path, kind in completed_by:
-      checkpoint = parse(path.removesuffix(KINDS[kind]), kind)
+    for checkpoint in named:
       other = found.setdefault((checkpoint.member, checkpoint.step), checkpoint)
-      if other.completed_by != path:
+      if other.completed_by != checkpoint.completed_by:
         raise ValueError(
           f'two checkpoints have one identity: {other.prefix} and '
           f'{checkpoint.prefix}'
         )
   return sorted(found.values())
+
+
+def read_list(path: str) -> list[Checkpoint]:
+  """The networks that a CSV names, in its order.
+
+  Args:
+    path: of a CSV (`tables.MEMBER_FILES`).
+
+  Raises:
+    FileNotFoundError: a file that it names is not there.
+    ValueError: it is damaged, or a file is of no known kind; names both.
+  """
+  folder = epath.Path(path).parent
+  found = []
+  for row in csvs.read(tables.MEMBER_FILES, path).to_dict('records'):
+    # A path that is absolute stays so.
+    file = str(folder / row['file']).rstrip('/')
+    if epath.Path(file).is_dir():
+      file += KINDS['saved_model']
+    kind = next((k for k, end in KINDS.items() if file.endswith(end)), None)
+    if kind is None:
+      raise ValueError(
+        f'{path} names {row["file"]}, wanted a file that ends in '
+        f'{", ".join(KINDS.values())}, or the folder of a SavedModel'
+      )
+    if not storage.exists(file):
+      raise FileNotFoundError(f'{path} names {file}, which is not there')
+    described = row['description'] and str(folder / row['description'])
+    prefix = file.removesuffix(KINDS[kind])
+    try:
+      found.append(from_row(row, prefix, kind, described))
+    except ValueError as error:
+      raise ValueError(f'{path}: {error}') from None
+  return found
 
 
 def _complete(pattern: str) -> list[tuple[str, str]]:
@@ -293,20 +355,22 @@ def _complete(pattern: str) -> list[tuple[str, str]]:
       continue
     for path in map(str, storage.below(epath.Path(folder))):
       for kind, suffix in KINDS.items():
-        step = step_of(path, suffix)
+        step = _step_of(path, suffix)
         if step is None:
           continue
-        parent = str(epath.Path(path).parent)
-        former = best.get(parent)
-        if former is None or former < step:
+        parent = str(epath.Path(path.removesuffix(suffix)).parent)
+        former = best.get(parent, -1)
+        if former < step:
           best[parent], last[parent] = step, (path, kind)
+        elif former == step:
+          # Of two kinds at one path: `find` refuses them.
+          last[path] = path, kind
   return sorted(last.values())
 
 
-def step_of(path: str, suffix: str) -> int | None:
+def _step_of(path: str, suffix: str) -> int | None:
   """The step in the name of a file that completes a network, or None."""
-  match = re.fullmatch(
-    rf'{re.escape(CHECKPOINT_NAME)}(\d+){re.escape(suffix)}',
-    epath.Path(path).name,
+  match = re.search(
+    rf'(?:^|/){re.escape(CHECKPOINT_NAME)}(\d+){re.escape(suffix)}$', path
   )
   return int(match[1]) if match else None

@@ -14,6 +14,8 @@ what comes out. Beside it lies `<file without its ending>.json`:
     "num_classes": 1000
   }
 
+(or a file that the CSV of members names).
+
 A pixel on the 0..255 scale goes in as (pixel * scale - mean) / deviation, which
 holds all that is common: with scale 1, mean 0 and deviation 1 the pixels
 themselves; with 1/255 and means below 1 those of PyTorch; with scale 1, mean
@@ -23,14 +25,16 @@ costs accuracy and raises no error. `made_from` is for whoever writes the file
 to say where it comes from. Nothing here imports TensorFlow.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
 
-from utils import image_records, storage
+from utils import digests, image_records, member_paths, storage
 
 FORMAT = 1
 LOGITS, PROBABILITIES = OUTPUTS = ('logits', 'probabilities')
@@ -225,3 +229,70 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(constant: str) -> None:
   raise ValueError(f'{constant} is no number')
+
+
+def path(checkpoint: member_paths.Checkpoint) -> str:
+  """A network as its framework opens it: a file, or a SavedModel's folder."""
+  if checkpoint.kind == 'saved_model':
+    return checkpoint.prefix
+  return checkpoint.completed_by
+
+
+def files(checkpoint: member_paths.Checkpoint) -> list[str]:
+  """The files that say what a network is.
+
+  Of a bundle it is the index, which has the checksums of all tensors; of others
+  all that they lie in, and the description.
+  """
+  if checkpoint.kind == 'bundle':
+    return [checkpoint.completed_by]
+  return [*_content(checkpoint), checkpoint.described_by]
+
+
+def identities(
+  checkpoints: Iterable[member_paths.Checkpoint],
+) -> dict[str, object]:
+  """What a record says of networks, by the stem of the files made from them.
+
+  Returns:
+    Of a bundle the digest of its index. Of others `content`, the digest of all
+    that they lie in, whatever its size, and `description`, in full.
+
+  Raises:
+    FileNotFoundError, ValueError: as of `read`.
+  """
+  checkpoints = list(checkpoints)
+  bundles = [c for c in checkpoints if c.kind == 'bundle']
+  others = [c for c in checkpoints if c.kind != 'bundle']
+  found: dict[str, object] = dict(
+    digests.of_each({c.file_stem: c.completed_by for c in bundles})
+  )
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    described = pool.map(_identity, others)
+    found |= dict(zip((c.file_stem for c in others), described, strict=True))
+  return found
+
+
+def _identity(checkpoint: member_paths.Checkpoint) -> dict[str, object]:
+  description = dataclasses.asdict(read(checkpoint.described_by))
+  content = _content(checkpoint)
+  if content == [checkpoint.completed_by]:
+    return {
+      'content': digests.of_file(content[0]),
+      'description': description,
+    }
+  return {
+    'content': digests.of_json(
+      [
+        (file.removeprefix(checkpoint.prefix), digests.of_file(file))
+        for file in content
+      ]
+    ),
+    'description': description,
+  }
+
+
+def _content(checkpoint: member_paths.Checkpoint) -> list[str]:
+  if checkpoint.kind == 'saved_model':
+    return sorted(map(str, storage.below(epath.Path(checkpoint.prefix))))
+  return [checkpoint.completed_by]

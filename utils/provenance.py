@@ -24,6 +24,8 @@ from utils import digests, paths, storage
 
 _PACKAGES = (
   'absl-py',
+  'ai-edge-litert',
+  'keras',
   'matplotlib',
   'numpy',
   'pandas',

@@ -54,6 +54,32 @@ _LEVEL = (
   _fraction('pruning_fraction', 'level of the compressed population'),
 )
 
+MEMBER_FILES = Table(
+  'files of networks',
+  'a network that lies anywhere',
+  'whoever has networks of other frameworks',
+  'anywhere',
+  (
+    Column(
+      'file',
+      'text',
+      'a `.keras` or `.tflite` file or the folder of a SavedModel, from the '
+      "folder of this CSV if it is no absolute path; also a bundle's `.index`",
+    ),
+    *MEMBER,
+    Column(
+      'description',
+      'text',
+      'the JSON that says how pixels go in and what comes out, found as `file` '
+      'is; empty where it has the name of the network and lies beside it',
+      nullable=True,
+      default='',
+    ),
+  ),
+  key=MEMBER_KEY,
+  sort_by=(),
+)
+
 PREDICTIONS = Table(
   'predictions',
   'an image, by one member',
