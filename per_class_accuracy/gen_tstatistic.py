@@ -85,8 +85,8 @@ def define_flags() -> None:
     'paired_methods',
     [],
     'Methods whose models were made from the dense ones, each from the dense '
-    'one of its replicate. Needed only where the class metrics do not say so in '
-    'the column made_from.',
+    'one of its replicate. Needed only where the class metrics do not say so '
+    'in the column made_from.',
   )
   flags.DEFINE_enum(
     'normalisation',
@@ -282,9 +282,9 @@ def _sentence(row: Mapping[str, Any]) -> str:
   def number(name):
     return 'n/a' if pd.isna(row.get(name)) else f'{row[name]:.3g}'
 
+  pairs = ', in pairs' if row['is_paired'] else ''
   text = (
-    f'{populations.level_of(row).words}{", in pairs" if row["is_paired"] else ""}'
-    f': of {row["tested"]} '
+    f'{populations.level_of(row).words}{pairs}: of {row["tested"]} '
     f'classes, after correction {row["lower_corrected"]} fell against the '
     f'whole and {row["higher_corrected"]} rose (by chance '
     f'{number("lower_corrected_permuted")} and '

@@ -116,7 +116,7 @@ def quantise(
       found[FLOAT32] = whole
     if DYNAMIC_INT8 in quantisations:
       found[DYNAMIC_INT8] = _quantised(whole, recipe.dynamic_wi8_afp32())
-    if INT8 in quantisations:
+    if INT8 in quantisations and calibration is not None:
       found[INT8] = _with_exact_biases(
         _quantised(
           whole, _static_recipe(whole), _ranges(whole, calibration, batch_size)
@@ -220,7 +220,9 @@ def _ranges(
   return found.get_model_qsvs()
 
 
-def _quantised(network: bytes, of: qtyping.ModelQuantizationRecipe, ranges=None):
+def _quantised(
+  network: bytes, of: qtyping.ModelQuantizationRecipe, ranges=None
+):
   result = quantizer.Quantizer(bytearray(network), of).quantize(
     ranges, enable_progress_bar=False, enable_progress_report=False
   )

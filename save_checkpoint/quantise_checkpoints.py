@@ -212,9 +212,7 @@ def run(
   found = [target for of in targets.values() for target in of.values()]
   missing = _missing(targets)
   total = sum(map(len, missing.values()))
-  logging.info(
-    '%d of %d members are quantised', len(found) - total, len(found)
-  )
+  logging.info('%d of %d members are quantised', len(found) - total, len(found))
   if missing:
     record.start()
     with (
@@ -323,7 +321,7 @@ def _write(
   how: Mapping[str, object],
   records: image_records.ImageRecords,
 ) -> None:
-  """Writes a network, its description first: a network that is there has one."""
+  """Writes a network, its description first: what is there has one."""
   description = network_files.Description(
     image_size=records.image_size,
     scale=1.0,

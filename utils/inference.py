@@ -249,7 +249,9 @@ class Predictor:
     if not pending:
       return
     quantised.check_alike(checkpoints)
-    made_from = {checkpoint: quantised.check(checkpoint) for checkpoint in pending}
+    made_from = {
+      checkpoint: quantised.check(checkpoint) for checkpoint in pending
+    }
     readers = [self._reader(data_set) for data_set in data_sets]
     described = [data_set.records for data_set in data_sets]
     progress = tqdm.tqdm(

@@ -70,12 +70,12 @@ def check(checkpoint: member_paths.Checkpoint) -> str:
   prefix = checkpoint.prefix.removesuffix(checkpoint.path_in_study) + member
   there = member_paths.Checkpoint(source.member, source.step, prefix)
   digest = made.get('checkpoint_sha256', '')
-  if digest and storage.exists(there.completed_by):
-    if digests.of_file(there.completed_by) != digest:
-      raise ValueError(
-        f'{network} was made from another checkpoint than the one that lies in '
-        f'{prefix} now: quantise it again, or remove it'
-      )
+  is_there = digest and storage.exists(there.completed_by)
+  if is_there and digests.of_file(there.completed_by) != digest:
+    raise ValueError(
+      f'{network} was made from another checkpoint than the one that lies in '
+      f'{prefix} now: quantise it again, or remove it'
+    )
   return source.path_in_study
 
 

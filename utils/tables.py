@@ -251,7 +251,8 @@ PIE_NULL = Table(
     _count('solid_pie_count', 'PIEs among these', nullable=True),
     _fraction(
       'chance_baseline_accuracy',
-      'top-1 of dense members on PIEs between two dense halves',
+      'top-1 of dense members on PIEs between two dense halves; empty for '
+      'pairs, which do not differ by as much',
       nullable=True,
     ),
     _fraction(
