@@ -27,7 +27,7 @@ dense networks of their own, of replicates that the study does not hold, are
 independent, and are tested so.
 
   python -m save_checkpoint.quantise_checkpoints --study=runs/digits \
-      --ckpt_dir=runs/digits/checkpoints/digits/baseline --quantisation=int8
+      --pruning_method=baseline --quantisation=int8
 
 takes 10 seconds for ten members on two cores; a ResNet-50 about 15 each. The
 same images, versions and checkpoints give the same bytes. Members that are
@@ -79,6 +79,11 @@ def define_flags() -> None:
     '',
     'Members to quantise: prefix, folder, glob, or a list of these. Quantised '
     'ones among them are left out.',
+  )
+  flags.DEFINE_string(
+    'pruning_method',
+    '',
+    'Method of the members to quantise, baseline for dense ones. Empty: all.',
   )
   flags.DEFINE_list(
     'quantisation',
@@ -148,6 +153,7 @@ def run(
   data_directory: str,
   output_dir: str,
   quantisations: Sequence[str],
+  pruning_method: str = '',
   calibration_images: int = 128,
   calibration_batch_size: int = 8,
   seed: int = 0,
@@ -170,9 +176,16 @@ def run(
       f'--quantisation is {",".join(quantisations)!r}, wanted some of '
       f'{", ".join(quantisation.QUANTISATIONS)}'
     )
-  sources = [c for c in member_paths.find(ckpt_dir) if c.kind == 'bundle']
+  sources = [
+    c
+    for c in member_paths.find(ckpt_dir)
+    if c.kind == 'bundle' and pruning_method in ('', c.member.pruning_method)
+  ]
   if not sources:
-    raise FileNotFoundError(f'{ckpt_dir} holds none but quantised members')
+    raise FileNotFoundError(
+      f'{ckpt_dir} holds no checkpoint of save_checkpoint.imagenet_train_eval'
+      + (f' by {pruning_method}' if pruning_method else '')
+    )
   shards = image_records.find_shards(data_directory, 'train')
   records = tfrecords.describe(shards)
   chosen = calibration.choose_shards(shards, seed)
@@ -353,6 +366,7 @@ def main(argv: list[str]) -> None:
     f.data_directory,
     f.output_dir,
     f.quantisation,
+    f.pruning_method,
     f.calibration_images,
     f.calibration_batch_size,
     f.seed,
