@@ -67,8 +67,8 @@ def define_flags() -> None:
     'ckpt_dir',
     [],
     'Checkpoints to evaluate: prefixes (.../model.ckpt-420), folders at or '
-    'above members (the last checkpoint of each), or globs of either, '
-    'comma-separated. Empty to read --predictions_directory instead.',
+    'above members (the last checkpoint of each), globs of either, or CSVs of '
+    'files, comma-separated. Empty to read --predictions_directory instead.',
   )
   flags.DEFINE_string(
     'predictions_directory',

@@ -2,8 +2,10 @@
 
 Reads, from the study or where flags say otherwise,
   --ckpt_dir        checkpoints: one prefix (.../model.ckpt-32000), a folder
-                    (the last checkpoint of each member below it), a glob, or
-                    a comma-separated list of these
+                    (the last checkpoint of each member below it), a glob, a
+                    CSV that lists files (utils/tables.py: MEMBER_FILES), or a
+                    comma-separated list of these. SavedModels, .keras and
+                    .tflite files have a description (utils/network_files.py)
   --data_directory  TFRecord shards: a folder (complete split of --mode), a
                     glob, or a list. image_records.json beside them describes
                     the data set; without it, it is taken to be ImageNet.
@@ -49,7 +51,9 @@ def define_flags() -> None:
   """Defines the flags of this script."""
   command_line.define_study()
   flags.DEFINE_string(
-    'ckpt_dir', '', 'Checkpoints: prefix, folder, glob, or a list of these.'
+    'ckpt_dir',
+    '',
+    'Checkpoints: prefix, folder, glob, a CSV of files, or a list of these.',
   )
   flags.DEFINE_string(
     'data_directory', '', 'TFRecord shards: folder, glob, or a list of files.'

@@ -1,7 +1,8 @@
 r"""Measures a population on corrupted or otherwise unusual images.
 
 Reads
-  --ckpt_dir        checkpoints: prefix, folder, glob, or a list of these
+  --ckpt_dir        checkpoints, or networks of other frameworks: prefix,
+                    folder, glob, a CSV of files, or a list of these
   --data_directory  one of
       <corruption>_<severity>/ folders of TFRecord shards, or of a version
         each (<corruption>_<severity>/3.1.0/), as build_corruptions and TFDS's
@@ -68,7 +69,9 @@ def define_flags() -> None:
   """Defines the flags of this script."""
   command_line.define_study()
   flags.DEFINE_string(
-    'ckpt_dir', '', 'Checkpoints: prefix, folder, glob, or a list of these.'
+    'ckpt_dir',
+    '',
+    'Checkpoints: prefix, folder, glob, a CSV of files, or a list of these.',
   )
   flags.DEFINE_string(
     'data_directory',

@@ -184,3 +184,92 @@ def test_member_folder_is_below_the_experiment(tmp_path):
   )
   with pytest.raises(ValueError, match="does not end in 'digits'"):
     member_paths.folder_of(str(tmp_path / 'other'), member())
+
+
+def listed(tmp_path, *rows, header='file,pruning_method,fraction_pruned'):
+  for name in ('a.keras', 'b.tflite', 'c/saved_model.pb', 'd.index'):
+    path = tmp_path / 'networks' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'')
+  path = tmp_path / 'networks' / 'members.csv'
+  path.write_text('\n'.join((f'{header},replicate', *rows)) + '\n')
+  return str(path)
+
+
+def test_a_csv_names_files_that_lie_anywhere(tmp_path):
+  path = listed(
+    tmp_path,
+    f'{tmp_path}/networks/a.keras,baseline,0.0,x.json,0,0',
+    'b.tflite,int8,0.0,,0,0',
+    '../networks/c,threshold,0.5,,0,1',
+    'd.index,threshold,0.5,,7,0',
+    header='file,pruning_method,fraction_pruned,description,global_step',
+  )
+  folder = tmp_path / 'networks'
+  found = member_paths.find(path)
+  assert [
+    (c.member.pruning_method, c.member.replicate, c.step, c.kind) for c in found
+  ] == [
+    ('baseline', 0, 0, 'keras'),
+    ('int8', 0, 0, 'tflite'),
+    ('threshold', 0, 7, 'bundle'),
+    ('threshold', 1, 0, 'saved_model'),
+  ]
+  assert {c.member.experiment for c in found} == {''}
+  for checkpoint in found:
+    assert os.path.exists(checkpoint.completed_by)
+  assert found[0].described_by == str(folder / 'x.json')
+  assert found[1].described_by == str(folder / 'b.json')
+  # Beside other members, and by a pattern.
+  save(tmp_path, member(), 5)
+  assert len(member_paths.find(f'{tmp_path}/networks/*.csv,{tmp_path}')) == 5
+
+
+@pytest.mark.parametrize(
+  ('rows', 'error', 'message'),
+  [
+    (['a.keras,int8,0.0,x'], ValueError, 'members.csv.*replicate'),
+    (['a.keras,int8,1.0,0'], ValueError, 'members.csv.*fraction_pruned'),
+    (['a.keras,baseline,0.5,0'], ValueError, 'members.csv: a baseline member'),
+    (
+      ['e.keras,int8,0.0,0'],
+      FileNotFoundError,
+      'names .*e.keras, which is not',
+    ),
+    (
+      ['members.csv,int8,0.0,0'],
+      ValueError,
+      'names members.csv, wanted a file',
+    ),
+    (['a.keras,int8,0.0,0'] * 2, ValueError, 'members.csv'),
+    ([], FileNotFoundError, 'no checkpoint matches .*members.csv'),
+  ],
+)
+def test_a_csv_that_names_no_network_is_refused(tmp_path, rows, error, message):
+  with pytest.raises(error, match=message):
+    member_paths.find(listed(tmp_path, *rows))
+
+
+def test_two_files_of_one_member_are_refused(tmp_path):
+  rows = ('a.keras,int8,0.0,0', 'b.tflite,int8,0.0,1')
+  one = listed(tmp_path, *rows)
+  other = listed(tmp_path / 'other', *rows)
+  with pytest.raises(ValueError, match='two checkpoints have one identity'):
+    member_paths.find(f'{one},{other}')
+
+
+@pytest.mark.parametrize('kind', ['saved_model', 'keras', 'tflite'])
+def test_files_are_found_at_the_paths_of_members(tmp_path, kind):
+  for step in (5, 10):
+    prefix = member_paths.prefix_in(str(tmp_path / member(0).folder), step)
+    path = pathlib.Path(prefix + member_paths.KINDS[kind])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'')
+  (last,) = member_paths.find(str(tmp_path))
+  assert (last.member, last.step, last.kind) == (member(0), 10, kind)
+  assert last.described_by == f'{prefix}.json'
+  for pattern in (prefix, str(path), f'{prefix[:-2]}1*'):
+    assert member_paths.find(pattern) == [last]
+  save(tmp_path, member(0), 10)
+  with pytest.raises(ValueError, match='two checkpoints have one identity'):
+    member_paths.find(str(tmp_path))

@@ -109,7 +109,10 @@ class KerasFile(Program):
       # What is checked is what is loaded, from a bucket, too.
       copy = os.path.join(folder, 'model.keras')
       epath.Path(copy).write_bytes(epath.Path(path).read_bytes())
-      library = (tf_keras, keras)[keras_archive.check(copy) - 2]
+      version = keras_archive.check(copy)
+      # Keras 3 computes with what this says as it is imported.
+      os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
+      library = tf_keras if version == 2 else keras
       try:
         self._model = library.models.load_model(
           copy, compile=False, safe_mode=True

@@ -38,6 +38,10 @@ with epy.lazy_imports():
   import tensorflow as tf
 
 PRECISIONS = ('float32', 'bfloat16')
+# A network is taken to have its classes one off if its recall is so many times
+# larger then, and it is right so on so many images at least.
+_OFFSET_RATIO = 8
+_OFFSET_IMAGES = 20
 # Networks in memory at a time; a folded ResNet-50 takes 100 MB.
 _GROUP_SIZE = 8
 
@@ -366,10 +370,14 @@ class Predictor:
       nothing = csvs.empty(tables.PREDICTIONS).assign(restricted_predictions=0)
       return {checkpoint: nothing.copy() for checkpoint in group}
     true_class = np.concatenate(classes)
-    return {
+    frames = {
       checkpoint: _frame(checkpoint, shard, keys, true_class, parts)
       for checkpoint, parts in found.items()
     }
+    for checkpoint, frame in frames.items():
+      if group[checkpoint].description:
+        _check_offset(checkpoint, shard, frame)
+    return frames
 
   def _reader(self, data_set: DataSet) -> Reader:
     if data_set.reader is not None:
@@ -459,6 +467,34 @@ def _check_finite(
     raise ValueError(
       f'{checkpoint.prefix} gives a loss of {loss[index]} on record {index} '
       f'({keys[index]}) of {shard}'
+    )
+
+
+def _check_offset(
+  checkpoint: member_paths.Checkpoint, shard: str, frame: pd.DataFrame
+) -> None:
+  """Refuses a network that is right only where its classes are moved by one.
+
+  What counts is the mean recall of the classes in a shard, which a network that
+  predicts one class for all images cannot raise.
+  """
+  moved = frame['predictions'] - frame['true_class']
+  recall = {
+    by: float((moved == by).groupby(frame['true_class']).mean().mean())
+    for by in (0, 1, -1)
+  }
+  by = max((1, -1), key=recall.__getitem__)
+  present = frame['true_class'].nunique()
+  if (
+    recall[by] > _OFFSET_RATIO * recall[0]
+    and recall[by] >= max(0.1, 3 / present)
+    and (moved == by).sum() >= _OFFSET_IMAGES
+  ):
+    raise ValueError(
+      f'{checkpoint.completed_by} has a mean recall of {recall[0]:.3f} on '
+      f'{shard}, but of {recall[by]:.3f} if the score of class 0 stands one '
+      f'place {"later" if by > 0 else "earlier"} than label_offset in '
+      f'{checkpoint.described_by} says: correct that, or the order of classes'
     )
 
 
