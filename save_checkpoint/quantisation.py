@@ -57,8 +57,12 @@ FLOAT32, FLOAT16, DYNAMIC_INT8, INT8 = QUANTISATIONS = (
 # Half of what 32 bits hold, for the sum with all else.
 _LARGEST_BIAS = 2.0**30
 _INPUT, _OUTPUT = 'images', 'scores'
-# What TensorFlow Lite and the quantiser's progress bar print.
-_REMARKS = ('TensorFlow Lite XNNPACK delegate', 'Running Calibration')
+# What TensorFlow Lite and the quantiser's progress bars print.
+_REMARKS = (
+  'TensorFlow Lite XNNPACK delegate',
+  'Running Calibration',
+  'Applying Transformations',
+)
 
 
 def versions(quantisation: str) -> dict[str, str]:

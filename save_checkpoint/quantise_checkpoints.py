@@ -249,7 +249,7 @@ def run(
         num_processes, missing, images, read, work
       ):
         for of, network in networks.items():
-          _write(source, targets[source][of], network, hows[of], records)
+          write(source, targets[source][of], network, hows[of], records)
           progress.update()
   record.finish([source.completed_by for source in sources])
   return sorted(found)
@@ -327,7 +327,7 @@ def _quantise(
   )
 
 
-def _write(
+def write(
   source: member_paths.Checkpoint,
   target: member_paths.Checkpoint,
   network: bytes,
