@@ -7,10 +7,9 @@ Reads
                            aggregate_predictions; and, if they are there, its
                            PIE null, the costs of measure_costs, the predictions
                            of the members, for the full vote of each image, the
-                           tests of gen_tstatistic, the verdicts and the table of
-                           headline_table, the
-                           suspects of rank_suspects and the figures of
-                           plot_class_impact
+                           tests of gen_tstatistic, the verdicts and table of
+                           headline_table, the suspects of rank_suspects and the
+                           figures of plot_class_impact
   --ckpt_dir               the checkpoints, for the commands that trained them;
                            may be left out
   --robustness_directory   the figure of robustness_tests.summarize; may be left

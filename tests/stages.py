@@ -41,6 +41,7 @@ _TINY = {
     '--decay_epochs=1',
     '--base_learning_rate=0.1',
   ),
+  'quantise_checkpoints': ('--calibration_images=8', '--num_processes=1'),
   'aggregate_predictions': ('--num_cores=1',),
   'generate_pie_dataset': ('--num_cores=1',),
   'build_corruptions': ('--corruptions=brightness', '--severities=1,3'),
@@ -85,6 +86,7 @@ def _stages() -> tuple[Stage, ...]:
 STAGES = _stages()
 COSTLY = (
   'imagenet_train_eval',
+  'quantise_checkpoints',
   'imagenet_predictions',
   'imagenet_corruptions',
 )
@@ -319,7 +321,7 @@ def assert_nothing_partial(folder, whole):
       continue
     if path.name.endswith('.run.json'):
       json.loads(path.read_bytes())
-    elif 'state-' in name or 'model.ckpt' in name:
+    elif '.index' in name or '.data-' in name:
       if name.endswith('.index'):
         # All of it, by checksums; where no index is, is no checkpoint.
         checkpoints.read_bundle(str(path.with_suffix('')))

@@ -39,6 +39,14 @@ MEMBER = (
   _count('replicate', 'index of the independent training run'),
 )
 MEMBER_KEY = tuple(column.name for column in MEMBER)
+# Which members are pairs is read from it.
+_MADE_FROM = Column(
+  'made_from',
+  'text',
+  'path, from the root of the study, of the member that the member was made '
+  'from (quantised, say); empty if it was trained',
+  default='',
+)
 
 # What a level is called, in rows about one.
 _LEVEL = (
@@ -109,6 +117,7 @@ PREDICTIONS = Table(
     ),
     Column('preprocessing', 'text', 'name and version', default=''),
     Column('precision', 'text', "'float32' or 'bfloat16'", default=''),
+    _MADE_FROM,
   ),
   key=(*MEMBER_KEY, 'image_key'),
   sort_by=('image_index',),
@@ -265,7 +274,8 @@ PIE_NULL = Table(
     _count('solid_pie_count', 'PIEs among these', nullable=True),
     _fraction(
       'chance_baseline_accuracy',
-      'top-1 of dense members on PIEs between two dense halves',
+      'top-1 of dense members on PIEs between two dense halves; empty for '
+      'pairs, which do not differ by as much',
       nullable=True,
     ),
     _fraction(
@@ -741,6 +751,7 @@ CLASS_METRICS = Table(
     Column('preprocessing', 'text', 'name and version', default=''),
     # 'precision' is that of the class.
     Column('compute_precision', 'text', "'float32', 'bfloat16'", default=''),
+    _MADE_FROM,
   ),
   key=(*MEMBER_KEY, 'class_id'),
   sort_by=('class_id',),
@@ -862,6 +873,12 @@ CLASS_IMPACT_SUMMARY = Table(
     Column('normalisation', 'text', 'what was subtracted from recall'),
     _count('baseline_models', 'number of dense models'),
     _count('variant_models', 'number of compressed models'),
+    _count(
+      'is_paired',
+      '1 if each was made from the dense one of its number',
+      high=1,
+      default=0,
+    ),
     _fraction('baseline_accuracy', 'mean that was subtracted, dense'),
     _fraction('variant_accuracy', 'mean that was subtracted, compressed'),
     _count('classes', 'number of classes'),
