@@ -1,8 +1,10 @@
 """`--long`: the exhaustive version of what is sampled; the chain, run once."""
 
 import collections
+import os
 import signal
 import time
+from unittest import mock
 
 import pytest
 
@@ -27,6 +29,17 @@ def pytest_configure(config):
 def pytest_terminal_summary(terminalreporter, config):
   for what, number in sorted(config.tally.items()):
     terminalreporter.write_line(f'{what}: {number:,}')
+
+
+@pytest.fixture(autouse=True)
+def environment():
+  """No test sees what another left in os.environ.
+
+  Or what a library did: tensorflow_model_optimization writes
+  TF_USE_LEGACY_KERAS as it is imported.
+  """
+  with mock.patch.dict(os.environ):
+    yield
 
 
 @pytest.fixture(scope='session')

@@ -793,7 +793,9 @@ def test_a_command_stands_with_its_environment_and_all_flags():
   assert found['flags'] == '--b --noc --l=0.5,1 --mode=eval'
 
 
-def test_the_commands_of_all_parts_are_listed_in_their_order(copy_of_run):
+def test_the_commands_of_all_parts_are_listed_in_their_order(
+  copy_of_run, monkeypatch
+):
   def record(folder, script, finished, **flag_values):
     text = {
       'script': script,
@@ -831,14 +833,18 @@ def test_the_commands_of_all_parts_are_listed_in_their_order(copy_of_run):
   for at, (folder, script) in enumerate(scripts):
     where = corrupted if 'imagenet_corruptions' in script else folder
     record(folder, script, f'2026-01-{at + 1:02d}', data_directory=str(where))
+  monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', '1')
   page = gallery.run(
     **arguments(copy_of_run, robustness_directory=str(robustness))
   )
   html = pathlib.Path(page).read_text()
   (listed,) = re.findall(r'<pre id="commands">(.*?)</pre>', html, re.DOTALL)
-  commands = [line.split()[2] for line in listed.split('\n') if line]
-  assert commands == [script for _, script in scripts] + [
-    'pie_dataset_gen.gallery'
+  commands = [line for line in listed.split('\n') if line]
+  # What the environment had for it stands before a command, as in a shell.
+  assert 'TF_NUM_INTRAOP_THREADS=1 ' in commands[-1].partition('python')[0]
+  assert [line.partition('python -m ')[2].split()[0] for line in commands] == [
+    *(script for _, script in scripts),
+    'pie_dataset_gen.gallery',
   ]
 
 
