@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The whole chain, from images to the classes and images that pruning forgets.
 #
-#   ./run.sh               trains 30 small networks on 900 handwritten digits
-#                          and compares them on 897 others; 3 to 4 minutes on
-#                          two cores, the installation apart
+#   ./run.sh               trains 30 small networks on 900 handwritten digits,
+#                          quantises ten, and compares them all on 897 others;
+#                          4 minutes on two cores, the installation apart
 #   ./run.sh --dry_run     prints the commands, one a line, and does nothing
 #   REPLICATES=3 EPOCHS=5 STUDY=runs/small ./run.sh     a smaller population
 #
@@ -16,6 +16,8 @@
 #   REPLICATES=10          networks trained at each level of sparsity
 #   SPARSITIES=0,0.5,0.9   levels: fractions of zero weights; 0 is dense
 #   EPOCHS=12              passes over the 900 images, for each network
+#   QUANTISATION=int8      what the dense networks are quantised to, a list, of
+#                          float16, dynamic_int8, int8; empty for nothing
 #   PYTHON=                Python for a new .venv; any that TensorFlow supports
 #   VENV=                  environment to use as it is, in place of .venv
 #
@@ -47,6 +49,7 @@ STUDY=${STUDY:-runs/digits}
 REPLICATES=${REPLICATES:-10}
 SPARSITIES=${SPARSITIES:-0,0.5,0.9}
 EPOCHS=${EPOCHS:-12}
+QUANTISATION=${QUANTISATION-int8}
 
 for name in REPLICATES EPOCHS; do
   if [[ ! ${!name} =~ ^[1-9][0-9]*$ ]]; then
@@ -201,6 +204,13 @@ stage checkpoints/digits \
   --sparsity_begin_step=$((steps / 6)) --sparsity_end_step=$((steps * 7 / 8)) \
   --pruning_frequency=$((steps / 14))
 
+# The dense networks with eight bits in place of 32.
+if [[ $QUANTISATION ]]; then
+  stage checkpoints/digits/"${QUANTISATION%%,*}" \
+    save_checkpoint.quantise_checkpoints --study="$STUDY" \
+    --pruning_method=baseline --quantisation="$QUANTISATION"
+fi
+
 # Which images are forgotten.
 stage results/digits/predictions_dataframe \
   pie_dataset_gen.imagenet_predictions --study="$STUDY"
@@ -208,6 +218,10 @@ stage results/digits/modal_labels \
   pie_dataset_gen.aggregate_predictions --study="$STUDY"
 stage pie/digits \
   pie_dataset_gen.generate_pie_dataset --study="$STUDY" --is_pie=both
+
+# What pruning costs beside accuracy.
+stage results/digits/eval_costs.csv \
+  pie_dataset_gen.measure_costs --study="$STUDY"
 
 # Which classes pay.
 stage results/digits/class_metrics \
@@ -225,6 +239,10 @@ stage results/robustness/digits_c \
   robustness_tests.imagenet_corruptions --study="$STUDY"
 stage results/robustness/robustness_summary.csv \
   robustness_tests.summarize --study="$STUDY"
+
+# What pruning buys.
+stage results/digits/gains.csv \
+  pie_dataset_gen.measure_gains --study="$STUDY"
 
 # Labels to look at first.
 stage results/digits/eval_suspects.csv \

@@ -1,8 +1,9 @@
 r"""Finds the most frequent prediction of each image, per level of sparsity.
 
 Reads the predictions of all members (the CSVs of `imagenet_predictions`, or
-any that have the required columns of `tables.PREDICTIONS`), one folder for
-each shard of the data set, one file for each member. Members of one
+any that have the required columns of `tables.PREDICTIONS`, or the original's:
+`utils/prediction_files.py`), one folder for each shard of the data set, one
+file for each member. Members of one
 `pruning_method` and `fraction_pruned` are a level; the level ('baseline', 0)
 is the dense population that every other is held against. Writes
 
@@ -35,7 +36,9 @@ all members in both groups. From this come
   for each image vote_pvalue (exact, not drawn: pie_dataset_gen/image_test.py)
   and vote_qvalue, corrected over the images.
 
-Members that were made from one another are named by --paired_methods. Random
+Members that were each made from the dense one of their number (quantised, say;
+the column made_from of the predictions says so) are pairs, of which the two
+change places; is_paired says which levels are. Random
 halves of the members give the interval of the PIE count, how often an image is
 a PIE (pie_frequency), and accuracy on PIEs without the selection in it
 (pie_dataset_gen/pie_resampling.py). Few members disagree more than many, so a
@@ -89,7 +92,9 @@ def define_flags() -> None:
     'data_directory',
     '',
     'Folder of predictions: the --output_path of imagenet_predictions, or any '
-    "folder or pattern of CSVs; a file's folder is named after its shard.",
+    "folder or pattern of CSVs; a file's folder is named after its shard. Or "
+    'several folders of different members, separated by commas; files that lie '
+    'in these themselves are of one shard.',
   )
   flags.DEFINE_string('output_path', '', 'Folder that results go into.')
   flags.DEFINE_enum(
@@ -130,7 +135,8 @@ def define_flags() -> None:
     [],
     'Methods whose members were made from the dense ones (quantised after '
     'training, say), the member of a replicate from the dense member of that '
-    'replicate: then the two of a pair change places in the permutations.',
+    'replicate: then the two of a pair change places in the permutations. '
+    'Needed only where predictions do not say so in the column made_from.',
   )
   flags.DEFINE_enum(
     'tie_rule',
@@ -321,24 +327,21 @@ def draw_groups(
   Raises:
     ValueError: there are no such levels, or pairs are incomplete.
   """
-  replicates = collections.defaultdict(list)
-  for member in members:
-    identity = member._asdict()
-    replicates[populations.level_of(identity)].append(identity['replicate'])
+  sizes = collections.Counter(map(shard_predictions.level_of, members))
   levels = populations.compressed_levels(
-    [level for level, of in replicates.items() if of],
-    settings.sparsity_fraction,
-    settings.pruning_method,
+    sizes, settings.sparsity_fraction, settings.pruning_method
   )
-  populations.check_pairs(replicates, levels, settings.paired_methods)
+  paired = populations.paired_levels(
+    [member._asdict() for member in members], levels, settings.paired_methods
+  )
   return {
     level: pie_resampling.draw(
-      len(replicates[populations.DENSE]),
-      len(replicates[level]),
+      sizes[populations.DENSE],
+      sizes[level],
       settings.num_resamples,
       settings.num_permutations,
       settings.seed,
-      level.pruning_method in settings.paired_methods,
+      level in paired,
     )
     for level in levels
   }

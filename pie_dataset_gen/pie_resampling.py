@@ -235,7 +235,9 @@ def summarise(
       else 'no halves: num_resamples is 0'
     )
   else:
-    for chosen in ('chance', 'held_out'):
+    # Of pairs, dense halves are no chance: they differ in all that training
+    # leaves to it, the two of a pair do not.
+    for chosen in ('held_out',) if drawn.paired else ('chance', 'held_out'):
       pies = sums['chance_pies' if chosen == 'chance' else 'half_pies'].sum()
       for who in ('baseline', 'variant'):
         if pies:

@@ -5,18 +5,26 @@ they become matrices whose rows are the images and whose columns the members.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from etils import epath
 
-from utils import csvs, member_paths, paths, populations, storage, tables
+from utils import (
+  member_paths,
+  paths,
+  populations,
+  prediction_files,
+  storage,
+  tables,
+)
 
 # Whatever else changes predictions: populations that differ in it cannot be
 # compared.
 _CONDITIONS = ('preprocessing', 'precision')
+_IDENTITY = (*tables.MEMBER_KEY, 'made_from')
 COLUMNS = (
   'predictions',
   'true_class',
@@ -25,15 +33,16 @@ COLUMNS = (
   *_CONDITIONS,
   'image_key',
   'image_index',
-  *tables.MEMBER_KEY,
+  *_IDENTITY,
 )
 # Bounds the memory: text that is parsed at once.
 _BATCH_BYTES = 32 * 2**20
 
-# A member, as the rows about it name it. Not a `populations.Member`: of tables
-# that were written by hand, most of this is empty.
+# A member, as the rows about it name it, and what it was made from. Not a
+# `populations.Member`: of tables that were written by hand, most of this is
+# empty.
 Identity = collections.namedtuple(  # type: ignore[misc]
-  'Identity', tables.MEMBER_KEY
+  'Identity', _IDENTITY, defaults=('',)
 )
 
 
@@ -75,31 +84,23 @@ def find_shards(
 
   Raises:
     FileNotFoundError: there are none.
-    ValueError: two folders are named after one shard.
+    ValueError: below one folder, two are named after one shard.
   """
   folder = paths.predictions_folder(data_directory, dataset_name, mode)
   if storage.exists(folder):
     data_directory = folder
-  shards = collections.defaultdict(list)
-  folders = collections.defaultdict(set)
-  for path in csvs.find(tables.PREDICTIONS, data_directory):
-    folder = epath.Path(path).parent
-    shards[folder.name].append(path)
-    folders[folder.name].add(str(folder))
-  for name, found in folders.items():
-    if len(found) > 1:
-      raise ValueError(
-        f'shard {name} stands in {len(found)} folders, {sorted(found)[:3]}: '
-        'wanted one; name it by a pattern'
-      )
-  if not subdirectory:
-    return dict(sorted(shards.items()))
-  if subdirectory not in shards:
+  shards = prediction_files.find(data_directory)
+  if subdirectory and subdirectory not in shards:
     raise FileNotFoundError(
       f'no predictions for shard {subdirectory} in {data_directory}; there are '
       f'{sorted(shards)[:3]}...'
     )
-  return {subdirectory: shards[subdirectory]}
+  if subdirectory:
+    shards = {subdirectory: shards[subdirectory]}
+  prediction_files.say_what_is_assumed(
+    [path for files in shards.values() for path in files], mode
+  )
+  return shards
 
 
 def read_shard(
@@ -115,17 +116,17 @@ def read_shard(
       or another split; two files hold one member; members differ in their
       images, labels or the way they saw them.
   """
-  source: dict[Identity, str] = {}
+  source: dict[tuple, str] = {}
   columns = {}
   first: dict = {}
   for path, rows in _read_in_batches(files):
     member = _the_member(path, rows, mode)
     _check_class_ids(path, rows, num_classes)
-    if member in source:
+    other = source.setdefault(member[:-1], path)
+    if other != path:
       raise ValueError(
-        f'{path} and {source[member]} hold the same member {member._asdict()}'
+        f'{path} and {other} hold the same member {member._asdict()}'
       )
-    source[member] = path
     if not first:
       by_position = np.lexsort((rows['image_key'], rows['image_index']))
       first = {
@@ -165,6 +166,11 @@ class SameMembers:
     """Images of the shards so far."""
     return len(self._shard_of)
 
+  @property
+  def image_keys(self) -> Collection[str]:
+    """The keys of these images."""
+    return self._shard_of.keys()
+
   def check(
     self, shard: str, members: list[Identity], image_key: np.ndarray
   ) -> None:
@@ -180,7 +186,8 @@ class SameMembers:
       raise ValueError(
         f'{self._of}shards {self._first[0]} and {shard} were predicted by '
         f'different members: {len(differ)} in one of them only, for example '
-        f'{differ[0]._asdict()}'
+        f'{differ[0]._asdict()} (each folder is taken for a shard; folders of '
+        'different members are listed with commas between)'
       )
     for key in image_key:
       if self._shard_of.setdefault(key, shard) != shard:
@@ -193,11 +200,12 @@ class SameMembers:
 def _read_in_batches(files):
   """Yields each file's path and its columns, a name and an array each."""
   batch, size = [], 0
+  numbers = prediction_files.replicates(files)
   for path in files:
     batch.append(path)
     size += epath.Path(path).stat().length
     if size > _BATCH_BYTES or path == files[-1]:
-      frame, ends = csvs.read_stacked(tables.PREDICTIONS, batch, COLUMNS)
+      frame, ends = prediction_files.read_stacked(batch, COLUMNS, numbers)
       columns = {name: frame[name].to_numpy() for name in COLUMNS}
       for name, start, end in zip(batch, [0, *ends[:-1]], ends, strict=True):
         yield name, {c: values[start:end] for c, values in columns.items()}
@@ -208,17 +216,24 @@ def _the_member(path: str, rows: dict, mode: str) -> Identity:
   """The one member whose predictions a file holds."""
   if not len(rows['image_key']):
     raise ValueError(f'{path} has no rows, wanted the predictions of a member')
-  for name in (*tables.MEMBER_KEY, 'split', *_CONDITIONS):
+  for name in (*_IDENTITY, 'split', *_CONDITIONS):
     values = rows[name]
     if not (values == values[0]).all():
       raise ValueError(
         f'{path}: column {name!r} holds {sorted(set(values))[:3]}, wanted the '
         'predictions of one member in a file'
       )
+  empty = int(np.isnan(rows['predicted_probability']).sum())
+  if 0 < empty < len(rows['image_key']):
+    raise ValueError(
+      f'{path}: predicted_probability is empty or no number for {empty} of '
+      f'{len(rows["image_key"])} images, wanted it for all, or for none where '
+      'only classes are known'
+    )
   split = rows['split'][0]
   if split not in ('', mode):
     raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')
-  member = Identity(*(rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY))
+  member = Identity(*(rows[name][:1].tolist()[0] for name in _IDENTITY))
   try:
     member_paths.check_level(level_of(member))
   except ValueError as error:
@@ -269,8 +284,16 @@ def _align(path: str, rows: dict, first: dict) -> np.ndarray:
   return order
 
 
-def part_of(predictions: Predictions, images: slice) -> Predictions:
-  """The predictions for some of the images."""
+def joined(parts: Sequence[Predictions]) -> Predictions:
+  """The predictions of the same members for the images of several shards."""
+  columns = zip(*(part[1:] for part in parts), strict=True)
+  return Predictions(parts[0].members, *map(np.concatenate, columns))
+
+
+def part_of(
+  predictions: Predictions, images: slice | np.ndarray
+) -> Predictions:
+  """The predictions for some of the images, a slice, places or a mask."""
   return predictions._replace(
     **{
       name: getattr(predictions, name)[images]
