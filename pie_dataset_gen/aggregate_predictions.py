@@ -157,8 +157,8 @@ def define_flags() -> None:
     'num_permutations',
     999,
     'Permuted memberships behind the p-values of each level and the PIEs that '
-    'chance gives; fewer where there are no more. 0: none of these. p-values '
-    'of images need them of pairs only.',
+    'chance gives; fewer where there are no more. 0: none of these; p-values '
+    'of images need none.',
     lower_bound=0,
   )
   flags.DEFINE_integer('seed', 0, 'Seed of the halves and permutations.')

@@ -137,9 +137,6 @@ def _smallest_qvalue(null: Mapping[str, Any]) -> float:
   """Of an image that is the only one with the smallest p-value there can be."""
   sizes = null['baseline_number_observ'], null['variant_number_observ']
   smallest = membership.smallest_pvalue(*sizes, bool(null['is_paired']))
-  if null['is_paired']:
-    # Drawn, not summed.
-    smallest = max(smallest, 1 / (null['permutations'] + 1))
   return smallest * max(1, null['tested_images_count'])
 
 
