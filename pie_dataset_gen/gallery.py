@@ -351,8 +351,10 @@ def _read_parts(
       inputs.append(path)
   if not len(parts[tables.VERDICTS.name]):
     impacts, files = verdicts.read_impacts(*of_results)
-    null = parts[tables.PIE_NULL.name]
-    parts[tables.VERDICTS.name] = verdicts.of_levels(null, impacts)
+    null, costs = parts[tables.PIE_NULL.name], parts[tables.COSTS.name]
+    if len(costs):
+      same_networks.check_costs(labels, costs, paths.costs(*of_results))
+    parts[tables.VERDICTS.name] = verdicts.of_levels(null, impacts, costs)
     inputs += files
     metrics = paths.class_metrics_folder(*of_results)
     if storage.exists(metrics):
