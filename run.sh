@@ -219,6 +219,10 @@ stage results/digits/modal_labels \
 stage pie/digits \
   pie_dataset_gen.generate_pie_dataset --study="$STUDY" --is_pie=both
 
+# What pruning costs beside accuracy.
+stage results/digits/eval_costs.csv \
+  pie_dataset_gen.measure_costs --study="$STUDY"
+
 # Which classes pay.
 stage results/digits/class_metrics \
   per_class_accuracy.aggregate_ckpt_metrics --study="$STUDY"
@@ -235,6 +239,10 @@ stage results/robustness/digits_c \
   robustness_tests.imagenet_corruptions --study="$STUDY"
 stage results/robustness/robustness_summary.csv \
   robustness_tests.summarize --study="$STUDY"
+
+# What pruning buys.
+stage results/digits/gains.csv \
+  pie_dataset_gen.measure_gains --study="$STUDY"
 
 # Labels to look at first.
 stage results/digits/eval_suspects.csv \

@@ -32,6 +32,7 @@ from etils import epath
 
 from utils import (
   class_level_metrics,
+  class_names,
   command_line,
   csvs,
   digests,
@@ -40,6 +41,7 @@ from utils import (
   member_paths,
   network_files,
   paths,
+  prediction_files,
   provenance,
   storage,
   tables,
@@ -73,8 +75,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'predictions_directory',
     '',
-    'Folder at or above the CSVs of predictions of one split, or a pattern of '
-    'them. Empty to evaluate --ckpt_dir instead.',
+    'Folder at or above the CSVs of predictions of one split, a pattern of '
+    'them, or several of either, separated by commas. Empty to evaluate '
+    '--ckpt_dir instead.',
   )
   flags.DEFINE_string(
     'data_directory',
@@ -100,6 +103,13 @@ def define_flags() -> None:
     'Number of classes, for --predictions_directory without --data_directory; '
     'unset for the largest class id there plus 1.',
     lower_bound=2,
+  )
+  flags.DEFINE_string(
+    'classes_file',
+    '',
+    'CSV with the columns class_id and class_name, for the names of the '
+    'classes; has to agree with those of --data_directory. Empty: those, or '
+    'the class ids.',
   )
   flags.DEFINE_string(
     'groups_file',
@@ -152,6 +162,7 @@ def run(
   preprocessing: str,
   compute_precision: str,
   label_smoothing: float,
+  classes_file: str = '',
 ) -> list[str]:
   """Measures every network; arguments as the flags say.
 
@@ -180,9 +191,12 @@ def run(
       precision=compute_precision,
       label_smoothing=label_smoothing,
     )
+    if classes_file:
+      names = class_names.read(classes_file, source.records)
+      source = source._replace(class_names=names)
   else:
     source = _from_csvs(
-      predictions_directory, data_directory, mode, num_classes
+      predictions_directory, data_directory, mode, num_classes, classes_file
     )
   dataset_name = dataset_name or (source.records.name if source.records else '')
   if not dataset_name:
@@ -237,7 +251,8 @@ def run(
       metrics['eval_accuracy'].iloc[0],
       len(predictions),
     )
-  record.finish([*source.inputs, *([groups_file] if groups_file else [])])
+  given = [path for path in (classes_file, groups_file) if path]
+  record.finish([*source.inputs, *given])
   return list(outputs.values())
 
 
@@ -298,20 +313,34 @@ def _from_csvs(
   data_directory: str,
   mode: str,
   num_classes: int | None,
+  classes_file: str,
 ) -> Source:
   """Predictions that somebody has made already."""
   records = image_records.read(data_directory) if data_directory else None
-  inputs = csvs.find(tables.PREDICTIONS, predictions_directory)
+  shards = prediction_files.find(predictions_directory)
+  inputs = [path for files in shards.values() for path in files]
+  prediction_files.say_what_is_assumed(inputs, mode)
+  numbers = prediction_files.replicates(inputs)
   files_of = _files_by_checkpoint(inputs)
+
+  names = _class_names(
+    class_names.read(classes_file, records),
+    classes_file or data_directory,
+    num_classes,
+    inputs,
+  )
 
   def predictions_of(todo):
     for checkpoint in todo:
-      yield checkpoint, _read_predictions(files_of[checkpoint], mode)
+      files = files_of[checkpoint]
+      predictions = _read_predictions(files, mode, numbers)
+      _check_class_ids(predictions, len(names), files)
+      yield checkpoint, predictions
 
   return Source(
     sorted(files_of),
     records,
-    _class_names(records, num_classes, inputs),
+    names,
     inputs,
     {
       'predictions': {
@@ -340,45 +369,29 @@ def _files_by_checkpoint(
 ) -> dict[member_paths.Checkpoint, list[str]]:
   """Sorts files by the network that their first row is about."""
   found: dict[member_paths.Checkpoint, list[str]] = {}
-  for path in inputs:
-    try:
-      with epath.Path(path).open('rb') as file:
-        head = pd.read_csv(file, nrows=1, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-      raise ValueError(f'{path} is not a CSV: {error}') from None
-    if head.empty:
-      raise ValueError(f'{path} holds no predictions')
-    row = {}
-    for column in tables.MEMBER:
-      if column.name not in head and column.default is None:
-        raise ValueError(
-          f'{path} is not a table of predictions: it lacks the column '
-          f'{column.name!r}, it has {list(head.columns)}'
-        )
-      row[column.name] = [column.default]
-      if column.name in head:
-        row[column.name] = head[column.name]
-    identity = csvs.check(tables.PREDICTIONS, pd.DataFrame(row), path).iloc[0]
+  identities = prediction_files.identities(inputs).to_dict('index')
+  for path, identity in identities.items():
     try:
       checkpoint = member_paths.from_row(identity)
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
-    found.setdefault(checkpoint, []).append(path)
+    found.setdefault(checkpoint, []).append(str(path))
   return found
 
 
 def _class_names(
-  records: image_records.ImageRecords | None,
+  names: tuple[str, ...],
+  source: str,
   num_classes: int | None,
   files: Sequence[str],
 ) -> tuple[str, ...]:
-  if records:
-    if num_classes not in (None, records.num_classes):
+  """The names that a source gives, else the class ids."""
+  if names:
+    if num_classes not in (None, len(names)):
       raise ValueError(
-        f'--num_classes is {num_classes}, but {records.name} has '
-        f'{records.num_classes} classes'
+        f'--num_classes is {num_classes}, but {source} has {len(names)} classes'
       )
-    return records.class_names
+    return names
   if num_classes is None:
     ids = ['predictions', 'true_class']
     num_classes = 1 + max(
@@ -389,8 +402,12 @@ def _class_names(
   return tuple(str(i) for i in range(num_classes))
 
 
-def _read_predictions(files: Sequence[str], mode: str) -> pd.DataFrame:
-  predictions = csvs.read_all(tables.PREDICTIONS, files, [*_COLUMNS, 'split'])
+def _read_predictions(
+  files: Sequence[str], mode: str, numbers: Mapping[str, int]
+) -> pd.DataFrame:
+  predictions = prediction_files.read_member(
+    files, [*_COLUMNS, 'split'], numbers
+  )
   other = sorted(set(predictions['split']) - {mode, ''})
   if other:
     raise ValueError(
@@ -398,6 +415,19 @@ def _read_predictions(files: Sequence[str], mode: str) -> pd.DataFrame:
       'name the folder of one split'
     )
   return predictions
+
+
+def _check_class_ids(
+  predictions: pd.DataFrame, num_classes: int, files: Sequence[str]
+) -> None:
+  for name in ('predictions', 'true_class'):
+    largest = predictions[name].max()
+    if largest >= num_classes:
+      more = ' and the like' if files[1:] else ''
+      raise ValueError(
+        f'{files[0]}{more}: column {name!r} holds {largest}, wanted a class id '
+        f'below {num_classes}, the number of classes'
+      )
 
 
 def _complete_members(
@@ -473,6 +503,8 @@ def _check_same_images(
 def _read_groups(path: str, class_names: Sequence[str]) -> pd.DataFrame:
   """Reads who belongs to which group: group, and class_id or image_key."""
   groups = csvs.read(tables.GROUPS, path)
+  # The names of classes may stand in the same file, those in no group, too.
+  groups = groups[groups['group'] != ''].reset_index(drop=True)
   used = [
     name
     for name in ('class_id', 'class', 'image_key')
@@ -531,7 +563,9 @@ def main(argv: list[str]) -> None:
     f.ckpt_dir = [folder]
   if f.study and not f.ckpt_dir:
     required |= {'predictions_directory': 'predictions'}
-  command_line.with_study(f, required, {'data_directory': 'data'})
+  command_line.with_study(
+    f, required, {'data_directory': 'data', 'classes_file': 'classes'}
+  )
   run(
     ckpt_dir=f.ckpt_dir,
     predictions_directory=f.predictions_directory,
@@ -541,6 +575,7 @@ def main(argv: list[str]) -> None:
     dataset_name=f.dataset_name,
     num_classes=f.num_classes,
     groups_file=f.groups_file,
+    classes_file=f.classes_file,
     batch_size=f.batch_size,
     preprocessing=f.preprocessing,
     compute_precision=f.precision,

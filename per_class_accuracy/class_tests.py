@@ -367,6 +367,9 @@ def summarise_level(tested: pd.DataFrame) -> dict[str, object]:
   if after.notna().any():
     row['worst_class'] = tested['class'][after.idxmin()]
     row['worst_recall'] = after.min()
+  if before.notna().any():
+    row['baseline_worst_class'] = tested['class'][before.idxmin()]
+    row['baseline_worst_recall'] = before.min()
   for name, recall in (
     ('worst_to_best', after),
     ('baseline_worst_to_best', before),

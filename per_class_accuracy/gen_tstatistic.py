@@ -206,6 +206,7 @@ def run(
     low, high = class_tests.worst_interval(
       models.recall[variant], models.support
     )
+    before = class_tests.worst_interval(models.recall[baseline], models.support)
     tests.append(tested.assign(**identity))
     summaries.append(
       {
@@ -220,6 +221,8 @@ def run(
         **class_tests.permuted_row(permuted, drawn),
         'worst_recall_low': low,
         'worst_recall_high': high,
+        'baseline_worst_recall_low': before[0],
+        'baseline_worst_recall_high': before[1],
       }
     )
   summary = pd.DataFrame(
@@ -282,11 +285,17 @@ def _sentence(row: Mapping[str, Any]) -> str:
   def number(name):
     return 'n/a' if pd.isna(row.get(name)) else f'{row[name]:.3g}'
 
-  pairs = ', in pairs' if row['is_paired'] else ''
+  level = populations.level_of(row).words
+  level += ', in pairs' if row['is_paired'] else ''
+  if not row['tested']:
+    return (
+      f'{level}: no class could be tested, with {row["baseline_models"]} dense '
+      f'and {row["variant_models"]} compressed models; that takes two of each'
+    )
   text = (
-    f'{populations.level_of(row).words}{pairs}: of {row["tested"]} '
-    f'classes, after correction {row["lower_corrected"]} fell against the '
-    f'whole and {row["higher_corrected"]} rose (by chance '
+    f'{level}: of {row["tested"]} classes, after correction '
+    f'{row["lower_corrected"]} fell against the whole and '
+    f'{row["higher_corrected"]} rose (by chance '
     f'{number("lower_corrected_permuted")} and '
     f'{number("higher_corrected_permuted")}); uncorrected '
     f'{row["lower"] + row["higher"]} (by chance '

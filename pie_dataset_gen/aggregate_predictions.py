@@ -1,8 +1,9 @@
 r"""Finds the most frequent prediction of each image, per level of sparsity.
 
 Reads the predictions of all members (the CSVs of `imagenet_predictions`, or
-any that have the required columns of `tables.PREDICTIONS`), one folder for
-each shard of the data set, one file for each member. Members of one
+any that have the required columns of `tables.PREDICTIONS`, or the original's:
+`utils/prediction_files.py`), one folder for each shard of the data set, one
+file for each member. Members of one
 `pruning_method` and `fraction_pruned` are a level; the level ('baseline', 0)
 is the dense population that every other is held against. Writes
 
@@ -91,7 +92,9 @@ def define_flags() -> None:
     'data_directory',
     '',
     'Folder of predictions: the --output_path of imagenet_predictions, or any '
-    "folder or pattern of CSVs; a file's folder is named after its shard.",
+    "folder or pattern of CSVs; a file's folder is named after its shard. Or "
+    'several folders of different members, separated by commas; files that lie '
+    'in these themselves are of one shard.',
   )
   flags.DEFINE_string('output_path', '', 'Folder that results go into.')
   flags.DEFINE_enum(

@@ -1,13 +1,15 @@
 r"""Makes a page that shows the PIEs: what compressed networks see differently.
 
 Reads
-  --data_directory         TFRecord shards, as in imagenet_predictions
+  --data_directory         TFRecord shards, as in imagenet_predictions; or
+  --image_directory        a folder or tar of images, each at its key
   --results_directory      what the other scripts wrote: the modal labels of
                            aggregate_predictions; and, if they are there, its
-                           PIE null, the predictions of the members, for the
-                           full vote of each image, the verdicts and the table
-                           of headline_table, the suspects of rank_suspects and
-                           the figures of plot_class_impact
+                           PIE null, the costs of measure_costs, the predictions
+                           of the members, for the full vote of each image, the
+                           tests of gen_tstatistic, the verdicts and table of
+                           headline_table, the suspects of rank_suspects and the
+                           figures of plot_class_impact
   --ckpt_dir               the checkpoints, for the commands that trained them;
                            may be left out
   --robustness_directory   the figure of robustness_tests.summarize; may be left
@@ -15,7 +17,9 @@ Reads
 
 and writes a folder, <results_directory>/<dataset_name>/gallery/<mode>, whose
 index.html opens in a browser: from the disk, or from a bucket that is served.
-It needs no server, and nothing on it comes from elsewhere. It shows
+It needs no server, and nothing on it comes from elsewhere. Verdicts and
+suspects that no other script has written are found here, as those would. It
+shows
 
   the verdicts: what can be said of each level, and what cannot, in words;
   the findings: the headline table, its numbers rounded, PIEs beside chance and
@@ -37,7 +41,7 @@ stored, larger ones scaled down. The page is written anew each time, index.html
 last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jinja2
 import pandas as pd
@@ -48,12 +52,18 @@ from pie_dataset_gen import (
   gallery_commands,
   gallery_data,
   gallery_figures,
+  gallery_files,
   gallery_images,
   gallery_tables,
   glossary,
+  headline_rows,
+  same_networks,
   solidity,
+  verdicts,
 )
+from pie_dataset_gen import suspects as suspects_of
 from utils import (
+  class_names,
   command_line,
   csvs,
   image_records,
@@ -86,7 +96,28 @@ def define_flags() -> None:
     'data_directory',
     '',
     'TFRecord shards: a folder, of which the split --mode is read, or a path, '
-    'pattern or list of files.',
+    'pattern or list of files. With --image_directory: folder of '
+    'image_records.json, for the names of the classes; may be empty.',
+  )
+  flags.DEFINE_string(
+    'image_directory',
+    '',
+    'Folder or uncompressed tar of JPEGs and PNGs, in place of TFRecords: the '
+    'path of an image in it, with or without its ending, is the image key. '
+    'Empty: TFRecords.',
+  )
+  flags.DEFINE_string(
+    'predictions_directory',
+    '',
+    'Predictions that aggregate_predictions read, for the full vote of each '
+    'image. Empty: those in --results_directory, if there are any.',
+  )
+  flags.DEFINE_string(
+    'classes_file',
+    '',
+    'CSV with the columns class_id and class_name, for the names of the '
+    'classes; has to agree with those of --data_directory. Empty: those, or '
+    'the class ids.',
   )
   flags.DEFINE_string(
     'results_directory',
@@ -173,6 +204,9 @@ def run(
   image_size: int = 500,
   thumbnail_size: int = 160,
   suspects: int = 50,
+  image_directory: str = '',
+  predictions_directory: str = '',
+  classes_file: str = '',
 ) -> str:
   """Writes the page; returns the path of its index.html.
 
@@ -180,15 +214,15 @@ def run(
     FileNotFoundError: something that was asked for is not there.
     ValueError: inputs are damaged or do not belong together.
   """
-  shards = image_records.find_shards(data_directory, mode)
-  records = tfrecords.describe(shards)
-  dataset_name = dataset_name or records.name
+  shards, records = _find_records(data_directory, image_directory, mode)
+  named = class_names.read(classes_file, records)
+  dataset_name = dataset_name or (records.name if records else 'imagenet')
   labels_folder = paths.modal_labels_folder(
     results_directory, dataset_name, mode
   )
   of_results = results_directory, dataset_name, mode
   inputs, labels = _read_labels(labels_folder, data_directory, shards)
-  parts = _read_parts(*of_results, inputs)
+  parts = _read_parts(*of_results, inputs, labels)
   first = gallery_data.first_suspects(
     parts[tables.SUSPECTS.name],
     suspects,
@@ -205,8 +239,8 @@ def run(
     labels, others_per_class, set(first['image_key'])
   )
   votes = {}
-  predictions = paths.predictions_folder(*of_results)
-  if storage.exists(predictions):
+  predictions = predictions_directory or paths.predictions_folder(*of_results)
+  if predictions_directory or storage.exists(predictions):
     votes = gallery_data.count_votes(predictions, chosen)
   logging.info(
     '%d images to show, of %d',
@@ -214,21 +248,22 @@ def run(
     labels['image_key'].nunique(),
   )
   folder = paths.gallery(*of_results)
-  pictures = gallery_images.write_pictures(
-    shards,
-    records,
-    chosen.groupby('filename')['image_key'].agg(set).to_dict(),
-    folder,
-    image_size,
-    thumbnail_size,
-  )
+  wanted = chosen.groupby('filename')['image_key'].agg(set).to_dict()
+  sizes = image_size, thumbnail_size
+  missing: list[str] = []
+  if image_directory or not records:
+    pictures, missing = _write_found(image_directory, wanted, folder, *sizes)
+  else:
+    examples = gallery_images.read_records(shards, records, wanted)
+    pictures = gallery_images.write_pictures(examples, folder, *sizes)
   _check_classes(chosen, pictures)
+  names = gallery_data.check_names(named, labels, votes)
   totals = {
     level: (int(populations.is_pie(rows).sum()), len(rows))
     for level, rows in populations.by_level(labels).items()
   }
   data = gallery_data.page_data(
-    chosen, totals, pictures, votes, first, records, dataset_name, mode
+    chosen, totals, pictures, votes, first, names, dataset_name, mode
   )
   headline = parts[tables.HEADLINE.name]
   figures = gallery_figures.write_figures(
@@ -236,6 +271,7 @@ def run(
     headline,
     gallery_figures.class_impact_captions(class_impact, list(totals)),
     robustness,
+    parts[tables.RELIABILITY.name],
   )
   write_page(
     folder,
@@ -249,7 +285,10 @@ def run(
     verdicts=gallery_tables.verdicts(parts[tables.VERDICTS.name]),
     levels=gallery_tables.levels(labels, parts[tables.PIE_NULL.name]),
     headline=gallery_tables.headline(headline),
+    costs=gallery_tables.costs(parts[tables.COSTS.name]),
     figures=figures,
+    missing=missing,
+    image_directory=image_directory,
     commands=[
       *gallery_commands.find(
         _sources(shards, *of_results, ckpt_dir, robustness_directory)
@@ -269,12 +308,32 @@ def run(
   return page
 
 
+def _find_records(
+  data_directory: str, image_directory: str, mode: str
+) -> tuple[list[str], image_records.ImageRecords | None]:
+  """Shards, where images come from them, and the description, if any."""
+  if not image_directory:
+    try:
+      shards = image_records.find_shards(data_directory, mode)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+        f'{error} (--image_directory names a folder or tar of images instead)'
+      ) from None
+    return shards, tfrecords.describe(shards)
+  return [], image_records.read(data_directory) if data_directory else None
+
+
 def _read_parts(
-  results_directory: str, dataset_name: str, mode: str, inputs: list[str]
+  results_directory: str,
+  dataset_name: str,
+  mode: str,
+  inputs: list[str],
+  labels: pd.DataFrame,
 ) -> dict[str, pd.DataFrame]:
   """Name of a table -> its rows, none where it is not there.
 
-  The files that are there are added to the inputs.
+  The files that are there are added to the inputs. Verdicts and suspects that
+  nobody has written are found here.
   """
   of_results = results_directory, dataset_name, mode
   parts = {}
@@ -283,11 +342,29 @@ def _read_parts(
     (tables.VERDICTS, paths.verdicts(*of_results)),
     (tables.PIE_NULL, paths.pie_null(*of_results)),
     (tables.SUSPECTS, paths.suspects(*of_results)),
+    (tables.COSTS, paths.costs(*of_results)),
+    (tables.RELIABILITY, paths.reliability(*of_results)),
   ):
     parts[table.name] = csvs.empty(table)
     if storage.exists(path):
       parts[table.name] = csvs.read(table, path)
       inputs.append(path)
+  if not len(parts[tables.VERDICTS.name]):
+    impacts, files = verdicts.read_impacts(*of_results)
+    null = parts[tables.PIE_NULL.name]
+    parts[tables.VERDICTS.name] = verdicts.of_levels(null, impacts)
+    inputs += files
+    metrics = paths.class_metrics_folder(*of_results)
+    if storage.exists(metrics):
+      measured = csvs.find(tables.CLASS_METRICS, metrics)
+      same_networks.check_labels(
+        headline_rows.read_members(measured, mode),
+        labels,
+        metrics,
+        paths.modal_labels_folder(*of_results),
+      )
+  if not storage.exists(paths.suspects(*of_results)):
+    parts[tables.SUSPECTS.name] = suspects_of.rank(labels, ())
   return parts
 
 
@@ -304,7 +381,7 @@ def _sources(
   suspects = epath.Path(paths.suspects(*of_results))
   impact = epath.Path(paths.class_impact_summary(*of_results))
   sources = [
-    str(epath.Path(shards[0]).parent),
+    *([str(epath.Path(shards[0]).parent)] if shards else []),
     *(gallery_commands.trained_in(ckpt_dir) if ckpt_dir else []),
     paths.predictions_folder(*of_results),
     paths.modal_labels_folder(*of_results),
@@ -337,12 +414,12 @@ def _named(files: Sequence[str], pattern: str) -> dict[str, str]:
 def _read_labels(
   labels_folder: str, data_directory: str, shards: Sequence[str]
 ) -> tuple[list[str], pd.DataFrame]:
-  """Files of modal labels and their rows, which are of these shards."""
+  """Files of modal labels and their rows, which are of these shards, if any."""
   files = csvs.find(tables.MODAL_LABELS, labels_folder)
   labels = csvs.read_all(tables.MODAL_LABELS, files, gallery_data.LABEL_COLUMNS)
   known = set(map(storage.name, shards))
   strange = sorted(set(labels['filename']) - known)
-  if strange:
+  if shards and strange:
     raise ValueError(
       f'{labels_folder} has modal labels of the shards {strange[:3]}, '
       f'{data_directory} has {sorted(known)[:3]}'
@@ -360,10 +437,39 @@ def _robustness_figure(folder: str) -> list[str]:
   return storage.match(paths.robustness_figure(folder, 'svg'))
 
 
+def _write_found(
+  image_directory: str,
+  wanted: Mapping[str, set[str]],
+  folder: str,
+  image_size: int,
+  thumbnail_size: int,
+) -> tuple[dict[str, gallery_images.Picture], list[str]]:
+  """Pictures of a folder or tar, by key, and the keys that it lacks."""
+  keys = set().union(*wanted.values())
+  pictures = gallery_images.write_pictures(
+    gallery_files.read(image_directory, keys),
+    folder,
+    image_size,
+    thumbnail_size,
+  )
+  missing = sorted(keys - pictures.keys())
+  if missing:
+    logging.warning(
+      '%s lacks %d of %d images, which are shown as crossed squares: %s',
+      image_directory,
+      len(missing),
+      len(keys),
+      ', '.join(missing[:10]) + (', ...' if len(missing) > 10 else ''),
+    )
+    stand_in = gallery_images.write_stand_in(folder, thumbnail_size)
+    pictures |= dict.fromkeys(missing, stand_in)
+  return pictures, missing
+
+
 def _check_classes(chosen, pictures) -> None:
   for row in chosen.itertuples(index=False):
     stored = pictures[row.image_key].label
-    if stored != row.true_class_label:
+    if stored not in (None, row.true_class_label):
       raise ValueError(
         f'the modal labels say that {row.image_key!r} is of class '
         f'{row.true_class_label}, the records {stored}'
@@ -376,8 +482,14 @@ def main(argv: list[str]) -> None:
   f = flags.FLAGS
   command_line.with_study(
     f,
-    {'data_directory': 'data', 'results_directory': 'results'},
-    {'ckpt_dir': 'checkpoints', 'robustness_directory': 'robustness'},
+    {'results_directory': 'results'}
+    | ({} if f.image_directory else {'data_directory': 'data'}),
+    {
+      'data_directory': 'data',
+      'classes_file': 'classes',
+      'ckpt_dir': 'checkpoints',
+      'robustness_directory': 'robustness',
+    },
   )
   run(
     f.data_directory,
@@ -390,6 +502,9 @@ def main(argv: list[str]) -> None:
     image_size=f.image_size,
     thumbnail_size=f.thumbnail_size,
     suspects=f.suspects,
+    image_directory=f.image_directory,
+    predictions_directory=f.predictions_directory,
+    classes_file=f.classes_file,
   )
 
 

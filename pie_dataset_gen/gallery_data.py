@@ -1,26 +1,28 @@
 """What the page of PIEs shows: which images, and who says what of them."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
-from etils import epath
 
 from pie_dataset_gen import gallery_images, glossary, solidity
-from utils import csvs, digests, image_records, populations, tables
+from utils import digests, populations, prediction_files, tables
 
 LABEL_COLUMNS = (
   'pruning_method',
   'pruning_fraction',
   'filename',
   'image_key',
+  'image_index',
   'true_class_label',
   'baseline_modal_label',
   'baseline_number_observ',
   'baseline_vote_share',
+  'baseline_correct_share',
   'variant_modal_label',
   'variant_number_observ',
   'variant_vote_share',
+  'variant_correct_share',
   'taxicab_distance',
   'vote_pvalue',
   'vote_qvalue',
@@ -140,16 +142,21 @@ def count_votes(
     ValueError: predictions and modal labels are not of the same population.
   """
   votes: dict[tuple[str, populations.Level], dict[int, int]] = {}
+  shards = prediction_files.find(predictions_directory)
   for shard, rows in chosen.groupby('filename'):
-    files = csvs.find(
-      tables.PREDICTIONS, str(epath.Path(predictions_directory) / shard)
-    )
+    if shard not in shards:
+      raise FileNotFoundError(
+        f'{predictions_directory} has no predictions for the shard {shard}, of '
+        f'which there are modal labels; it has {sorted(shards)[:3]}...'
+      )
+    numbers = prediction_files.replicates(shards[shard])
     keys = set(rows['image_key'])
     found = pd.concat(
       [
         frame[frame['image_key'].isin(keys)]
         for frame in (
-          csvs.read(tables.PREDICTIONS, path, _VOTE_COLUMNS) for path in files
+          prediction_files.read_member([path], _VOTE_COLUMNS, numbers)
+          for path in shards[shard]
         )
       ]
     )
@@ -181,13 +188,33 @@ def count_votes(
   return votes
 
 
+def check_names(
+  names: Sequence[str],
+  labels: pd.DataFrame,
+  votes: Mapping[tuple[str, populations.Level], Mapping[int, int]],
+) -> Sequence[str]:
+  """The names of the classes, or their ids where there are none.
+
+  Raises:
+    ValueError: a label or prediction is of a class without a name.
+  """
+  ids = ['true_class_label', 'baseline_modal_label', 'variant_modal_label']
+  largest = max(int(labels[ids].max().max()), *map(max, votes.values()), 0)
+  if names and largest >= len(names):
+    raise ValueError(
+      f'labels or predictions are of class {largest}, but {len(names)} classes '
+      f'have names, 0 to {len(names) - 1}'
+    )
+  return names or [str(i) for i in range(largest + 1)]
+
+
 def page_data(
   chosen: pd.DataFrame,
   totals: Mapping[populations.Level, tuple[int, int]],
   pictures: Mapping[str, gallery_images.Picture],
   votes: Mapping[tuple[str, populations.Level], Mapping[int, int]],
   suspects: pd.DataFrame,
-  records: image_records.ImageRecords,
+  classes: Sequence[str],
   dataset_name: str,
   mode: str,
 ) -> dict[str, object]:
@@ -201,7 +228,7 @@ def page_data(
     pictures: by image key.
     votes: as `count_votes` gives them; empty where they are not known.
     suspects: as `first_suspects` gives them.
-    records: for the names of the classes.
+    classes: [num_classes] their names.
     dataset_name: of the results.
     mode: split.
   """
@@ -255,7 +282,7 @@ def page_data(
   data: dict[str, object] = {
     'dataset': dataset_name,
     'mode': mode,
-    'classes': records.class_names,
+    'classes': list(classes),
     'solidity': words,
     'terms': dict(glossary.TERMS),
     'significance': tables.SIGNIFICANCE,

@@ -1,6 +1,7 @@
 """The figures of the page of PIEs."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -34,6 +35,17 @@ _KINDS = (
   _Kind('all images', _GREY, 's'),
   _Kind('chance PIEs', _GREEN, 'D'),
   _Kind('PIEs', _ORANGE, 'v'),
+)
+_BOUGHT_CAPTION = (
+  'What each level costs against what it buys: above, how many times fewer '
+  'weights are not zero; below, how many times fewer multiply-adds, if a '
+  'machine skipped all by zero. Bars are 95 % intervals.'
+)
+_RELIABILITY = (
+  'Each level: how often members are right by how sure they are, in 15 bins of '
+  "as many images each, from each member's least sure ones on; mean over "
+  'members, with 95 % intervals. On the dotted line they are right as often as '
+  'they are sure; below it they are too sure.'
 )
 _WHO = (('dense', (0, (4, 2))), ('compressed', '-'))
 
@@ -243,6 +255,7 @@ def write_figures(
   headline: pd.DataFrame,
   class_impact: Mapping[str, str],
   robustness: Sequence[str],
+  reliability: pd.DataFrame,
 ) -> list[dict[str, str]]:
   """Draws the findings and copies the other rooms' figures beside the page.
 
@@ -251,6 +264,7 @@ def write_figures(
     headline: rows of `tables.HEADLINE`, maybe none.
     class_impact: path of a figure -> its caption.
     robustness: paths of figures.
+    reliability: rows of `tables.RELIABILITY`, maybe none.
 
   Returns:
     For each figure its path from the page and what it shows, as alt text.
@@ -262,13 +276,22 @@ def write_figures(
     storage.write_complete(storage.within(folder, path), data)
     figures.append({'path': path, 'shows': shows})
 
-  if is_drawn(headline):
+  def draw(draws, rows, name):
     data = io.BytesIO()
-    with mpl.rc_context({'svg.hashsalt': 'findings', 'font.size': 9}):
-      draw_findings(headline).savefig(
+    with mpl.rc_context({'svg.hashsalt': name, 'font.size': 9}):
+      draws(rows).savefig(
         data, format='svg', metadata={'Date': None}, transparent=True
       )
-    add('findings.svg', data.getvalue(), _findings_caption(headline))
+    return data.getvalue()
+
+  if is_drawn(headline):
+    data = draw(draw_findings, headline, 'findings')
+    add('findings.svg', data, _findings_caption(headline))
+  if is_bought(headline):
+    add('bought.svg', draw(draw_bought, headline, 'bought'), _BOUGHT_CAPTION)
+  if (reliability['pruning_method'] != populations.BASELINE).any():
+    data = draw(draw_reliability, reliability, 'reliability')
+    add('reliability.svg', data, _RELIABILITY)
   for path, shows in class_impact.items():
     add(storage.name(path), epath.Path(path).read_bytes(), shows)
   for path in robustness:
@@ -279,6 +302,131 @@ def write_figures(
       'that of the dense members, by corruption and severity.',
     )
   return figures
+
+
+def draw_reliability(rows: pd.DataFrame) -> mpl_figure.Figure:
+  """Draws how often members are right by how sure they are.
+
+  Args:
+    rows: of `tables.RELIABILITY`: a panel for each compressed level, with the
+      dense members in each.
+  """
+  levels = populations.by_level(rows)
+  dense = levels.pop(populations.DENSE, None)
+  figure = mpl_figure.Figure((3.6 * len(levels), 3.8), layout='constrained')
+  panels = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
+  for axes, (level, of_level) in zip(panels, levels.items(), strict=True):
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=':')
+    for of, colour, marker, label in (
+      (dense, _BLUE, 'o', 'dense'),
+      (of_level, _ORANGE, 'v', level.words),
+    ):
+      if of is not None:
+        middle = of['accuracy']
+        axes.errorbar(
+          of['confidence'],
+          middle,
+          [
+            (middle - of['accuracy_low']).clip(lower=0).fillna(0),
+            (of['accuracy_high'] - middle).clip(lower=0).fillna(0),
+          ],
+          color=colour,
+          marker=marker,
+          markersize=4,
+          linewidth=1,
+          capsize=2,
+          label=label,
+        )
+    axes.set_title(level.words, parse_math=False)
+    axes.set_xlabel('confidence')
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.grid(color='#DDDDDD', linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc='upper left')
+  panels[0].set_ylabel('share that is right')
+  return figure
+
+
+# What stands above what: the measure, its place on the axis, whether more is
+# better.
+_PAID = {
+  'top-1': 'top-1',
+  'lowest recall of a class': 'lowest recall of a class',
+  headline_rows.BEYOND_NOISE: headline_rows.BEYOND_NOISE,
+  headline_rows.CALIBRATION_ERROR: 'ECE',
+}
+_BOUGHT = (headline_rows.COMPRESSION, headline_rows.SPEED_UP)
+
+
+def is_bought(headline: pd.DataFrame) -> bool:
+  """Whether it is known of a compressed level what it costs and buys."""
+  known = _known_of_compressed(headline)
+  return bool(known & set(_PAID)) and known >= set(_BOUGHT)
+
+
+def _known_of_compressed(headline: pd.DataFrame) -> set[str]:
+  rows = headline[headline['pruning_method'] != populations.BASELINE]
+  return set(rows.dropna(subset='value')['measure'])
+
+
+def draw_bought(headline: pd.DataFrame) -> mpl_figure.Figure:
+  """Draws what levels cost against what they buy.
+
+  Args:
+    headline: rows of `tables.HEADLINE`. A row of panels for each kind of gain,
+      a column for each cost; a point for each level, dense too.
+  """
+  by_level = {
+    level: rows.set_index('measure')
+    for level, rows in populations.by_level(headline).items()
+  }
+  known = _known_of_compressed(headline)
+  costs = {paid: label for paid, label in _PAID.items() if paid in known}
+  figure = mpl_figure.Figure((3 * len(costs), 6), layout='constrained')
+  panels = figure.subplots(
+    len(_BOUGHT), len(costs), sharex='row', squeeze=False
+  )
+  methods = sorted({level.pruning_method for level in by_level})
+  colours = dict(zip(methods, itertools.cycle((_BLUE, _ORANGE, _GREEN, _GREY))))
+  for row, bought in zip(panels, _BOUGHT, strict=True):
+    for axes, (paid, label) in zip(row, costs.items(), strict=True):
+      for level, rows in by_level.items():
+        if not {paid, bought} <= set(rows.index):
+          continue
+        x, y = rows.loc[bought, 'value'], rows.loc[paid, 'value']
+        if np.isnan([x, y]).any():
+          continue
+        of = rows.loc[[paid]]
+        axes.errorbar(
+          [x],
+          [y],
+          _whiskers(of),
+          color=colours[level.pruning_method],
+          marker='o',
+          markersize=4,
+          capsize=3,
+        )
+        axes.annotate(
+          level.words,
+          (x, y),
+          xytext=(4, 4) if level.is_dense else (-4, 4),
+          horizontalalignment='left' if level.is_dense else 'right',
+          textcoords='offset points',
+          fontsize=7,
+          parse_math=False,
+        )
+      axes.set_xscale('log')
+      axes.xaxis.set_major_formatter('{x:g}')
+      axes.xaxis.set_minor_formatter('')
+      axes.margins(0.25)
+      axes.set_xlabel(bought)
+      axes.set_ylabel(label)
+      axes.grid(color='#DDDDDD', linewidth=0.5)
+      axes.set_axisbelow(True)
+      axes.spines[['top', 'right']].set_visible(False)
+  return figure
 
 
 def _findings_caption(headline: pd.DataFrame) -> str:

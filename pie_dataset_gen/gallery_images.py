@@ -7,11 +7,11 @@ holds, decides about a path. A record at a time is in memory for each thread.
 import concurrent.futures
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import PIL
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from utils import digests, image_records, storage, tfrecords
 
@@ -22,18 +22,34 @@ _ORIENTATION = 0x0112
 _CHUNK = 64
 
 
+class Example(NamedTuple):
+  """An image as it is stored.
+
+  Attributes:
+    key: of the image.
+    encoded: JPEG or PNG.
+    label: class id, from 0, where what holds the image says it.
+    where: what holds it, for messages.
+  """
+
+  key: str
+  encoded: bytes
+  label: int | None
+  where: str
+
+
 class Picture(NamedTuple):
   """An image of the page.
 
   Attributes:
-    label: class id in the records, from 0.
+    label: class id where the image is stored, from 0, if it says it.
     large: path from the page's folder.
     small: path of the thumbnail; that of the large image where it is small.
     width: of the image as stored, in pixels.
     height: likewise.
   """
 
-  label: int
+  label: int | None
   large: str
   small: str
   width: int
@@ -41,19 +57,15 @@ class Picture(NamedTuple):
 
 
 def write_pictures(
-  shards: Sequence[str],
-  records: image_records.ImageRecords,
-  wanted: Mapping[str, set[str]],
+  examples: Iterable[Example],
   folder: str,
   large_size: int,
   small_size: int,
 ) -> dict[str, Picture]:
-  """Writes the images with the wanted keys.
+  """Writes images.
 
   Args:
-    shards: paths of the TFRecords.
-    records: their description.
-    wanted: shard's file name -> image keys.
+    examples: the images, in any order.
     folder: of the page.
     large_size: longest side in pixels; larger images are scaled down to it.
     small_size: the same for thumbnails.
@@ -62,8 +74,7 @@ def write_pictures(
     The pictures by image key.
 
   Raises:
-    ValueError: a shard is damaged or lacks an image, or an image cannot be
-      decoded; names it.
+    ValueError: an image cannot be decoded; names it.
   """
   pictures: dict[str, Picture] = {}
 
@@ -80,34 +91,60 @@ def write_pictures(
     ) as error:
       raise ValueError(f'{where}, key {key!r}: {error}') from None
 
+  examples = iter(examples)
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    for shard in shards:
-      keys = wanted.get(storage.name(shard), set())
-      if not keys:
-        continue
-      examples = _read(shard, records, keys)
-      # Not all at once: the encoded images of a shard may be gigabytes.
-      while chunk := list(itertools.islice(examples, _CHUNK)):
-        pictures.update(pool.map(write, chunk))
-      missing = sorted(keys - pictures.keys())
-      if missing:
-        raise ValueError(
-          f'{shard} lacks {len(missing)} images that the modal labels have, '
-          f'for example {missing[:3]}'
-        )
+    # Not all at once: the encoded images of a shard may be gigabytes.
+    while chunk := list(itertools.islice(examples, _CHUNK)):
+      pictures.update(pool.map(write, chunk))
   return pictures
 
 
-def _read(shard, records, keys):
-  """Yields key, encoded image, class id and place of the wanted records."""
-  seen = set()
-  for index, example in enumerate(tfrecords.read_examples(shard, records)):
-    if example.key in seen:
-      raise ValueError(f'{shard} holds the image {example.key!r} twice')
-    if example.key in keys:
-      seen.add(example.key)
-      where = f'{shard}, record {index}'
-      yield example.key, example.encoded, example.label, where
+def read_records(
+  shards: Sequence[str],
+  records: image_records.ImageRecords,
+  wanted: Mapping[str, set[str]],
+) -> Iterator[Example]:
+  """Yields the wanted images of TFRecords.
+
+  Args:
+    shards: their paths.
+    records: their description.
+    wanted: shard's file name -> image keys.
+
+  Raises:
+    ValueError: a shard is damaged, lacks an image or has one twice; names it.
+  """
+  for shard in shards:
+    keys = wanted.get(storage.name(shard), set())
+    if not keys:
+      continue
+    seen: set[str] = set()
+    for index, example in enumerate(tfrecords.read_examples(shard, records)):
+      if example.key in seen:
+        raise ValueError(f'{shard} holds the image {example.key!r} twice')
+      if example.key in keys:
+        seen.add(example.key)
+        where = f'{shard}, record {index}'
+        yield Example(example.key, example.encoded, example.label, where)
+    missing = sorted(keys - seen)
+    if missing:
+      raise ValueError(
+        f'{shard} lacks {len(missing)} images that the modal labels have, '
+        f'for example {missing[:3]}'
+      )
+
+
+def write_stand_in(folder: str, size: int) -> Picture:
+  """Writes a picture for images that are missing: a crossed square."""
+  image = Image.new('L', (size, size), 224)
+  draw = ImageDraw.Draw(image)
+  for ends in ((0, 0, size, size), (0, size, size, 0)):
+    draw.line(ends, fill=128, width=2)
+  data = io.BytesIO()
+  image.save(data, 'PNG')
+  path = 'images/missing.png'
+  storage.write_complete(storage.within(folder, path), data.getvalue())
+  return Picture(None, path, path, size, size)
 
 
 def _write(key, encoded, label, folder, large_size, small_size) -> Picture:

@@ -1,4 +1,4 @@
-"""The tables of the page of PIEs: verdicts, PIEs of each level, findings."""
+"""The tables of the page of PIEs: verdicts, PIEs, findings, costs."""
 
 import numpy as np
 import pandas as pd
@@ -98,6 +98,54 @@ def levels(labels: pd.DataFrame, null: pd.DataFrame) -> list[dict[str, object]]:
       }
     )
   return lines
+
+
+def costs(rows: pd.DataFrame) -> dict[str, list]:
+  """What each compressed level costs, beside what training alone gives.
+
+  Args:
+    rows: of `tables.COSTS`.
+
+  Returns:
+    Names of the compressed levels, and the lines: a measure and its cells.
+  """
+  by_level = {
+    level: of.set_index('measure').to_dict('index')
+    for level, of in populations.by_level(rows).items()
+    if not level.is_dense
+  }
+
+  def cell(measure, row):
+    if np.isnan(row['value']):
+      return {'not_available': row['not_available']}
+
+    def text(value):
+      if np.isnan(value):
+        return None
+      return value, rounding.number(value, measure, row['value'])
+
+    return {
+      'not_available': row['not_available'],
+      'value': text(row['value']),
+      'ends': text(row['low']) and [text(row['low']), text(row['high'])],
+      'reference': text(row['reference']),
+      'p': None
+      if np.isnan(row['pvalue'])
+      else (row['pvalue'], rounding.p_value(row['pvalue'])),
+      'verdict': row['verdict'],
+    }
+
+  measures = dict.fromkeys(m for of in by_level.values() for m in of)
+  return {
+    'levels': [level.words for level in by_level],
+    'rows': [
+      {
+        'measure': measure,
+        'cells': [cell(measure, of[measure]) for of in by_level.values()],
+      }
+      for measure in measures
+    ],
+  }
 
 
 def verdicts(found: pd.DataFrame) -> list[dict[str, object]]:

@@ -115,6 +115,72 @@ TERMS: Mapping[str, str] = {
     'The mean number of classes that rise against the whole when the names '
     'dense and compressed are dealt out at random.'
   ),
+  'compression ratio': (
+    'The parameters of a dense member over those of a compressed one that are '
+    'not zero.'
+  ),
+  'theoretical speed-up': (
+    'The multiply-adds of a dense member over those of a compressed one by '
+    'weights that are not zero: what a machine could gain that skips all zeros '
+    'for nothing. Common ones do not.'
+  ),
+  'multiply-adds': (
+    'Multiplications of a number by a weight that an image takes, each with an '
+    'addition.'
+  ),
+  'gzipped': (
+    'Packed by gzip: runs of zeros take little. Bytes are those of the weights '
+    'in float32, or of the files of networks in other formats.'
+  ),
+  'churn': (
+    'The share of images on which two members answer otherwise, whether right '
+    'or wrong. Two dense members do so, too.'
+  ),
+  'against the dense': (
+    'Of a dense and a compressed member; of pairs, of a dense member and the '
+    'one that was made from it.'
+  ),
+  'among themselves': 'Of two compressed members.',
+  'beyond noise': (
+    'How much more dense and compressed members differ from each other than '
+    'the members of either population do: 0 where both answer alike, however '
+    'much training varies.'
+  ),
+  'newly wrong': (
+    'The share of images that a dense member has right and a compressed one '
+    'wrong. Of two dense members it is above 0, too.'
+  ),
+  'newly right': (
+    'The share of images that a dense member has wrong and a compressed one '
+    'right.'
+  ),
+  'ECE': (
+    'Expected calibration error: how far the share of images that a member has '
+    'right is from how sure it says that it is, on average over 15 groups of '
+    'images about which it is equally sure. It is a little above 0 by chance.'
+  ),
+  'NLL': (
+    'Negative log-likelihood, in nats: what a member pays for how sure it was '
+    'of its answer, right or wrong. It is small, too, of a member that is '
+    'rarely right and knows it: compare members of like top-1.'
+  ),
+  'Brier score': (
+    'The squared difference between how sure a member was of its answer and '
+    'whether it was right (1 or 0). It is small, too, of a member that is '
+    'rarely right and knows it: compare members of like top-1.'
+  ),
+  'of the predicted class': (
+    'Of the answer that a member gives and its probability; nothing is known '
+    'of those of the other classes.'
+  ),
+  'squared calibration error': (
+    'As the ECE, with the differences squared and without what chance adds: it '
+    'may fall below 0.'
+  ),
+  'confidence': 'The probability that a member gives the class it predicts.',
+  'overconfidence': (
+    'The mean confidence less the top-1: above 0 a member is too sure.'
+  ),
   'top-1': 'The share of images whose class a member predicts rightly.',
   'error, dense = 1': (
     "The compressed members' error over that of the dense members on the same "

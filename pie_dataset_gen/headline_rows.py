@@ -13,6 +13,13 @@ from utils import csvs, populations, tables
 PIES = 'PIEs'
 BY_CHANCE = 'PIEs by chance, memberships permuted'
 PVALUE = 'p, if it predicted like the dense'
+AGAINST_DENSE = 'churn against the dense'
+BEYOND_NOISE = 'churn beyond noise'
+NEWLY_WRONG = 'newly wrong'
+NEWLY_RIGHT = 'newly right'
+CALIBRATION_ERROR = 'ECE of the predicted class'
+COMPRESSION = 'compression ratio'
+SPEED_UP = 'theoretical speed-up'
 # The rows that are printed, and that a page shows first.
 SHORT = (
   'members',
@@ -25,6 +32,13 @@ SHORT = (
   'classes that fell against the whole',
   'classes that rose against the whole',
   'p of so many classes, by chance',
+  AGAINST_DENSE,
+  NEWLY_WRONG,
+  NEWLY_RIGHT,
+  CALIBRATION_ERROR,
+  'overconfidence',
+  COMPRESSION,
+  SPEED_UP,
   'top-1 on corrupted images',
   'error on corrupted images, dense = 1',
 )
@@ -262,8 +276,60 @@ def class_rows(summary: pd.DataFrame) -> list[Row]:
         )
       cells[populations.level_of(level)] = cell
     dense = Cell(not_available=NO_PIES)
+    if column == 'worst_recall' and not summary.empty:
+      dense = _lowest_of_dense(summary.iloc[0])
     rows.append(Row(measure, {populations.DENSE: dense, **cells}))
   return rows
+
+
+def _lowest_of_dense(row: pd.Series) -> Cell:
+  """Tables of former versions have none."""
+  value, low, high = (
+    row[f'baseline_worst_recall{end}'] for end in ('', '_low', '_high')
+  )
+  return Cell(value, low, high, NO_PIES if np.isnan(value) else '')
+
+
+def group_rows(summary: pd.DataFrame) -> list[Row]:
+  """The group that does worst: `tables.CLASS_IMPACT_SUMMARY` of groups."""
+  row = class_rows(summary)[-1]
+  return [row._replace(measure='lowest recall of a group')]
+
+
+def cost_rows(costs: pd.DataFrame) -> list[Row]:
+  """What a level costs beside accuracy: `tables.COSTS`."""
+  rows: dict[str, Row] = {}
+  for line in costs.to_dict('records'):
+    level, measure = populations.level_of(line), line['measure']
+    row = rows.setdefault(measure, Row(measure, {}))
+    ends = line['low'], line['high']
+    complete = not np.isnan([line['value'], *ends]).any()
+    reason = '' if complete else line['not_available']
+    row.cells[level] = Cell(line['value'], *ends, reason)
+  for row in rows.values():
+    # As churn beyond noise, of which the dense have none.
+    row.cells.setdefault(populations.DENSE, Cell(not_available=NO_PIES))
+  return list(rows.values())
+
+
+def gain_rows(gains: pd.DataFrame, speed: pd.DataFrame | None) -> list[Row]:
+  """What a level buys.
+
+  Args:
+    gains: rows of `tables.GAINS`.
+    speed: rows of `tables.SPEED`, or None where nothing was timed.
+  """
+  rows: dict[str, Row] = {}
+  for line in gains.to_dict('records'):
+    row = rows.setdefault(line['measure'], Row(line['measure'], {}))
+    row.cells[populations.level_of(line)] = Cell(
+      line['value'], not_available=line['not_available']
+    )
+  timed = Row('images a second', {}, 'measure_gains --rounds is 0')
+  if speed is not None:
+    for line in speed.to_dict('records'):
+      timed.cells[populations.level_of(line)] = Cell(line['images_per_second'])
+  return [*rows.values(), timed]
 
 
 def robustness_rows(summary: pd.DataFrame) -> list[Row]:

@@ -10,6 +10,9 @@ Reads in --results_directory what the other scripts wrote there:
                   against the whole; and of groups, if its --output_file was
                   <results_directory>/groups
 
+  costs           of pie_dataset_gen.measure_costs: churn, flips, calibration
+  gains           of pie_dataset_gen.measure_gains: weights, operations, bytes
+
 and in --robustness_directory the summary of robustness_tests.summarize:
 corrupted images. Writes <results_directory>/headline_table.csv, one row for
 each measure and level, and <results_directory>/<dataset_name>/
@@ -58,6 +61,8 @@ _TABLES = (
   tables.CLASS_METRICS,
   tables.PIE_NULL,
   tables.CLASS_IMPACT_SUMMARY,
+  tables.COSTS,
+  tables.GAINS,
   tables.ROBUSTNESS_SUMMARY,
 )
 
@@ -166,6 +171,9 @@ class _Parts(NamedTuple):
     labels: rows of `tables.MODAL_LABELS`.
     null: rows of `tables.PIE_NULL`.
     impacts: what gen_tstatistic wrote of classes, and of groups.
+    costs: rows of `tables.COSTS`.
+    gains: rows of `tables.GAINS`.
+    speed: rows of `tables.SPEED`.
     metrics: folder of the class metrics.
     inputs: files that were read.
   """
@@ -174,6 +182,9 @@ class _Parts(NamedTuple):
   labels: pd.DataFrame | None
   null: pd.DataFrame | None
   impacts: list[verdicts.Impact]
+  costs: pd.DataFrame | None
+  gains: pd.DataFrame | None
+  speed: pd.DataFrame | None
   metrics: str
   inputs: list[str]
 
@@ -193,21 +204,36 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
     labels = csvs.read_all(tables.MODAL_LABELS, files, _LABEL_COLUMNS)
     null = csvs.read(tables.PIE_NULL, path)
     inputs = [*inputs, path, *files]
-  impacts = []
-  for about, folder in (
-    ('classes', results_directory),
-    ('groups', paths.group_tests(results_directory)),
-  ):
-    of = folder, dataset_name, mode
-    found = paths.class_impact_summary(*of), paths.t_statistic(*of)
-    if all(map(storage.exists, found)):
-      summary = csvs.read(tables.CLASS_IMPACT_SUMMARY, found[0])
-      tests = csvs.read(tables.T_STATISTIC, found[1])
-      impacts.append(verdicts.Impact(about, summary, tests))
-      inputs = [*inputs, *found]
+  impacts, files = verdicts.read_impacts(*place)
+  inputs = [*inputs, *files]
   if members is not None and labels is not None:
     same_networks.check_labels(members, labels, metrics, labels_folder)
-  return _Parts(members, labels, null, impacts, metrics, inputs)
+  path = paths.costs(*place)
+  costs = _read_if_there(tables.COSTS, path, inputs)
+  if costs is not None and labels is not None:
+    same_networks.check_costs(labels, costs, path)
+  of_networks = results_directory, dataset_name
+  return _Parts(
+    members,
+    labels,
+    null,
+    impacts,
+    costs,
+    _read_if_there(tables.GAINS, paths.gains(*of_networks), inputs),
+    _read_if_there(tables.SPEED, paths.speed(*of_networks), inputs),
+    metrics,
+    inputs,
+  )
+
+
+def _read_if_there(
+  table: csvs.Table, path: str, inputs: list[str]
+) -> pd.DataFrame | None:
+  """The table, which then is one of the inputs, or None."""
+  if not storage.exists(path):
+    return None
+  inputs.append(path)
+  return csvs.read(table, path)
 
 
 def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
@@ -228,6 +254,17 @@ def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
     rows += headline_rows.absent(
       'classes that fell against the whole', tables.CLASS_IMPACT_SUMMARY
     )
+  for of in parts.impacts:
+    if of.about == 'groups':
+      rows += headline_rows.group_rows(of.summary)
+  if parts.costs is not None:
+    rows += headline_rows.cost_rows(parts.costs)
+  else:
+    rows += headline_rows.absent('churn, newly wrong, ECE', tables.COSTS)
+  if parts.gains is not None:
+    rows += headline_rows.gain_rows(parts.gains, parts.speed)
+  else:
+    rows += headline_rows.absent('parameters, multiply-adds', tables.GAINS)
   return rows
 
 
@@ -276,7 +313,7 @@ def run(
     )
   levels = populations.sort_levels(level for row in rows for level in row.cells)
   write_rows(rows, levels, paths.headline_table(results_directory))
-  said = verdicts.of_levels(parts.null, parts.impacts)
+  said = verdicts.of_levels(parts.null, parts.impacts, parts.costs)
   csvs.write(
     tables.VERDICTS,
     said,

@@ -2,7 +2,13 @@
 
 import math
 
-_SHARES = ('top-', 'error', 'loss', 'lowest recall')
+_SHARES = (
+  *('top-', 'error', 'loss', 'lowest recall', 'churn', 'newly', 'NLL', 'Brier'),
+  *('ECE', 'mean confidence', 'confidence', 'overconfidence'),
+  *('compression ratio', 'theoretical speed-up'),
+)
+# Of the size of a hundredth of a share.
+_SQUARES = 'squared'
 
 
 def is_p_value(measure: str) -> bool:
@@ -59,4 +65,6 @@ def number(value: float, measure: str, beside: float | None = None) -> str:
   if is_p_value(measure):
     return p_value(value)
   beside = value if beside is None else beside
+  if measure.startswith(_SQUARES):
+    return f'{value:.5f}'
   return (share if is_share(measure) else count)(value, beside)

@@ -61,6 +61,34 @@ def check_labels(
           )
 
 
+def check_costs(labels: pd.DataFrame, costs: pd.DataFrame, path: str) -> None:
+  """Refuses costs of other networks than the modal labels'.
+
+  Newly wrong less newly right is the accuracy that is lost.
+
+  Args:
+    labels: rows of `tables.MODAL_LABELS`, of all shards.
+    costs: rows of `tables.COSTS`.
+    path: where the latter lie.
+
+  Raises:
+    ValueError: it is not, at a level.
+  """
+  of_costs = populations.by_level(costs)
+  for level, rows in populations.by_level(labels).items():
+    value = of_costs.get(level, costs[:0]).set_index('measure')['value']
+    lost = (
+      rows['baseline_correct_share'] - rows['variant_correct_share']
+    ).mean()
+    found = value.get('newly wrong', np.nan) - value.get('newly right', np.nan)
+    if not abs(found - lost) <= _ROUNDING:
+      raise ValueError(
+        f'{path} and the modal labels are of different networks: at '
+        f'{tuple(level)} {found} of top-1 is lost in the former and {lost} in '
+        f'the latter; make the costs again: {_command_of(path, tables.COSTS)}'
+      )
+
+
 def check_loss(
   members: pd.DataFrame,
   summary: pd.DataFrame,

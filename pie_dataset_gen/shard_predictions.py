@@ -5,14 +5,21 @@ they become matrices whose rows are the images and whose columns the members.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from etils import epath
 
-from utils import csvs, member_paths, paths, populations, storage, tables
+from utils import (
+  member_paths,
+  paths,
+  populations,
+  prediction_files,
+  storage,
+  tables,
+)
 
 # Whatever else changes predictions: populations that differ in it cannot be
 # compared.
@@ -77,31 +84,23 @@ def find_shards(
 
   Raises:
     FileNotFoundError: there are none.
-    ValueError: two folders are named after one shard.
+    ValueError: below one folder, two are named after one shard.
   """
   folder = paths.predictions_folder(data_directory, dataset_name, mode)
   if storage.exists(folder):
     data_directory = folder
-  shards = collections.defaultdict(list)
-  folders = collections.defaultdict(set)
-  for path in csvs.find(tables.PREDICTIONS, data_directory):
-    folder = epath.Path(path).parent
-    shards[folder.name].append(path)
-    folders[folder.name].add(str(folder))
-  for name, found in folders.items():
-    if len(found) > 1:
-      raise ValueError(
-        f'shard {name} stands in {len(found)} folders, {sorted(found)[:3]}: '
-        'wanted one; name it by a pattern'
-      )
-  if not subdirectory:
-    return dict(sorted(shards.items()))
-  if subdirectory not in shards:
+  shards = prediction_files.find(data_directory)
+  if subdirectory and subdirectory not in shards:
     raise FileNotFoundError(
       f'no predictions for shard {subdirectory} in {data_directory}; there are '
       f'{sorted(shards)[:3]}...'
     )
-  return {subdirectory: shards[subdirectory]}
+  if subdirectory:
+    shards = {subdirectory: shards[subdirectory]}
+  prediction_files.say_what_is_assumed(
+    [path for files in shards.values() for path in files], mode
+  )
+  return shards
 
 
 def read_shard(
@@ -167,6 +166,11 @@ class SameMembers:
     """Images of the shards so far."""
     return len(self._shard_of)
 
+  @property
+  def image_keys(self) -> Collection[str]:
+    """The keys of these images."""
+    return self._shard_of.keys()
+
   def check(
     self, shard: str, members: list[Identity], image_key: np.ndarray
   ) -> None:
@@ -182,7 +186,8 @@ class SameMembers:
       raise ValueError(
         f'{self._of}shards {self._first[0]} and {shard} were predicted by '
         f'different members: {len(differ)} in one of them only, for example '
-        f'{differ[0]._asdict()}'
+        f'{differ[0]._asdict()} (each folder is taken for a shard; folders of '
+        'different members are listed with commas between)'
       )
     for key in image_key:
       if self._shard_of.setdefault(key, shard) != shard:
@@ -195,11 +200,12 @@ class SameMembers:
 def _read_in_batches(files):
   """Yields each file's path and its columns, a name and an array each."""
   batch, size = [], 0
+  numbers = prediction_files.replicates(files)
   for path in files:
     batch.append(path)
     size += epath.Path(path).stat().length
     if size > _BATCH_BYTES or path == files[-1]:
-      frame, ends = csvs.read_stacked(tables.PREDICTIONS, batch, COLUMNS)
+      frame, ends = prediction_files.read_stacked(batch, COLUMNS, numbers)
       columns = {name: frame[name].to_numpy() for name in COLUMNS}
       for name, start, end in zip(batch, [0, *ends[:-1]], ends, strict=True):
         yield name, {c: values[start:end] for c, values in columns.items()}
@@ -217,6 +223,13 @@ def _the_member(path: str, rows: dict, mode: str) -> Identity:
         f'{path}: column {name!r} holds {sorted(set(values))[:3]}, wanted the '
         'predictions of one member in a file'
       )
+  empty = int(np.isnan(rows['predicted_probability']).sum())
+  if 0 < empty < len(rows['image_key']):
+    raise ValueError(
+      f'{path}: predicted_probability is empty or no number for {empty} of '
+      f'{len(rows["image_key"])} images, wanted it for all, or for none where '
+      'only classes are known'
+    )
   split = rows['split'][0]
   if split not in ('', mode):
     raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')
@@ -271,8 +284,16 @@ def _align(path: str, rows: dict, first: dict) -> np.ndarray:
   return order
 
 
-def part_of(predictions: Predictions, images: slice) -> Predictions:
-  """The predictions for some of the images."""
+def joined(parts: Sequence[Predictions]) -> Predictions:
+  """The predictions of the same members for the images of several shards."""
+  columns = zip(*(part[1:] for part in parts), strict=True)
+  return Predictions(parts[0].members, *map(np.concatenate, columns))
+
+
+def part_of(
+  predictions: Predictions, images: slice | np.ndarray
+) -> Predictions:
+  """The predictions for some of the images, a slice, places or a mask."""
   return predictions._replace(
     **{
       name: getattr(predictions, name)[images]

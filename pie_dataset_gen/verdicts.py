@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pie_dataset_gen import rounding
-from utils import membership, populations, tables
+from utils import csvs, membership, paths, populations, storage, tables
 
 _SOLID = f'q at or below {tables.SIGNIFICANCE:g}'
 # Classes, or groups, that a sentence names.
@@ -157,6 +157,26 @@ class Impact(NamedTuple):
   tests: pd.DataFrame
 
 
+def read_impacts(
+  results_directory: str, dataset_name: str, mode: str
+) -> tuple[list[Impact], list[str]]:
+  """What gen_tstatistic wrote of classes and of groups, and its files."""
+  impacts: list[Impact] = []
+  files: list[str] = []
+  for about, folder in (
+    ('classes', results_directory),
+    ('groups', paths.group_tests(results_directory)),
+  ):
+    of = folder, dataset_name, mode
+    found = paths.class_impact_summary(*of), paths.t_statistic(*of)
+    if all(map(storage.exists, found)):
+      summary = csvs.read(tables.CLASS_IMPACT_SUMMARY, found[0])
+      tests = csvs.read(tables.T_STATISTIC, found[1])
+      impacts.append(Impact(about, summary, tests))
+      files += found
+  return impacts, files
+
+
 def of_impact(
   about: str, row: Mapping[str, Any], tests: pd.DataFrame
 ) -> Verdict:
@@ -215,14 +235,68 @@ def _names(found: pd.Series) -> str:
   return f' ({", ".join(map(str, found[:_NAMED]))}{more})'
 
 
+# What is asked of costs: the measure, and the sentence's beginning and words.
+_COSTS = {
+  'flips': (
+    'newly wrong',
+    'images that a dense network has right and a compressed one wrong',
+  ),
+  'calibration': (
+    'overconfidence',
+    'the mean confidence less top-1',
+  ),
+}
+
+
+def of_costs(rows: pd.DataFrame) -> list[Verdict]:
+  """What rows of `tables.COSTS` say of one level: a question, a measure."""
+  said = []
+  level = populations.level_of(rows.iloc[0].to_dict()).words
+  by_measure = {row['measure']: row for row in rows.to_dict('records')}
+  for about, (measure, words) in _COSTS.items():
+    row = by_measure.get(measure)
+    if row is None:
+      continue
+    value, reference = (
+      '' if np.isnan(row[name]) else rounding.number(row[name], measure)
+      for name in ('value', 'reference')
+    )
+    verdict = row['verdict']
+    beside = 'of the dense networks'
+    if measure == 'newly wrong':
+      words = f'the share of {words}'
+      beside = 'between two dense networks'
+      if row['is_paired']:
+        beside = 'if which of a pair is dense were dealt out'
+    found = f'{words} is {value}, {reference} {beside}'
+    p = ''
+    if verdict in ('differs', 'not shown'):
+      p = f' (p {rounding.p_value(row["pvalue"])})'
+    if verdict == 'differs':
+      way = 'above' if row['value'] > row['reference'] else 'below'
+      said_of = f'{found}: {way} what chance explains{p}'
+    elif verdict == 'not shown':
+      said_of = f'{found}: no difference is shown{p}'
+    elif verdict == 'too few members':
+      said_of = f'{found}; so few members cannot tell it from chance'
+    else:
+      found = found if value else f'{words} is not known'
+      said_of = f'{found}; {row["not_available"]}'
+    said.append(Verdict(about, verdict, f'{level}: {said_of}.'))
+  return said
+
+
 def of_levels(
-  null: pd.DataFrame | None, impacts: Sequence[Impact]
+  null: pd.DataFrame | None,
+  impacts: Sequence[Impact],
+  costs: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
   """What is said of all levels.
 
   Args:
     null: rows of `tables.PIE_NULL`, or None.
     impacts: of classes, of groups.
+    costs: rows of `tables.COSTS`, or None.
 
   Returns:
     Rows of `tables.VERDICTS`.
@@ -237,6 +311,10 @@ def of_levels(
       level = populations.level_of(row)
       verdict = of_impact(about, row, of_level.get(level, tests[:0]))
       said.setdefault(level, []).append(verdict)
+  if costs is not None:
+    for level, rows in populations.by_level(costs).items():
+      if not level.is_dense:
+        said.setdefault(level, []).extend(of_costs(rows))
   return pd.DataFrame(
     [
       {

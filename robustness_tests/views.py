@@ -109,11 +109,14 @@ def views_of(
         f'the images have {len(classes)} classes, wanted the 200 of ImageNet-A;'
         f' {len(differ)} are in one of them only, such as {differ[:5]}'
       )
-    restricted = predictions['restricted_predictions']
     found = {
-      # Top-5 and loss are known over all classes only.
+      # Top-5 and loss are known over all classes only. The probability of the
+      # label is the one among these classes: over all, it is of another label.
       dataset_name: predictions.assign(
-        predictions=restricted, top_5_indices='', cross_entropy=np.nan
+        predictions=predictions['restricted_predictions'],
+        predicted_probability=predictions['restricted_probability'],
+        top_5_indices='',
+        cross_entropy=np.nan,
       ),
       f'{dataset_name}_all_classes': predictions,
     }

@@ -171,7 +171,10 @@ def change(path, function):
   [
     (lambda f: f[:-1], 'has 19 images, wanted 20'),
     (lambda f: pd.concat([f, f[:1]]), 'share their identity'),
-    (lambda f: f.assign(predictions=f['predictions'] + 90), 'outside'),
+    (
+      lambda f: f.assign(predictions=f['predictions'] + 90),
+      'wanted a class id below 10',
+    ),
     (lambda f: f.drop(columns='true_class'), "lacks the columns.*'true_class'"),
     (
       lambda f: f.assign(image_key=f['image_key'].replace('validation/3', 'x')),

@@ -26,6 +26,7 @@ from tests.stages import STAGES, files
 ROOT = pathlib.Path(__file__).parent.parent
 TABLES = (
   'aggregate_predictions',
+  'measure_costs',
   'aggregate_ckpt_metrics',
   'gen_tstatistic',
   'plot_class_impact',

@@ -62,7 +62,9 @@ def test_the_chain_ends_in_the_table(chain):
   said = csvs.read(
     tables.VERDICTS, paths.verdicts(str(folder / 'results'), 'digits', 'eval')
   )
-  assert set(said['about']) == {'images', 'PIEs', 'classes'}
+  assert set(said['about']) == {
+    *('images', 'PIEs', 'classes', 'flips', 'calibration')
+  }
   for sentence in said['sentence']:
     assert sentence in printed
   members = headline[headline['measure'] == 'members']

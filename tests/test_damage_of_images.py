@@ -137,9 +137,9 @@ def test_the_gallery_opens_no_other_image(tmp_path, encoded):
   records = image_records.read(str(tmp_path / 'data'))
   with pytest.raises(ValueError, match=f"{shard}, record 0, key 'k0'"):
     gallery_images.write_pictures(
-      [shard],
-      records,
-      {storage.name(shard): {'k0'}},
+      gallery_images.read_records(
+        [shard], records, {storage.name(shard): {'k0'}}
+      ),
       str(tmp_path / 'page'),
       large_size=32,
       small_size=16,

@@ -522,6 +522,36 @@ def test_a_file_that_is_no_network_is_named(tmp_path, kind, content):
   assert '\n' not in str(raised.value)
 
 
+@pytest.mark.parametrize('kind', ['.keras', '.tflite', 'saved'])
+def test_a_damaged_file_is_named(tmp_path, images, kind):
+  """Cut anywhere, and with bits that turned; of .keras files all is noticed."""
+  opened(tmp_path, tiny(), described(), kind)
+  (checkpoint,) = member_paths.find(str(tmp_path))
+  path = pathlib.Path(checkpoint.completed_by)
+  good = path.read_bytes()
+  opener = inference._OPENERS[checkpoint.kind]('float32', 8, None)
+  wanted = expected(images[:2])
+  rng = np.random.default_rng(0)
+  refused = 0
+  for number in range(16):
+    data = bytearray(good)
+    if number % 4:
+      data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    else:
+      del data[rng.integers(len(data)) :]
+    path.write_bytes(data)
+    try:
+      scores = opener.open(checkpoint).scores(images[:2], None)
+    except ValueError as error:
+      assert checkpoint.prefix in str(error)
+      assert '\n' not in str(error)
+      refused += 1
+    else:
+      if kind == '.keras':
+        np.testing.assert_allclose(scores, wanted, rtol=1e-4, atol=1e-4)
+  assert refused >= 4
+
+
 def test_a_saved_model_that_reads_files_is_refused(tmp_path):
   module = tf.Module()
   module.__call__ = tf.function(

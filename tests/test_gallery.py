@@ -6,13 +6,16 @@ import json
 import pathlib
 import re
 import shutil
+import tarfile
 import threading
 
+import markupsafe
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from per_class_accuracy import aggregate_ckpt_metrics
 from pie_dataset_gen import (
   aggregate_predictions,
   gallery,
@@ -22,6 +25,7 @@ from pie_dataset_gen import (
   gallery_tables,
   glossary,
   headline_table,
+  measure_costs,
   rank_suspects,
   rounding,
   solidity,
@@ -175,6 +179,7 @@ def write_run(folder):
   aggregate_predictions.run(
     str(predictions), results, mode='eval', dataset_name='pets', num_resamples=4
   )
+  measure_costs.run(str(predictions), results, mode='eval', dataset_name='pets')
   set_chances(results)
   headline_table.run(results, mode='eval', dataset_name='pets')
   verdicts = [
@@ -348,6 +353,84 @@ def test_nothing_is_written_outside(run_folder, page_folder):
   assert not [p for p in run_folder.parents[1].rglob('*script*') if p.is_file()]
 
 
+def write_tar(path, images):
+  with tarfile.open(path, 'w') as tar:
+    for i in images:
+      info = tarfile.TarInfo(key(i))
+      info.size = len(encoded(i))
+      tar.addfile(info, io.BytesIO(encoded(i)))
+  return str(path)
+
+
+def test_a_tar_gives_the_page_of_the_records(copy_of_run, page_folder):
+  source = write_tar(copy_of_run / 'images.tar', range(IMAGES))
+  options = {'image_directory': source}
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run, **options)))
+  data = read_data(page.parent)
+  assert data == read_data(page_folder)
+  for image in data['images']:
+    for path in {image['large'], image['small']}:
+      assert (page.parent / path).read_bytes() == (
+        page_folder / path
+      ).read_bytes()
+  # Without the description of the data set classes have their ids.
+  options |= {'data_directory': '', 'dataset_name': 'pets'}
+  gallery.run(**arguments(copy_of_run, **options))
+  without = read_data(page.parent)
+  assert without['classes'] == [str(i) for i in range(len(CLASSES))]
+  assert [i['key'] for i in without['images']] == [
+    i['key'] for i in data['images']
+  ]
+
+
+def test_images_that_a_tar_lacks_are_counted_and_named(copy_of_run, caplog):
+  source = write_tar(copy_of_run / 'images.tar', range(2, IMAGES))
+  options = {'image_directory': source}
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run, **options)))
+  assert 'lacks 2 of' in caplog.text
+  assert f'{key(0)}, {key(1)}' in caplog.text
+  note = re.search('id="missing".*?</p>', page.read_text(), re.DOTALL)[0]
+  assert 'images 2 are missing' in note and f'{key(0)}, {key(1)}' in note
+  shown = {i['key']: i['small'] for i in read_data(page.parent)['images']}
+  lost = [name for name, path in shown.items() if path == 'images/missing.png']
+  assert lost == [key(0), key(1)]
+  assert (page.parent / 'images' / 'missing.png').exists()
+
+
+def test_classes_in_another_order_are_refused(copy_of_run):
+  """By every script that takes their names, before it writes anything."""
+  path = copy_of_run / 'classes.csv'
+  rows = {'class_id': range(len(CLASSES)), 'class_name': CLASSES[::-1]}
+  pd.DataFrame(rows).to_csv(path, index=False)
+  shutil.rmtree(copy_of_run / 'results' / 'pets' / 'gallery')
+  results = str(copy_of_run / 'results')
+  before = sorted((copy_of_run / 'results').rglob('*'))
+  data = str(copy_of_run / 'data')
+  names = {'classes_file': str(path)}
+  message = f'calls class 0 "{CLASSES[-1]}", the data set pets calls it .cat.'
+  with pytest.raises(ValueError, match=message):
+    gallery.run(**arguments(copy_of_run, **names))
+  with pytest.raises(ValueError, match=message):
+    rank_suspects.run(results, mode='eval', data_directory=data, **names)
+  with pytest.raises(ValueError, match=message):
+    aggregate_ckpt_metrics.run(
+      ckpt_dir=[],
+      predictions_directory=str(predictions_of(copy_of_run)),
+      data_directory=data,
+      output_path=results,
+      mode='eval',
+      dataset_name='',
+      num_classes=None,
+      groups_file='',
+      batch_size=1,
+      preprocessing='legacy',
+      compute_precision='float32',
+      label_smoothing=0.1,
+      **names,
+    )
+  assert sorted((copy_of_run / 'results').rglob('*')) == before
+
+
 def test_made_again_alike(copy_of_run, page_folder):
   again = pathlib.Path(gallery.run(**arguments(copy_of_run))).parent
   for path in again.rglob('*'):
@@ -373,12 +456,36 @@ def test_without_the_optional_parts(copy_of_run):
   html = page.read_text()
   assert 'id="headline"' not in html
   # What is not there has who makes it.
-  for table in (tables.HEADLINE, tables.VERDICTS, tables.SUSPECTS):
+  for table in (tables.HEADLINE, tables.VERDICTS):
     assert f'<code>python -m {table.written_by}</code>' in html
-  assert data['suspects'] == []
+  suspected = {row['key'] for row in data['suspects']}
+  assert len(suspected) == SUSPECTS
   assert len(data['images']) == sum(
-    any(is_pie(i, level) for level in LEVELS[1:]) for i in range(IMAGES)
+    key(i) in suspected or any(is_pie(i, level) for level in LEVELS[1:])
+    for i in range(IMAGES)
   )
+
+
+def test_verdicts_and_suspects_are_found_where_none_are_written(copy_of_run):
+  results = str(copy_of_run / 'results')
+  for path in (
+    paths.verdicts(results, 'pets', 'eval'),
+    paths.suspects(results, 'pets', 'eval'),
+  ):
+    pathlib.Path(path).unlink()
+
+  def made():
+    page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
+    html = page.read_text()
+    verdicts = re.search('id="verdicts".*?</section>', html, re.DOTALL)
+    return read_data(page.parent), verdicts[0]
+
+  found = made()
+  headline_table.run(results, mode='eval', dataset_name='pets')
+  rank_suspects.run(results, mode='eval', dataset_name='pets')
+  assert found == made()
+  assert len(found[0]['suspects']) == SUSPECTS
+  assert 'class="verdict">images: differs' in found[1]
 
 
 def change_labels(folder, change):
@@ -642,6 +749,82 @@ MEASURES = {
     for images in ('all images', 'PIEs', 'the others', 'chance PIEs')
   },
 }
+
+
+def test_costs_stand_beside_what_training_alone_gives(copy_of_run):
+  html = pathlib.Path(gallery.run(**arguments(copy_of_run))).read_text()
+  costs = csvs.read(
+    tables.COSTS, paths.costs(str(copy_of_run / 'results'), 'pets', 'eval')
+  )
+  by_level = populations.by_level(costs)
+  del by_level[populations.DENSE]
+  (table,) = re.findall(r'<table id="costs-table">(.*?)</table>', html, re.S)
+  (body,) = re.findall('<tbody>(.*?)</tbody>', table, re.S)
+  lines = [
+    [
+      markupsafe.Markup(cell).striptags()
+      for cell in re.findall('<t[hd][^>]*>(.*?)</t[hd]>', line, re.S)
+    ]
+    for line in re.findall('<tr>(.*?)</tr>', body, re.S)
+  ]
+  assert [line[0] for line in lines] == list(
+    next(iter(by_level.values()))['measure']
+  )
+  for measure, *cells in lines:
+    assert len(cells) == 3 * len(by_level)
+    for at, rows in enumerate(by_level.values()):
+      row = rows.set_index('measure').loc[measure]
+      value, beside, verdict = cells[3 * at : 3 * at + 3]
+      assert value.startswith(rounding.number(row['value'], measure))
+      if not np.isnan(row['reference']):
+        assert beside == rounding.number(
+          row['reference'], measure, row['value']
+        )
+      assert verdict.startswith(row['verdict'])
+  # Without the table there is no place for it.
+  csvs.write(
+    tables.COSTS,
+    costs[:0],
+    paths.costs(str(copy_of_run / 'results'), 'pets', 'eval'),
+  )
+  html = pathlib.Path(gallery.run(**arguments(copy_of_run))).read_text()
+  assert 'costs-table' not in html
+
+
+def test_what_is_paid_is_drawn_against_what_is_bought():
+  levels = [
+    populations.Level(*level)
+    for level in (('baseline', 0.0), ('int8', 0.0), ('threshold', 0.9))
+  ]
+  ratios = {'compression ratio': 4.0, 'theoretical speed-up': 3.0}
+  rows = findings(levels, {'top-1': 0.9, **ratios})
+  assert gallery_figures.is_bought(rows)
+  figure = gallery_figures.draw_bought(rows)
+  for axes, (measure, ratio) in zip(figure.axes, ratios.items(), strict=True):
+    assert axes.get_xlabel() == measure
+    assert [text.get_text() for text in axes.texts] == [
+      level.words for level in levels
+    ]
+    assert {tuple(point) for point in points_of(axes)} >= {(ratio, 0.9)}
+  for rest in (rows[rows['measure'] != 'top-1'], rows[:2], rows[:0]):
+    assert not gallery_figures.is_bought(rest)
+
+
+def test_reliability_is_drawn_where_it_is_known(copy_of_run):
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
+  assert '"figures/reliability.svg"' in page.read_text()
+  path = paths.reliability(str(copy_of_run / 'results'), 'pets', 'eval')
+  rows = csvs.read(tables.RELIABILITY, path)
+  figure = gallery_figures.draw_reliability(rows)
+  assert len(figure.axes) == len(LEVELS) - 1
+  for axes in figure.axes:
+    found = {tuple(point) for point in points_of(axes)}
+    assert set(map(tuple, rows[['confidence', 'accuracy']].to_numpy()[:3])) <= (
+      found
+    )
+  csvs.write(tables.RELIABILITY, rows[:0], path)
+  page = pathlib.Path(gallery.run(**arguments(copy_of_run)))
+  assert 'reliability.svg' not in page.read_text()
 
 
 def points_of(axes):

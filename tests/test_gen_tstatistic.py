@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from per_class_accuracy import gen_tstatistic
+from per_class_accuracy import class_tests, gen_tstatistic
 from utils import csvs, paths, tables
 
 LEVELS = (0.0, 0.5, 0.9)
@@ -356,6 +356,11 @@ def test_too_few_models_say_so(tmp_path, caplog):
   assert tested['pvalue_permutation'].min() >= 0.1
   assert summary['significant_pvalue'].min() >= 0.1
   assert 'so few models cannot give less than 0.1' in caplog.text
+  recall = make_recall(np.random.default_rng(18), models=1, effect=0.4)
+  write_long(tmp_path / 'one', recall)
+  with caplog.at_level('INFO'):
+    run(tmp_path / 'one', tmp_path / 'out of one')
+  assert 'no class could be tested, with 1 dense and 1 compr' in caplog.text
 
 
 def test_groups_are_tested_as_classes_are(tmp_path):
@@ -373,6 +378,12 @@ def test_groups_are_tested_as_classes_are(tmp_path):
   assert (
     row['worst_recall_low'] < row['worst_recall'] < row['worst_recall_high']
   )
+  before = recall[0.0].mean(axis=0)
+  assert row['baseline_worst_class'] == names[before.argmin()]
+  assert row['baseline_worst_recall'] == pytest.approx(before.min())
+  ends = row['baseline_worst_recall_low'], row['baseline_worst_recall_high']
+  wanted = class_tests.worst_interval(recall[0.0], np.array([90, 30]))
+  assert ends == pytest.approx(wanted)
   # The membership that swaps all is among those that were drawn.
   assert row['significant_pvalue'] == 0.002
   assert tested['pvalue_max_t'].tolist() == [0.002, 0.002]

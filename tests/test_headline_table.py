@@ -8,7 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pie_dataset_gen import aggregate_predictions, headline_table
+from pie_dataset_gen import (
+  aggregate_predictions,
+  headline_table,
+  measure_costs,
+)
 from utils import csvs, paths, populations, tables
 
 LEVELS = tuple(
@@ -126,6 +130,9 @@ def write_summary(folder, tested=5):
         'worst_recall_low': 0.25,
         'worst_recall_high': 0.75,
         'worst_class': 'cat',
+        'baseline_worst_recall': 0.6,
+        'baseline_worst_recall_low': 0.5,
+        'baseline_worst_recall_high': 0.7,
         'expected_by_chance': 7.0,
       }
     )
@@ -244,6 +251,8 @@ def test_numbers_are_those_of_the_predictions(folder):
   assert found[('rose, by chance', *LEVELS[1])] == 0.5
   assert found[('p of so many classes, by chance', *LEVELS[1])] == 0.25
   assert found[('lowest recall of a class', *LEVELS[1])] == 0.5
+  dense = found[('lowest recall of a class', *populations.DENSE)]
+  assert dense == 0.6
 
 
 def test_null_and_intervals_are_those_of_the_aggregation(folder):
@@ -528,3 +537,48 @@ def test_same_inputs_give_the_same_bytes(folder):
   first = path.read_bytes()
   assert run(folder) == text
   assert path.read_bytes() == first
+
+
+# Costs.
+
+
+def test_costs_are_rows_of_the_table_and_verdicts(tmp_path):
+  write_predictions(tmp_path / 'predictions')
+  place = {'mode': 'eval', 'dataset_name': 'toy'}
+  both = str(tmp_path / 'predictions'), str(tmp_path)
+  aggregate_predictions.run(*both, num_resamples=0, **place)
+  costs = measure_costs.run(*both, **place)
+  text = headline_table.run(str(tmp_path), all_rows=True, **place)
+  rows = csvs.read(tables.HEADLINE, paths.headline_table(str(tmp_path)))
+  rows = rows.set_index(['measure', 'pruning_method', 'pruning_fraction'])
+  for row in costs.to_dict('records'):
+    name = row['measure'], row['pruning_method'], row['pruning_fraction']
+    found = rows.loc[name]
+    assert found['value'] == pytest.approx(row['value'], nan_ok=True)
+    assert found['low'] == pytest.approx(row['low'], nan_ok=True)
+    assert row['measure'] in text
+  # Twelve images a member, but where a dense one has the same wrong.
+  at_09 = rows.xs(('threshold', 0.9), level=[1, 2])
+  lost = mean_accuracy(LEVELS[0]) - mean_accuracy(LEVELS[2])
+  flips = at_09.loc['newly wrong', 'value'] - at_09.loc['newly right', 'value']
+  assert flips == pytest.approx(lost)
+  said = csvs.read(
+    tables.VERDICTS, paths.verdicts(str(tmp_path), 'toy', 'eval')
+  )
+  said = said[said['about'] == 'flips'].set_index('pruning_fraction')
+  assert said.loc[0.9, 'verdict'] == 'differs'
+  assert '0.394, 0.033 between two dense networks' in said.loc[0.9, 'sentence']
+
+
+def test_costs_of_other_networks_are_refused(tmp_path):
+  write_predictions(tmp_path / 'predictions')
+  place = {'mode': 'eval', 'dataset_name': 'toy'}
+  both = str(tmp_path / 'predictions'), str(tmp_path)
+  aggregate_predictions.run(*both, num_resamples=0, **place)
+  costs = measure_costs.run(*both, **place)
+  path = paths.costs(str(tmp_path), 'toy', 'eval')
+  is_wrong = costs['measure'] == 'newly wrong'
+  costs.loc[is_wrong, 'value'] += 0.01
+  csvs.write(tables.COSTS, costs, path)
+  with pytest.raises(ValueError, match='make the costs again: .*measure_costs'):
+    headline_table.run(str(tmp_path), **place)

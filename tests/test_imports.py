@@ -38,7 +38,13 @@ UTILS = (
     'tensorflow_start',
     'workers',
   ),
-  ('class_level_metrics', 'membership', 'populations'),
+  (
+    'class_level_metrics',
+    'class_names',
+    'membership',
+    'populations',
+    'prediction_files',
+  ),
   (
     'bundle_index',
     'checkpoints',
@@ -64,8 +70,10 @@ TENSORFLOW = {
 # Scripts that start in a second, since they need no TensorFlow to work.
 TENSORFLOW_FREE = (
   'pie_dataset_gen.aggregate_predictions',
+  'pie_dataset_gen.compare_with_people',
   'pie_dataset_gen.headline_table',
   'pie_dataset_gen.how_many_members',
+  'pie_dataset_gen.measure_costs',
   'pie_dataset_gen.rank_suspects',
   'pie_dataset_gen.summarize_annotations',
   'per_class_accuracy.aggregate_ckpt_metrics',

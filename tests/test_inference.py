@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from scipy import special
 
 from utils import (
   checkpoints,
@@ -182,6 +183,18 @@ def test_what_devices_compute_compiles_for_accelerators(population, precision):
     )
 
 
+def test_a_restricted_probability_is_of_a_softmax_of_the_subset_alone():
+  scores = np.random.default_rng(0).normal(0, 2, (50, 10)).astype('float32')
+  subset = (1, 4, 6, 9)
+  labels = np.zeros(50, np.int64)
+  _, whole, _, label, sure = inference.outcomes(scores, labels, 0.0, subset)
+  among = special.softmax(scores[:, subset], axis=1)
+  np.testing.assert_array_equal(label, np.take(subset, among.argmax(axis=1)))
+  np.testing.assert_allclose(sure, among.max(axis=1), rtol=1e-5)
+  *_, all_classes = inference.outcomes(scores, labels, 0.0)
+  np.testing.assert_array_equal(all_classes, whole)
+
+
 @pytest.mark.parametrize('subset', [(1, 4, 6, 9), (0, 2, 3, 5, 7, 8), (2,)])
 def test_a_restricted_prediction_is_the_likeliest_of_the_subset(
   population, subset
@@ -198,7 +211,8 @@ def test_a_restricted_prediction_is_the_likeliest_of_the_subset(
         assert row['restricted_predictions'] == among[0]
         decided += among[0] != row['predictions']
     pd.testing.assert_frame_equal(
-      frame.drop(columns='restricted_predictions'), plain[member]
+      frame.drop(columns=['restricted_predictions', 'restricted_probability']),
+      plain[member],
     )
   assert decided
 
@@ -296,7 +310,9 @@ def test_a_shard_that_is_declared_empty_has_no_rows(population, tmp_path):
     )
   }
   assert frames[path].empty and len(frames[other]) == 20
-  assert set(frames[path]) >= set(frames[other]) - {'restricted_predictions'}
+  assert set(frames[path]) >= set(frames[other]) - {
+    *('restricted_predictions', 'restricted_probability')
+  }
 
 
 def test_spreading_over_devices_changes_no_label(population, tmp_path):

@@ -30,6 +30,7 @@ MADE = {
     f'{RESULTS}/modal_labels/eval/x',
   ),
   'generate_pie_dataset': ('pie/digits', 'pie/digits/x'),
+  'measure_costs': (RESULTS, f'{RESULTS}/eval_costs.csv'),
   'aggregate_ckpt_metrics': (
     f'{RESULTS}/class_metrics/eval',
     f'{RESULTS}/class_metrics/eval/x',
@@ -51,6 +52,7 @@ MADE = {
     'results/robustness',
     'results/robustness/robustness_summary.csv',
   ),
+  'measure_gains': (RESULTS, f'{RESULTS}/gains.csv'),
   'rank_suspects': (RESULTS, f'{RESULTS}/eval_suspects.csv'),
   'headline_table': ('results', 'results/headline_table.csv'),
   'gallery': (

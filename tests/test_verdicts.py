@@ -185,3 +185,53 @@ def test_classes_are_judged_together(options, verdict, words):
   found = impact(**options)
   assert found.verdict == verdict
   assert words in found.sentence
+
+
+def cost_of(**changes):
+  return pd.DataFrame(
+    [
+      {
+        'pruning_method': 'int8',
+        'pruning_fraction': 0.0,
+        'measure': 'newly wrong',
+        'value': 0.08,
+        'reference': 0.03,
+        'pvalue': 0.002,
+        'verdict': 'differs',
+        'is_paired': 0,
+        'not_available': '',
+        **changes,
+      }
+    ]
+  )
+
+
+@pytest.mark.parametrize(
+  ('changes', 'said'),
+  [
+    ({}, '0.080, 0.030 between two dense networks: above what chance'),
+    ({'value': 0.01}, '0.010, 0.030 between two dense networks: below what'),
+    ({'is_paired': 1}, '0.030 if which of a pair is dense were dealt out: '),
+    (
+      {'verdict': 'not shown', 'pvalue': 0.4},
+      'networks: no difference is shown (p 0.4)',
+    ),
+    ({'verdict': 'too few members'}, 'so few members cannot tell it from'),
+    (
+      {
+        'measure': 'overconfidence',
+        'verdict': 'not tested',
+        'value': np.nan,
+        'reference': np.nan,
+        'pvalue': np.nan,
+        'not_available': 'no probability',
+      },
+      'the mean confidence less top-1 is not known; no probability.',
+    ),
+  ],
+)
+def test_a_cost_is_said_as_it_was_tested(changes, said):
+  (found,) = verdicts.of_costs(cost_of(**changes))
+  assert found.verdict == changes.get('verdict', 'differs')
+  assert said in found.sentence
+  assert found.sentence.startswith('int8: ')

@@ -298,6 +298,20 @@ def read(
   return _parse(table, text, path, columns)
 
 
+def read_head(path: str) -> tuple[list[str], list[str]]:
+  """Names and cells of a CSV's first row, as text; no cells where it has none.
+
+  Raises:
+    ValueError: it is no CSV.
+  """
+  with epath.Path(path).open('rb') as file:
+    header, first = file.readline(), file.readline()
+  try:
+    return _header(header), _first_cells(first)
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise ValueError(f'{path} is not a CSV: {error}') from None
+
+
 def _parse(table, text, path, columns) -> pd.DataFrame:
   wanted = [
     column
@@ -366,8 +380,29 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
   return frame
 
 
+def names_of(path: str) -> list[str]:
+  """The names of a CSV's columns, for tables of which not all are known.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: its first line is no text.
+  """
+  try:
+    with epath.Path(path).open('rb') as file:
+      return _header(file.readline())
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise ValueError(f'{path} is not a CSV: {error}') from None
+
+
 def _header(text: bytes) -> list[str]:
   """The names in the first line, without the price of a reader of tables."""
+  # As pandas calls columns without a name.
+  names = _first_cells(text)
+  return [name or f'Unnamed: {i}' for i, name in enumerate(names)]
+
+
+def _first_cells(text: bytes) -> list[str]:
+  """The cells of the first line."""
   line = text[: text.find(b'\n') + 1] or text
   return next(csv.reader([line.decode('utf-8-sig')]), [])
 

@@ -113,12 +113,9 @@ class KerasFile(Program):
       # Keras 3 computes with what this says as it is imported.
       os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
       library = tf_keras if version == 2 else keras
-      try:
-        self._model = library.models.load_model(
-          copy, compile=False, safe_mode=True
-        )
-      except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ValueError(_first_line(error)) from None
+      self._model = library.models.load_model(
+        copy, compile=False, safe_mode=True
+      )
     if not isinstance(self._model.input_shape, tuple):
       raise ValueError('it takes several inputs, wanted one of images')
     self.shape = _shape(self._model.input_shape)
@@ -127,6 +124,7 @@ class KerasFile(Program):
     self._function = tf.function(
       lambda pixels: self._model(pixels, training=False),
       input_signature=[tf.TensorSpec(self.shape, self.input_type)],
+      autograph=False,
     )
 
   def __call__(self, pixels: tf.Tensor) -> tf.Tensor:
@@ -216,6 +214,7 @@ class FileNetwork:
     self._pixels = tf.function(
       self._untraced_pixels,
       input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)],
+      autograph=False,
     )
     self._check_output(self._run(tf.zeros((2, size, size, 3))))
 
@@ -348,8 +347,8 @@ class _Opener:
       raise FileNotFoundError(f'{path} is missing')
     try:
       return FileNetwork(path, self.program(path), description)
-    except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
-      raise ValueError(f'{path}: {_first_line(error)}') from None
+    except Exception as error:  # What a framework raises at a damaged file.
+      raise ValueError(f'{path}: {_one_line(error)}') from error
 
 
 class SavedModelOpener(_Opener):
@@ -399,12 +398,7 @@ def _check_operations(folder: str) -> None:
   from tensorflow.core.protobuf import saved_model_pb2
 
   saved = saved_model_pb2.SavedModel()
-  try:
-    saved.ParseFromString(epath.Path(folder, 'saved_model.pb').read_bytes())
-  except Exception as error:  # Of protobuf, which has no public name for it.
-    raise ValueError(
-      f'saved_model.pb is damaged: {_first_line(error)}'
-    ) from None
+  saved.ParseFromString(epath.Path(folder, 'saved_model.pb').read_bytes())
   for graph in saved.meta_graphs:
     functions = graph.graph_def.library.function
     nodes = [*graph.graph_def.node, *(n for f in functions for n in f.node_def)]
@@ -442,5 +436,10 @@ def _only(output: Any) -> tf.Tensor:
   return found[0]
 
 
-def _first_line(error: Exception) -> str:
-  return str(error).strip().split('\n')[0] or type(error).__name__
+def _one_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines() or ['']
+  # 'in user code:', say, above a traceback.
+  line = lines[-1 if lines[0].endswith(':') else 0].strip()
+  if isinstance(error, ValueError) and line:
+    return line
+  return f'{type(error).__name__}: {line}'

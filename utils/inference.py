@@ -44,6 +44,8 @@ _OFFSET_RATIO = 8
 _OFFSET_IMAGES = 20
 # Networks in memory at a time; a folded ResNet-50 takes 100 MB.
 _GROUP_SIZE = 8
+# Columns that frames have where the classes to choose from are a subset.
+_RESTRICTED = ('restricted_predictions', 'restricted_probability')
 
 
 class Network(Protocol):
@@ -110,7 +112,7 @@ def outcomes(
   labels: tf.Tensor,
   label_smoothing: float,
   class_subset: Sequence[int] = (),
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
   """What a batch's scores say.
 
   Args:
@@ -123,7 +125,8 @@ def outcomes(
   Returns:
     The class ids of the largest probabilities [n, 5] (fewer if there are
     fewer classes), the largest probability [n], the cross entropy [n] with
-    label smoothing, in nats, and the likeliest class id of the subset [n].
+    label smoothing, in nats, the likeliest class id of the subset [n], and its
+    probability [n] if the class is known to be one of the subset.
   """
   number = scores.shape[1]
   _, top = tf.math.top_k(scores, k=min(5, number))
@@ -131,10 +134,10 @@ def outcomes(
   targets = smooth_labels(labels, number, label_smoothing)
   loss = tf.nn.softmax_cross_entropy_with_logits(targets, scores)
   subset = tf.constant(tuple(class_subset) or tuple(range(number)))
-  restricted = tf.gather(
-    subset, tf.argmax(tf.gather(scores, subset, axis=1), axis=1)
-  )
-  return top, probability, loss, restricted
+  among = tf.gather(scores, subset, axis=1)
+  restricted = tf.gather(subset, tf.argmax(among, axis=1))
+  sure = tf.reduce_max(tf.nn.softmax(among), axis=1)
+  return top, probability, loss, restricted, sure
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
@@ -199,8 +202,9 @@ class Predictor:
       preprocessing_name: 'legacy' or 'modern'.
       precision: 'float32' or 'bfloat16'.
       label_smoothing: of the cross entropy, in [0, 1).
-      class_subset: class ids; frames have a further column, the likeliest of
-        these, restricted_predictions. Empty for none.
+      class_subset: class ids; frames have two further columns, the likeliest of
+        these, restricted_predictions, and its probability among them,
+        restricted_probability. Empty for none.
       strategy: where networks run; None for the devices at hand.
     """
     if batch_size < 1:
@@ -269,7 +273,7 @@ class Predictor:
     with progress:
       for start in range(0, len(pending), _GROUP_SIZE):
         networks = {
-          checkpoint: self._open(checkpoint, described)
+          checkpoint: self.open(checkpoint, described)
           for checkpoint in pending[start : start + _GROUP_SIZE]
         }
         for data_set, reader in zip(data_sets, readers, strict=True):
@@ -293,10 +297,10 @@ class Predictor:
               frame['precision'] = self._precision
               frame['made_from'] = made_from[checkpoint]
               if not self._class_subset:
-                del frame['restricted_predictions']
+                frame = frame.drop(columns=list(_RESTRICTED))
               yield checkpoint, shard, frame
 
-  def _open(
+  def open(
     self,
     checkpoint: member_paths.Checkpoint,
     described: Sequence[image_records.ImageRecords],
@@ -367,7 +371,9 @@ class Predictor:
       progress.update(len(batch_keys) * len(group))
     if not keys:
       # Declared so, or the reader would have complained: no image, no row.
-      nothing = csvs.empty(tables.PREDICTIONS).assign(restricted_predictions=0)
+      nothing = csvs.empty(tables.PREDICTIONS).assign(
+        **dict.fromkeys(_RESTRICTED, 0)
+      )
       return {checkpoint: nothing.copy() for checkpoint in group}
     true_class = np.concatenate(classes)
     frames = {
@@ -434,7 +440,7 @@ def _frame(
   parts: list[list[np.ndarray]],
 ) -> pd.DataFrame:
   """The rows of a shard from the `outcomes` of its batches."""
-  top, probability, loss, restricted = map(
+  top, probability, loss, restricted, sure = map(
     np.concatenate, zip(*parts, strict=True)
   )
   _check_finite(checkpoint, shard, keys, loss)
@@ -452,6 +458,7 @@ def _frame(
       'image_index': np.arange(len(keys)),
       'cross_entropy': loss,
       'restricted_predictions': restricted.astype(np.int64),
+      'restricted_probability': sure,
     }
   )
 

@@ -10,9 +10,12 @@ Nothing here imports TensorFlow.
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
+# A configuration of a thousand layers has a hundredth of it.
+_MAX_BYTES = 2**26
 # Parts of Keras that run code, or load files, that a configuration names.
 _RUN_CODE = {
   'ClassMethod',
@@ -49,17 +52,21 @@ def check(path: str) -> int:
   try:
     with zipfile.ZipFile(path) as archive:
       metadata, config = (
-        json.loads(archive.read(name))
-        for name in ('metadata.json', 'config.json')
+        _read_json(archive, name) for name in ('metadata.json', 'config.json')
       )
       major = int(str(metadata['keras_version']).split('.')[0])
+      if damaged := archive.testzip():
+        raise ValueError(f'{damaged} is damaged')
   except (
     zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
     KeyError,
+    NotImplementedError,
+    RecursionError,
+    RuntimeError,
     TypeError,
     ValueError,
-    RecursionError,
-    NotImplementedError,
   ) as error:
     raise ValueError(f'it is no .keras archive: {error}') from None
   if major not in (2, 3) or not isinstance(config, dict):
@@ -73,6 +80,12 @@ def check(path: str) -> int:
         'SavedModel or .tflite'
       )
   return major
+
+
+def _read_json(archive: zipfile.ZipFile, name: str) -> Any:
+  if archive.getinfo(name).file_size > _MAX_BYTES:
+    raise ValueError(f'{name} has more than {_MAX_BYTES} bytes')
+  return json.loads(archive.read(name))
 
 
 def _parts(config: Any) -> Iterator[dict]:

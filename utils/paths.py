@@ -48,6 +48,11 @@ class Study:
     return self._in('data')
 
   @property
+  def classes(self) -> str:
+    """Names of the classes of data from elsewhere."""
+    return self._in('classes.csv')
+
+  @property
   def checkpoints(self) -> str:
     """The members; the folder's name is that of the experiment."""
     return self._in('checkpoints', self.name)
@@ -199,6 +204,46 @@ def verdicts(output_path: str, dataset: str, mode: str) -> str:
   return str(_below(output_path, dataset, f'{mode}_verdicts.csv'))
 
 
+def costs(output_path: str, dataset: str, mode: str) -> str:
+  """What each level costs beside accuracy."""
+  return str(_below(output_path, dataset, f'{mode}_costs.csv'))
+
+
+def class_costs(output_path: str, dataset: str, mode: str) -> str:
+  """PIEs and flips of each class at each level."""
+  return str(_below(output_path, dataset, f'{mode}_class_costs.csv'))
+
+
+def group_costs(output_path: str, dataset: str, mode: str) -> str:
+  """PIEs and errors of each group of images at each level."""
+  return str(_below(output_path, dataset, f'{mode}_group_costs.csv'))
+
+
+def newly_wrong(output_path: str, dataset: str, mode: str) -> str:
+  """What newly wrong images are taken for."""
+  return str(_below(output_path, dataset, f'{mode}_newly_wrong.csv'))
+
+
+def reliability(output_path: str, dataset: str, mode: str) -> str:
+  """How often members are right, by how sure they are."""
+  return str(_below(output_path, dataset, f'{mode}_reliability.csv'))
+
+
+def gains(output_path: str, dataset: str) -> str:
+  """What each level gains: sizes and operations."""
+  return str(_below(output_path, dataset, 'gains.csv'))
+
+
+def layer_gains(output_path: str, dataset: str) -> str:
+  """The same of each layer."""
+  return str(_below(output_path, dataset, 'layer_gains.csv'))
+
+
+def speed(output_path: str, dataset: str) -> str:
+  """Images a second of each level, on one machine."""
+  return str(_below(output_path, dataset, 'speed.csv'))
+
+
 def pie_records(
   output_file: str,
   dataset: str,
@@ -319,6 +364,11 @@ def gallery(output_path: str, dataset: str, mode: str) -> str:
 def suspects(output_path: str, dataset: str, mode: str) -> str:
   """Images whose label should be looked at, ranked."""
   return str(epath.Path(output_path) / dataset / f'{mode}_suspects.csv')
+
+
+def people(output_path: str, dataset: str, mode: str, name: str) -> str:
+  """What people say of images, held against a study (`tables.PEOPLE`)."""
+  return str(_below(output_path, dataset, f'{mode}_people_{name}.csv'))
 
 
 def members_needed(output_path: str, dataset: str, mode: str) -> str:

@@ -248,6 +248,35 @@ def conv_layers(architecture: Architecture) -> tuple[ConvLayer, ...]:
   return tuple(found)
 
 
+def output_pixels(
+  architecture: Architecture, image_size: int
+) -> dict[str, int]:
+  """For how many pixels each convolution computes its output, by its name.
+
+  Args:
+    architecture: which ResNet.
+    image_size: height and width of its input.
+  """
+
+  def strided(size, stride):
+    return -(-size // stride)
+
+  initial, groups = layers(architecture)
+  size = strided(image_size, initial.stride)
+  pixels = {initial.name: size**2}
+  if _STEMS[architecture.stem].has_pool:
+    size = strided(size, 2)
+  for block in (block for group in groups for block in group):
+    if block.projection:
+      pixels[block.projection.name] = (
+        strided(size, block.projection.stride) ** 2
+      )
+    for conv in block.convs:
+      size = strided(size, conv.stride)
+      pixels[conv.name] = size**2
+  return pixels
+
+
 def total_sparsity(
   layer_sparsity: Mapping[str, float], architecture: Architecture
 ) -> float:

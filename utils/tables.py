@@ -130,6 +130,29 @@ PREDICTIONS = Table(
   sort_by=('image_index',),
 )
 
+# What no prediction of the original's names: its place says which image it is
+# of, and the order of the files which replicate it is by (`prediction_files`).
+NOT_IN_ORIGINAL = ('image_key', 'image_index', 'replicate')
+ROW = 'Unnamed: 0'
+ORIGINAL_PREDICTIONS = Table(
+  'predictions of the original',
+  "an image, by one member, at the image's place in the shard",
+  "the original's imagenet_predictions",
+  '<results>/<data set>/predictions_dataframe/<mode>/<shard>/'
+  'predictions_dataframe_<time>.csv',
+  (
+    _count(ROW, 'the row, from 0, in a column without a name'),
+    *(
+      column
+      for column in PREDICTIONS.columns
+      # Its split and filename hold the data set and a path: they are not read.
+      if column.name not in (*NOT_IN_ORIGINAL, 'split', 'filename')
+    ),
+  ),
+  key=(ROW,),
+  sort_by=(),
+)
+
 MODAL_LABELS = Table(
   'modal labels',
   'an image at a level: votes of the dense and of the compressed population',
@@ -291,6 +314,218 @@ PIE_NULL = Table(
   sort_by=('pruning_method', 'pruning_fraction'),
 )
 
+# A measure, what it stands beside, and whether that is chance.
+_COST = (
+  Column('measure', 'text', 'what was measured'),
+  Column('value', 'float', 'mean over members, or pairs', nullable=True),
+  Column(
+    'low',
+    'float',
+    'lower end of its 95 % interval, had other members been trained',
+    nullable=True,
+  ),
+  Column('high', 'float', 'upper end of that interval', nullable=True),
+  Column(
+    'reference',
+    'float',
+    'the same of dense members, or between two dense ones; of pairs in both '
+    'directions',
+    nullable=True,
+  ),
+  _fraction(
+    'pvalue',
+    'share of memberships, dense or not permuted, that set value and '
+    'reference as far apart',
+    nullable=True,
+  ),
+  Column(
+    'verdict',
+    'text',
+    "'differs', 'not shown', 'too few members' or 'not tested'",
+  ),
+  _count(
+    'is_paired', '1 if each was made from the dense one of its number', high=1
+  ),
+  Column('not_available', 'text', 'why cells are empty', default=''),
+)
+
+COSTS = Table(
+  'costs',
+  'a measure at a level, beside what training alone gives',
+  'pie_dataset_gen.measure_costs',
+  '<results>/<data set>/<mode>_costs.csv',
+  (
+    *_LEVEL,
+    *_COST,
+  ),
+  key=('pruning_method', 'pruning_fraction', 'measure'),
+  # In the order of the measures.
+  sort_by=(),
+)
+
+CLASS_COSTS = Table(
+  'costs of classes',
+  'a class at a level: PIEs and flips beside what training alone gives',
+  'pie_dataset_gen.measure_costs',
+  '<results>/<data set>/<mode>_class_costs.csv',
+  (
+    *_LEVEL,
+    _count('class_id', 'class id, from 0'),
+    Column('class', 'text', 'name of the class'),
+    _count('images', 'images of the class'),
+    _fraction('image_share', 'of all images'),
+    _count('pie_count', 'PIEs of the class'),
+    _fraction('pie_share', 'of all PIEs', nullable=True),
+    _fraction(
+      'pie_pvalue',
+      'of as many PIEs in the class or more, if PIEs fell on images at random '
+      '(hypergeometric)',
+      nullable=True,
+    ),
+    _fraction(
+      'pie_qvalue',
+      'Benjamini-Hochberg, over the classes of the level',
+      nullable=True,
+    ),
+    _fraction(
+      'newly_wrong',
+      'share of the images that a dense member has right and a compressed one '
+      'wrong, mean over both',
+    ),
+    _fraction('newly_right', 'the other way round'),
+    _fraction(
+      'dense_newly_wrong',
+      'share that one dense member has right and another wrong: what training '
+      'alone gives, in either direction',
+      nullable=True,
+    ),
+    _fraction(
+      'flip_pvalue',
+      'share of memberships, dense or not permuted, that set the shares of '
+      'members that are right about the images as far apart (squared distance)',
+      nullable=True,
+    ),
+    _fraction(
+      'flip_qvalue',
+      'Benjamini-Hochberg, over the classes of the level',
+      nullable=True,
+    ),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'class_id'),
+  sort_by=('pruning_method', 'pruning_fraction', 'class_id'),
+)
+
+GROUP_COSTS = Table(
+  'costs of groups',
+  'a measure of a group of images at a level, beside the dense members',
+  'pie_dataset_gen.measure_costs',
+  '<results>/<data set>/<mode>_group_costs.csv',
+  (
+    *_LEVEL,
+    Column('group', 'text', "name of the group, or 'all groups'"),
+    _count('images', 'images of the group'),
+    *_COST,
+  ),
+  key=('pruning_method', 'pruning_fraction', 'group', 'measure'),
+  # In the order of the measures.
+  sort_by=(),
+)
+
+NEWLY_WRONG = Table(
+  'newly wrong',
+  'a class and what its newly wrong images are taken for, at a level',
+  'pie_dataset_gen.measure_costs',
+  '<results>/<data set>/<mode>_newly_wrong.csv',
+  (
+    *_LEVEL,
+    _count('class_id', 'class id of the label'),
+    Column('class', 'text', 'name of that class'),
+    _count('predicted_class_id', 'class id that compressed members predict'),
+    Column('predicted_class', 'text', 'name of that class'),
+    Column(
+      'images',
+      'float',
+      'images that a dense member has right and a compressed one takes for '
+      'that class, mean over both',
+      low=0.0,
+    ),
+    _amount('dense_images', 'the same of two dense members'),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'class_id', 'predicted_class_id'),
+  # The largest numbers of a level first.
+  sort_by=(),
+)
+
+RELIABILITY = Table(
+  'reliability',
+  'a bin of images that are about equally sure, at a level',
+  'pie_dataset_gen.measure_costs',
+  '<results>/<data set>/<mode>_reliability.csv',
+  (
+    *_LEVEL,
+    _count('bin', 'from 0, the least sure images of each member'),
+    _fraction('confidence', 'mean predicted_probability, mean over members'),
+    _fraction('accuracy', 'share that is right, mean over members'),
+    _fraction('accuracy_low', 'its 95 % interval', nullable=True),
+    _fraction('accuracy_high', 'its 95 % interval', nullable=True),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'bin'),
+  # Dense first.
+  sort_by=(),
+)
+
+GAINS = Table(
+  'gains',
+  'what a level gains: a measure of one of its members',
+  'pie_dataset_gen.measure_gains',
+  '<results>/<data set>/gains.csv',
+  (
+    *_LEVEL,
+    Column('measure', 'text', 'what was measured'),
+    Column('value', 'float', 'a number, or a ratio', low=0.0, nullable=True),
+    Column('not_available', 'text', 'why there is none', default=''),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'measure'),
+  # In the order of the measures.
+  sort_by=(),
+)
+
+LAYER_GAINS = Table(
+  'gains of layers',
+  'a layer of a member of a level: weights and multiply-adds',
+  'pie_dataset_gen.measure_gains',
+  '<results>/<data set>/layer_gains.csv',
+  (
+    *_LEVEL,
+    Column('layer', 'text', "the original's name, without the scope"),
+    _count('parameters', 'trained numbers, those that are zero too'),
+    _count('nonzero_parameters', 'those that are not zero'),
+    _count('multiply_adds', 'multiplications of an image by a weight, dense'),
+    _count('nonzero_multiply_adds', 'those by a weight that is not zero'),
+  ),
+  key=('pruning_method', 'pruning_fraction', 'layer'),
+  # In the order of the layers.
+  sort_by=(),
+)
+
+SPEED = Table(
+  'speed',
+  'a level: images a second on one machine',
+  'pie_dataset_gen.measure_gains',
+  '<results>/<data set>/speed.csv',
+  (
+    *_LEVEL,
+    _amount('images_per_second', 'median over rounds'),
+    _amount('slowest', 'of the rounds'),
+    _amount('fastest', 'of the rounds'),
+    Column('rounds', 'int', 'in which the levels took turns', low=1),
+    Column('batch_size', 'int', 'images at once', low=1),
+    Column('device', 'text', 'that computed'),
+  ),
+  key=('pruning_method', 'pruning_fraction'),
+  sort_by=(),
+)
+
 VERDICTS = Table(
   'verdicts',
   'a question about a level: what can be said, and what cannot',
@@ -298,7 +533,11 @@ VERDICTS = Table(
   '<results>/<data set>/<mode>_verdicts.csv',
   (
     *_LEVEL,
-    Column('about', 'text', "'images', 'PIEs', 'classes' or 'groups'"),
+    Column(
+      'about',
+      'text',
+      "'images', 'PIEs', 'classes', 'groups', 'flips' or 'calibration'",
+    ),
     Column(
       'verdict',
       'text',
@@ -538,6 +777,25 @@ GROUPS = Table(
   sort_by=('group', 'class_id', 'class', 'image_key'),
 )
 
+CLASSES = Table(
+  'classes',
+  'a class and its name; with groups, a class of one of them',
+  'a person',
+  '<study>/classes.csv, or given as --classes_file',
+  (
+    _count('class_id', 'class id, in the order that predictions have'),
+    Column('class_name', 'text', 'its name'),
+    Column(
+      'group',
+      'text',
+      'a group that it is of, for --groups_file; empty for none',
+      default='',
+    ),
+  ),
+  key=('class_id', 'group'),
+  sort_by=('class_id', 'group'),
+)
+
 
 def _number(name: str, meaning: str, **options) -> Column:
   return Column(name, 'float', meaning, nullable=True, **options)
@@ -694,6 +952,22 @@ CLASS_IMPACT_SUMMARY = Table(
     ),
     _fraction(
       'baseline_worst_to_best', 'lowest over best recall, dense', nullable=True
+    ),
+    Column(
+      'baseline_worst_class',
+      'text',
+      'class of the lowest recall, dense',
+      default='',
+    ),
+    *(
+      _fraction(
+        f'baseline_worst_recall{end}', meaning, nullable=True, default=np.nan
+      )
+      for end, meaning in (
+        ('', 'its baseline_mean_recall'),
+        ('_low', 'a 95 % interval of the lowest, as of worst_recall'),
+        ('_high', 'a 95 % interval of the lowest, as of worst_recall'),
+      )
     ),
   ),
   key=('pruning_method', 'pruning_fraction'),
@@ -886,4 +1160,71 @@ SUBSET_TESTS = Table(
   ),
   key=('pruning_method', 'pruning_fraction', 'num_members'),
   sort_by=('pruning_method', 'pruning_fraction', 'num_members'),
+)
+
+PEOPLE = Table(
+  'people',
+  'a level, a score that people gave images, and a statistic',
+  'pie_dataset_gen.compare_with_people',
+  '<results>/<data set>/<mode>_people_<name>.csv',
+  (
+    Column(
+      'pruning_method',
+      'text',
+      "how models were compressed; 'baseline' and 'all' are rankings of images "
+      'without PIEs, by dense and by all members',
+    ),
+    _fraction('pruning_fraction', 'level of the compressed population'),
+    Column('people_score', 'text', "'entropy', ..., or the name of the column"),
+    Column(
+      'ranking',
+      'text',
+      "what is held against it: 'pie' (or not), 'distance' of the votes, "
+      "'disagreement' of networks with the label, or that of 'one_network'",
+    ),
+    Column(
+      'statistic',
+      'text',
+      "'difference' of means, 'matched_difference' among images on which dense "
+      "networks vote alike, 'auc', 'spearman', 'average_precision', "
+      "'precision_at_k'",
+    ),
+    Column('value', 'float', 'the statistic', nullable=True),
+    Column(
+      'value_low',
+      'float',
+      'lower end of its 95 % interval over images',
+      nullable=True,
+    ),
+    Column('value_high', 'float', 'upper end of that interval', nullable=True),
+    Column(
+      'by_chance',
+      'float',
+      'mean over permuted memberships; of rankings what a random one gives',
+      nullable=True,
+    ),
+    Column(
+      'by_chance_low',
+      'float',
+      '2.5th percentile over permuted memberships',
+      nullable=True,
+    ),
+    Column('by_chance_high', 'float', '97.5th percentile', nullable=True),
+    _fraction(
+      'pvalue',
+      'share of memberships that give as large a statistic',
+      nullable=True,
+    ),
+    _count('images_count', 'images that people saw and members predicted'),
+    _count('chosen_count', 'PIEs, or images with a score of 1', nullable=True),
+  ),
+  key=(
+    'pruning_method',
+    'pruning_fraction',
+    'people_score',
+    'ranking',
+    'statistic',
+  ),
+  # In the order in which they are told.
+  sort_by=(),
 )

@@ -7,7 +7,8 @@ shards, 1.8 GB) in a temporary folder, and prints
   same files, one by one: wanted at most 2;
 - the same at four sizes: time by row should be flat;
 - beside a row-by-row version, pandas' mode of each image, on one shard;
-- the largest memory of the process that aggregates: wanted below 1.5 GB.
+- measure_costs on the same files: wanted at most as long as aggregating;
+- the largest memory of a process of either: wanted below 1.5 GB.
 
   python -m tests.benchmarks.aggregation --shards=8
 
@@ -100,16 +101,15 @@ def parse(files: list[pathlib.Path]) -> float:
   return time.perf_counter() - start
 
 
-def aggregate(pattern: str, output: str) -> tuple[float, float]:
-  """Seconds and peak GB of the script, as a program of its own."""
+def run_script(script: str, *arguments: str) -> tuple[float, float]:
+  """Seconds and peak GB of a script, as a program of its own."""
   start = time.perf_counter()
   subprocess.run(
     [
       sys.executable,
       '-m',
-      'pie_dataset_gen.aggregate_predictions',
-      f'--data_directory={pattern}',
-      f'--output_path={output}',
+      f'pie_dataset_gen.{script}',
+      *arguments,
     ],
     check=True,
     stderr=subprocess.DEVNULL,
@@ -118,6 +118,15 @@ def aggregate(pattern: str, output: str) -> tuple[float, float]:
   # The largest of the programs that have ended so far; sizes only grow.
   peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
   return seconds, peak * 1024 / 1e9
+
+
+def aggregate(pattern: str, output: str) -> tuple[float, float]:
+  """Seconds and peak GB."""
+  return run_script(
+    'aggregate_predictions',
+    f'--data_directory={pattern}',
+    f'--output_path={output}',
+  )
 
 
 def row_by_row(files: list[pathlib.Path]) -> float:
@@ -146,17 +155,25 @@ def main(argv: list[str]) -> None:
     for shard in shards:
       write_shard(shard, f.images, f.replicates)
     members = len(LEVELS) * f.replicates
-    print('rows       aggregate  pandas alone  ratio  us/row  peak GB')
+    print(
+      'rows       aggregate  pandas alone  ratio  us/row  costs      peak GB'
+    )
     for part in (8, 4, 2, 1):
       chosen = shards[: f.shards // part]
       files = sorted(path for shard in chosen for path in shard.iterdir())
       alone = parse(files)
       pattern = ','.join(f'{shard}/*.csv' for shard in chosen)
       seconds, peak = aggregate(pattern, f'{root}/out_{part}')
+      of_costs, peak_costs = run_script(
+        'measure_costs',
+        f'--data_directory={pattern}',
+        f'--results_directory={root}/out_{part}',
+      )
       rows = len(chosen) * f.images * members
       print(
         f'{rows:9,d}  {seconds:7.2f} s  {alone:10.2f} s  '
-        f'{seconds / alone:5.2f}  {seconds / rows * 1e6:6.2f}  {peak:7.2f}',
+        f'{seconds / alone:5.2f}  {seconds / rows * 1e6:6.2f}  '
+        f'{of_costs:7.2f} s  {max(peak, peak_costs):7.2f}',
         flush=True,
       )
     plain = row_by_row(sorted(shards[0].iterdir()))
