@@ -214,7 +214,8 @@ def report(
         'groups, beyond that of the accuracy. [From, to] is their 95 % '
         'interval, since the deviation of a few members is known badly: plan '
         f'for the upper end. Corrected is {_LEVEL:g} over the number of '
-        'classes or groups (Bonferroni), more than the false discovery rate asks for.'
+        'classes or groups (Bonferroni), more than the false discovery rate '
+        'asks for.'
       )
     )
   if len(tests):

@@ -1113,7 +1113,8 @@ MEMBERS_NEEDED = Table(
       'smallest_change',
       'change that the two-sided test at 5 % (Welch, or of pairs) finds in 8 '
       'of 10 studies, of recall less accuracy, or of the accuracy; above 1 '
-      'none is found; empty where no member of the pilot differs from its population',
+      'none is found; empty where no member of the pilot differs from its '
+      'population',
     ),
     _amount(
       'smallest_change_low',

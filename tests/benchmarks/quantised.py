@@ -7,8 +7,8 @@ its forms, decoding included, in one run, so that the figures compare. Prints
 for each the size, the share of images with the bundle's top-1, the cosine of
 the scores with the bundle's, images/s end to end (the best of three passes,
 opening apart) and of the interpreter called alone in a loop on decoded images,
-a multiple of 16. The weights were drawn, not trained: scores lie closer together than those of a trained network,
-and top-1 changes sooner.
+a multiple of 16. The weights were drawn, not trained: top-1 of such a network
+moves otherwise than that of a trained one.
 
 Photographs are cut out of the two in tests/reference, or given.
 """
