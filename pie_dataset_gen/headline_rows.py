@@ -20,6 +20,7 @@ NEWLY_RIGHT = 'newly right'
 CALIBRATION_ERROR = 'ECE of the predicted class'
 COMPRESSION = 'compression ratio'
 SPEED_UP = 'theoretical speed-up'
+GZIPPED = 'bytes, gzipped'
 # The rows that are printed, and that a page shows first.
 SHORT = (
   'members',
@@ -39,6 +40,7 @@ SHORT = (
   'overconfidence',
   COMPRESSION,
   SPEED_UP,
+  GZIPPED,
   'top-1 on corrupted images',
   'error on corrupted images, dense = 1',
 )
