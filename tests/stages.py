@@ -214,6 +214,7 @@ def _child(stage, folder, log, strike, at, note):
   tempfile.tempdir = os.path.dirname(log)
   for descriptor in (1, 2):
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+  assert 'tensorflow' in sys.modules, 'imported anew by every stage'
   faults = Faults(strike, at)
   sys.argv = [stage.script, *stage.flags]
   script = importlib.import_module(stage.script)
