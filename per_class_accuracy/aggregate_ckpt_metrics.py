@@ -58,6 +58,7 @@ _COLUMNS = (
   'cross_entropy',
   'preprocessing',
   'precision',
+  'made_from',
 )
 
 
@@ -240,6 +241,7 @@ def run(
       split=mode,
       preprocessing=_only(predictions, 'preprocessing', checkpoint),
       compute_precision=_only(predictions, 'precision', checkpoint),
+      made_from=_only(predictions, 'made_from', checkpoint),
     )
     record.start()
     csvs.write(tables.CLASS_METRICS, metrics, outputs[checkpoint])

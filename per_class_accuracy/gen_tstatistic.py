@@ -28,9 +28,9 @@ gives the number of significant classes by chance and the p-value of the true
 number; for each class a p-value that assumes no distribution, one adjusted for
 the number of classes (max-T, Westfall & Young), and the only one where no model
 differs from its group. Few models have few memberships: three a side cannot
-reach p = 0.05 (significant_pvalue_smallest). Models that were made from the
-dense ones are named by --paired_methods: then the t-test is that of pairs, and
-the two of a pair change places.
+reach p = 0.05 (significant_pvalue_smallest). Where each model was made from the
+dense one of its number (the column made_from says so), the t-test is that of
+pairs, and the two of a pair change places; is_paired says where.
 
   python -m per_class_accuracy.gen_tstatistic --study=runs/digits
 
@@ -85,7 +85,8 @@ def define_flags() -> None:
     'paired_methods',
     [],
     'Methods whose models were made from the dense ones, each from the dense '
-    'one of its replicate.',
+    'one of its replicate. Needed only where the class metrics do not say so '
+    'in the column made_from.',
   )
   flags.DEFINE_enum(
     'normalisation',
@@ -162,7 +163,7 @@ def run(
     models.level, fractions, source=data_directory
   )
   _check_constants(constants, levels)
-  _check_pairs(models, levels, paired_methods, normalisation)
+  pairs = _paired_levels(models, levels, paired_methods, normalisation)
 
   def normalised(positions):
     return class_tests.normalise(
@@ -181,7 +182,7 @@ def run(
   for level in levels:
     variant = models.positions(level)
     sizes = (len(baseline), len(variant))
-    paired = level.pruning_method in paired_methods
+    paired = level in pairs
     drawn = None
     if num_permutations and normalisation != 'constants':
       drawn = membership.draw_memberships(
@@ -213,6 +214,7 @@ def run(
         'normalisation': normalisation,
         'baseline_models': len(baseline),
         'variant_models': len(variant),
+        'is_paired': int(paired),
         'baseline_accuracy': accuracy(populations.DENSE),
         'variant_accuracy': accuracy(level),
         **class_tests.summarise_level(tested),
@@ -255,33 +257,28 @@ def _check_constants(
     )
 
 
-def _check_pairs(
+def _paired_levels(
   models: member_recall.Models,
   levels: Sequence[populations.Level],
   paired_methods: Sequence[str],
   normalisation: str,
-) -> None:
-  if not paired_methods:
-    return
-  if normalisation != 'model':
+) -> set[populations.Level]:
+  """Levels whose models were each made from the dense one of its number."""
+  if models.identity is None:
+    if paired_methods:
+      raise ValueError(
+        'a table of one row for each checkpoint numbers no replicates, which '
+        '--paired_methods needs'
+      )
+    return set()
+  paired = populations.paired_levels(models.identity, levels, paired_methods)
+  if paired and normalisation != 'model':
     raise ValueError(
-      f'--normalisation is {normalisation} beside --paired_methods, wanted '
-      'model: pairs are compared by their own accuracies'
+      f'--normalisation is {normalisation}, but models of '
+      f'{", ".join(level.words for level in sorted(paired))} were made from '
+      'the dense ones, wanted model: pairs are compared by their own accuracies'
     )
-  replicate = models.replicate
-  if replicate is None:
-    raise ValueError(
-      'a table of one row for each checkpoint numbers no replicates, which '
-      '--paired_methods needs'
-    )
-  populations.check_pairs(
-    {
-      level: replicate[models.positions(level)].tolist()
-      for level in (populations.DENSE, *levels)
-    },
-    levels,
-    paired_methods,
-  )
+  return paired
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
@@ -289,6 +286,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
     return 'n/a' if pd.isna(row.get(name)) else f'{row[name]:.3g}'
 
   level = populations.level_of(row).words
+  level += ', in pairs' if row['is_paired'] else ''
   if not row['tested']:
     return (
       f'{level}: no class could be tested, with {row["baseline_models"]} dense '

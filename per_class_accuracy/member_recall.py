@@ -7,7 +7,8 @@ with a column recall/<name>_<i> for each class id i (*wide*).
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,8 @@ class Models:
     class_id: [C] rising.
     class_name: [C] free text.
     support: [C] images of the class, NaN where unknown.
-    replicate: [M] number of the model in its level, or None where unknown.
+    identity: [M] columns `tables.MEMBER` and `made_from` of each, or None
+      where unknown.
   """
 
   level: tuple[populations.Level, ...]
@@ -39,7 +41,7 @@ class Models:
   class_id: np.ndarray
   class_name: np.ndarray
   support: np.ndarray
-  replicate: np.ndarray | None = None
+  identity: tuple[Mapping[str, Any], ...] | None = None
 
   def positions(self, level: populations.Level) -> np.ndarray:
     """Positions of the models of a level."""
@@ -93,7 +95,7 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
     files,
     [
       *('class_id', 'class', 'support', 'recall', 'eval_accuracy', 'split'),
-      *('preprocessing', 'compute_precision'),
+      *('preprocessing', 'compute_precision', 'made_from'),
       *tables.MEMBER_KEY,
     ],
   )
@@ -139,7 +141,7 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
     class_id=first['class_id'].to_numpy(),
     class_name=first['class'].to_numpy(object),
     support=first['support'].to_numpy(np.float64),
-    replicate=members['replicate'].to_numpy(),
+    identity=tuple(members[[*key, 'made_from']].to_dict('records')),
   )
 
 

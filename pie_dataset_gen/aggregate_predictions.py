@@ -36,7 +36,9 @@ all members in both groups. From this come
   for each image vote_pvalue (exact, not drawn: pie_dataset_gen/image_test.py)
   and vote_qvalue, corrected over the images.
 
-Members that were made from one another are named by --paired_methods. Random
+Members that were each made from the dense one of their number (quantised, say;
+the column made_from of the predictions says so) are pairs, of which the two
+change places; is_paired says which levels are. Random
 halves of the members give the interval of the PIE count, how often an image is
 a PIE (pie_frequency), and accuracy on PIEs without the selection in it
 (pie_dataset_gen/pie_resampling.py). Few members disagree more than many, so a
@@ -134,7 +136,8 @@ def define_flags() -> None:
     [],
     'Methods whose members were made from the dense ones (quantised after '
     'training, say), the member of a replicate from the dense member of that '
-    'replicate: then the two of a pair change places in the permutations.',
+    'replicate: then the two of a pair change places in the permutations. '
+    'Needed only where predictions do not say so in the column made_from.',
   )
   flags.DEFINE_enum(
     'tie_rule',
@@ -155,8 +158,8 @@ def define_flags() -> None:
     'num_permutations',
     999,
     'Permuted memberships behind the p-values of each level and the PIEs that '
-    'chance gives; fewer where there are no more. 0: none of these. p-values '
-    'of images need them of pairs only.',
+    'chance gives; fewer where there are no more. 0: none of these; p-values '
+    'of images need none.',
     lower_bound=0,
   )
   flags.DEFINE_integer('seed', 0, 'Seed of the halves and permutations.')
@@ -328,24 +331,21 @@ def draw_groups(
   Raises:
     ValueError: there are no such levels, or pairs are incomplete.
   """
-  replicates = collections.defaultdict(list)
-  for member in members:
-    identity = member._asdict()
-    replicates[populations.level_of(identity)].append(identity['replicate'])
+  sizes = collections.Counter(map(shard_predictions.level_of, members))
   levels = populations.compressed_levels(
-    [level for level, of in replicates.items() if of],
-    settings.sparsity_fraction,
-    settings.pruning_method,
+    sizes, settings.sparsity_fraction, settings.pruning_method
   )
-  populations.check_pairs(replicates, levels, settings.paired_methods)
+  paired = populations.paired_levels(
+    [member._asdict() for member in members], levels, settings.paired_methods
+  )
   return {
     level: pie_resampling.draw(
-      len(replicates[populations.DENSE]),
-      len(replicates[level]),
+      sizes[populations.DENSE],
+      sizes[level],
       settings.num_resamples,
       settings.num_permutations,
       settings.seed,
-      level.pruning_method in settings.paired_methods,
+      level in paired,
     )
     for level in levels
   }

@@ -77,6 +77,19 @@ def spread(dense: np.ndarray, compressed: np.ndarray) -> Spread:
   return Spread(v1, v2, freedom)
 
 
+def spread_of_pairs(dense: np.ndarray, compressed: np.ndarray) -> Spread:
+  """The same of pairs: all of it is the variance of their differences.
+
+  Of one population with the other constant, Welch's test is Student's of one
+  sample, which the test of pairs is, of their differences.
+
+  Args:
+    dense: [pairs, C] two or more.
+    compressed: [pairs, C] each made from the dense one in its place.
+  """
+  return spread(dense - compressed, np.zeros_like(dense))
+
+
 def power(
   noncentrality: np.ndarray, share: np.ndarray, members: int, level: float
 ) -> np.ndarray:

@@ -25,11 +25,10 @@ NONZERO = 'parameters that are not zero'
 MULTIPLY_ADDS = 'multiply-adds'
 EFFECTIVE = 'multiply-adds by weights that are not zero'
 BYTES = 'bytes'
-GZIPPED = 'bytes, gzipped'
 MEASURES = (
   *(PARAMETERS, NONZERO, headline_rows.COMPRESSION),
   *(MULTIPLY_ADDS, EFFECTIVE, headline_rows.SPEED_UP),
-  *(BYTES, GZIPPED),
+  *(BYTES, headline_rows.GZIPPED),
 )
 _NO_RESNET = 'weights are counted of checkpoints in the original format only'
 
@@ -149,7 +148,7 @@ def measure(
   # No clock in the header: the same network, the same bytes.
   found: dict[str, float] = {
     BYTES: len(stored),
-    GZIPPED: len(gzip.compress(stored, mtime=0)),
+    headline_rows.GZIPPED: len(gzip.compress(stored, mtime=0)),
   }
   if layers is not None:
     total = layers.drop(columns='layer').sum()

@@ -7,10 +7,9 @@ Reads
                            aggregate_predictions; and, if they are there, its
                            PIE null, the costs of measure_costs, the predictions
                            of the members, for the full vote of each image, the
-                           tests of gen_tstatistic, the verdicts and the table of
-                           headline_table, the
-                           suspects of rank_suspects and the figures of
-                           plot_class_impact
+                           tests of gen_tstatistic, the verdicts and table of
+                           headline_table, the suspects of rank_suspects and the
+                           figures of plot_class_impact
   --ckpt_dir               the checkpoints, for the commands that trained them;
                            may be left out
   --robustness_directory   the figure of robustness_tests.summarize; may be left
@@ -352,8 +351,10 @@ def _read_parts(
       inputs.append(path)
   if not len(parts[tables.VERDICTS.name]):
     impacts, files = verdicts.read_impacts(*of_results)
-    null = parts[tables.PIE_NULL.name]
-    parts[tables.VERDICTS.name] = verdicts.of_levels(null, impacts)
+    null, costs = parts[tables.PIE_NULL.name], parts[tables.COSTS.name]
+    if len(costs):
+      same_networks.check_costs(labels, costs, paths.costs(*of_results))
+    parts[tables.VERDICTS.name] = verdicts.of_levels(null, impacts, costs)
     inputs += files
     metrics = paths.class_metrics_folder(*of_results)
     if storage.exists(metrics):

@@ -306,10 +306,6 @@ def page_data(
   data['digest'] = digests.of_bytes(to_json({**about, 'images': drawn_from}))[
     :16
   ]
-  names = {
-    f'{level.pruning_method} {level.fraction_pruned}': level.words
-    for level in levels
-  }
   data['suspects'] = [
     {
       'key': row.image_key,
@@ -321,7 +317,7 @@ def page_data(
       'suggesting': row.suggested_share,
       'pies': row.pie_levels,
       'q': _known(row.vote_qvalue),
-      'level': names.get(row.vote_qvalue_level, row.vote_qvalue_level),
+      'level': row.vote_qvalue_level,
     }
     for row in suspects.itertuples(index=False)
   ]

@@ -157,7 +157,11 @@ def verdicts(found: pd.DataFrame) -> list[dict[str, object]]:
     {
       'level': level.words,
       'rows': [
-        {**row, 'sentence': row['sentence'].removeprefix(f'{level.words}: ')}
+        {
+          **row,
+          # Of pairs '<level>, in pairs: ...'.
+          'sentence': row['sentence'].removeprefix(level.words).lstrip(':, '),
+        }
         for row in rows[['about', 'verdict', 'sentence']].to_dict('records')
       ],
     }

@@ -32,12 +32,19 @@ TERMS: Mapping[str, str] = {
     'An image whose modal label differs though only chance separates the '
     'groups that vote: random halves of the dense members, or all members with '
     'the names dense and compressed dealt out anew. What is true of PIEs and '
-    'of chance PIEs alike says nothing about compression.'
+    'of chance PIEs alike says nothing about compression. Levels in pairs have '
+    'none of dense halves.'
   ),
   'memberships permuted': (
     'The same members and votes, with the names dense and compressed dealt out '
     'at random: what is counted then is what chance gives. It may be compared '
     'with the count of PIEs above it.'
+  ),
+  'in pairs': (
+    'Of a level: each member was made from the dense member of its number, as '
+    'quantised ones are. Then the two of a pair change places, or do not, '
+    'where the names dense and compressed are dealt out, and each class is '
+    'tested by the differences within pairs.'
   ),
   'beyond chance': (
     'How many more PIEs there are than chance gives on average: the number of '

@@ -20,6 +20,7 @@ NEWLY_RIGHT = 'newly right'
 CALIBRATION_ERROR = 'ECE of the predicted class'
 COMPRESSION = 'compression ratio'
 SPEED_UP = 'theoretical speed-up'
+GZIPPED = 'bytes, gzipped'
 # The rows that are printed, and that a page shows first.
 SHORT = (
   'members',
@@ -39,6 +40,7 @@ SHORT = (
   'overconfidence',
   COMPRESSION,
   SPEED_UP,
+  GZIPPED,
   'top-1 on corrupted images',
   'error on corrupted images, dense = 1',
 )
@@ -240,8 +242,11 @@ def _pie_cells(level: dict, images: pd.DataFrame) -> dict[str, Cell]:
       )
     for name, of in zip(_SCORED[3:], ('chance', 'held_out'), strict=True):
       value = level[f'{of}_{column}_accuracy']
+      why = reason or 'no such image'
+      if of == 'chance' and level['is_paired']:
+        why = 'two dense halves are not what pairs differ by'
       cells[f'top-1 of {who} on {name}'] = Cell(
-        value, not_available=reason or 'no such image' if value != value else ''
+        value, not_available=why if np.isnan(value) else ''
       )
   return cells
 

@@ -33,8 +33,9 @@ share members, so those of nearly all members are nearly the same, and say
 little about another study of that size. Changes are those of normal values
 whose variances stay as they are in the pilot.
 
-Members that were made from one another (a network and its quantised form) are
-compared as if they were not: with pairs fewer are enough.
+Where each member was made from the dense one of its number (quantised, say; the
+column made_from says so), pairs are asked about: the test is that of pairs, and
+subsets are of pairs, of which the two change places.
 
 Expect seconds; 180 members x 50,000 images take the time in which pandas reads
 them, --num_cores shards at a time, and 1,000 classes some seconds more.
@@ -171,6 +172,13 @@ class Asked(NamedTuple):
     return sorted({*self.num_members, members.a_side(level)})
 
 
+def _pairs(
+  members: pilot.Members, levels: Sequence[populations.Level]
+) -> set[populations.Level]:
+  identities = [identity._asdict() for identity in members.identity]
+  return populations.paired_levels(identities, levels)
+
+
 def changes(
   recall: pilot.Recall, of_groups: bool, asked: Asked
 ) -> pd.DataFrame:
@@ -185,9 +193,13 @@ def changes(
   normalised = recall.recall - recall.accuracy[:, None]
   dense = members.positions(populations.DENSE)
   frames = []
+  pairs = _pairs(members, asked.levels(members))
   for level in asked.levels(members):
+    spread_of = detectable_change.spread
+    if level in pairs:
+      spread_of = detectable_change.spread_of_pairs
     compressed = members.positions(level)
-    spread = detectable_change.spread(normalised[dense], normalised[compressed])
+    spread = spread_of(normalised[dense], normalised[compressed])
     # Constant classes are tested, too; those without images are not.
     tested = int(spread.deviation.size - np.isnan(spread.deviation).sum())
     units = pd.DataFrame(
@@ -205,7 +217,7 @@ def changes(
         ),
       )
       if not of_groups:
-        whole = detectable_change.spread(
+        whole = spread_of(
           recall.accuracy[dense, None], recall.accuracy[compressed, None]
         )
         named = {'what': 'accuracy', 'class_id': np.nan, 'class': ''}
@@ -224,6 +236,7 @@ def changes(
           num_members=size,
           baseline_models=len(dense),
           variant_models=len(compressed),
+          is_paired=int(level in pairs),
         )
       )
   columns = [column.name for column in tables.MEMBERS_NEEDED.columns]
@@ -263,6 +276,7 @@ def subset_tests(agreement: pilot.Agreement, asked: Asked) -> pd.DataFrame:
   members = agreement.members
   dense = members.positions(populations.DENSE)
   rows = []
+  pairs = _pairs(members, asked.levels(members))
   for level in asked.levels(members):
     both = np.concatenate([dense, members.positions(level)])
     matrix = agreement.matrix[np.ix_(both, both)]
@@ -276,6 +290,7 @@ def subset_tests(agreement: pilot.Agreement, asked: Asked) -> pd.DataFrame:
           subsets=asked.subsets,
           permutations=asked.permutations,
           seed=asked.seed,
+          paired=level in pairs,
         )
       row = {
         'pruning_method': level.pruning_method,
@@ -285,6 +300,7 @@ def subset_tests(agreement: pilot.Agreement, asked: Asked) -> pd.DataFrame:
         'subsets': len(found.pvalues),
         'median_pvalue': np.nan,
         'share_found': np.nan,
+        'is_paired': int(level in pairs),
       }
       if len(found.pvalues):
         row['median_pvalue'] = np.median(found.pvalues)

@@ -10,6 +10,10 @@ groups of one size this is Fisher's exact test.
 
 The distance is counted in units of an eight-thousandth of the largest, or
 exactly where that needs no more: groups of one size up to 90 a side.
+
+Of pairs, a dense member and one that was made from it, the two change places or
+do not; pairs that agree say nothing. With two labels this is the sign test
+(McNemar's).
 """
 
 import functools
@@ -26,6 +30,8 @@ from utils import tables
 _DISTANCES = 8192
 _KEPT = 64
 _KEPT_COMPLETE = 2048
+# Ways of pairs to change places that are told apart; beyond, so many are drawn.
+_WAYS = 2**18
 
 
 @functools.cache
@@ -148,6 +154,69 @@ def pvalues(
     )
     found[:, i] = as_large[apart], as_large[as_large > 0][-1]
   return found[0], found[1]
+
+
+def paired_pvalues(
+  dense: np.ndarray, compressed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The same of pairs.
+
+  Args:
+    dense: [images, pairs] labels by dense members.
+    compressed: [images, pairs] labels by the members made from them.
+
+  Returns:
+    p-values [images] and smallest p-values [images].
+  """
+  found = np.ones((2, len(dense)))
+  for i in np.flatnonzero((dense != compressed).any(axis=1)):
+    apart = dense[i] != compressed[i]
+    ends = np.stack([dense[i, apart], compressed[i, apart]], axis=1)
+    labels, ends = np.unique(ends, return_inverse=True)
+    ends = ends.reshape(-1, 2)
+    net = np.bincount(ends[:, 0], minlength=len(labels)) - np.bincount(
+      ends[:, 1], minlength=len(labels)
+    )
+    kinds, counts = np.unique(np.sort(ends, axis=1), axis=0, return_counts=True)
+    distance, as_large = _paired_distribution(
+      tuple(map(tuple, kinds.tolist())), tuple(counts.tolist())
+    )
+    at = np.searchsorted(distance, (net**2).sum())
+    found[:, i] = as_large[at], as_large[-1]
+  return found[0], found[1]
+
+
+@functools.lru_cache(maxsize=_KEPT_COMPLETE)
+def _paired_distribution(
+  kinds: tuple[tuple[int, int], ...], counts: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Distances that pairs may give, rising, and the probability of as large.
+
+  Args:
+    kinds: the two labels that pairs have, from 0 on.
+    counts: how many pairs have them.
+  """
+  labels = max(map(max, kinds)) + 1
+  # For each way how many more of the dense have a label than of the others.
+  net, weight = np.zeros((1, labels), np.int64), np.ones(1)
+  if math.prod(count + 1 for count in counts) <= _WAYS:
+    for (one, other), count in zip(kinds, counts, strict=True):
+      more = np.arange(-count, count + 1, 2)
+      step = np.zeros((count + 1, labels), np.int64)
+      step[:, one], step[:, other] = more, -more
+      net = (net[:, None] + step).reshape(-1, labels)
+      some = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+      weight = np.outer(weight, some).ravel()
+  else:
+    random = np.random.default_rng(0)
+    net, weight = np.zeros((_WAYS, labels), np.int64), np.ones(_WAYS)
+    for (one, other), count in zip(kinds, counts, strict=True):
+      more = 2 * random.binomial(count, 0.5, _WAYS) - count
+      net[:, one] += more
+      net[:, other] -= more
+  distance, place = np.unique((net**2).sum(axis=1), return_inverse=True)
+  as_large = np.bincount(place, weight)[::-1].cumsum()[::-1]
+  return distance, as_large / as_large[0]
 
 
 def to_be_corrected(smallest: np.ndarray) -> np.ndarray:

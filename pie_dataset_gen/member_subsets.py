@@ -29,7 +29,12 @@ class SubsetTests(NamedTuple):
 
 
 def draw_subsets(
-  num_dense: int, num_compressed: int, size: int, number: int, seed: int
+  num_dense: int,
+  num_compressed: int,
+  size: int,
+  number: int,
+  seed: int,
+  paired: bool = False,
 ) -> np.ndarray:
   """Positions of the members of random subsets, all where they are no more.
 
@@ -39,22 +44,28 @@ def draw_subsets(
     size: members of either kind in a subset.
     number: subsets to draw.
     seed: of the draws.
+    paired: whether the i-th dense and the i-th compressed member belong
+      together, and are in a subset together.
 
   Returns:
     [subsets, 2 size] the dense ones first, each in rising order.
   """
-  groups = (np.arange(num_dense), num_dense + np.arange(num_compressed))
+  groups = [np.arange(num_dense)]
+  if not paired:
+    groups.append(num_dense + np.arange(num_compressed))
   if math.prod(math.comb(len(group), size) for group in groups) <= number:
     chosen = itertools.product(
       *(itertools.combinations(group, size) for group in groups)
     )
-    return np.array([[*dense, *others] for dense, others in chosen])
+    found = np.array([np.concatenate(parts) for parts in chosen])
+    return np.hstack([found, num_dense + found]) if paired else found
   random = np.random.default_rng([seed, size])
   drawn = [
     group[random.random((number, len(group))).argsort(axis=1)[:, :size]]
     for group in groups
   ]
-  return np.concatenate([np.sort(part, axis=1) for part in drawn], axis=1)
+  found = np.concatenate([np.sort(part, axis=1) for part in drawn], axis=1)
+  return np.hstack([found, num_dense + found]) if paired else found
 
 
 def compare_subsets(
@@ -65,6 +76,7 @@ def compare_subsets(
   subsets: int,
   permutations: int,
   seed: int,
+  paired: bool = False,
 ) -> SubsetTests:
   """Tests subsets of the members of a level and of the dense ones.
 
@@ -76,8 +88,9 @@ def compare_subsets(
     subsets: how many to draw.
     permutations: memberships to draw for each; the same for all.
     seed: of both.
+    paired: whether the members are pairs.
   """
-  drawn = membership.draw_memberships(size, size, permutations, seed)
+  drawn = membership.draw_memberships(size, size, permutations, seed, paired)
   num_compressed = len(agreement) - num_dense
   if size > min(num_dense, num_compressed):
     return SubsetTests(drawn.smallest_pvalue, np.empty(0))
@@ -86,6 +99,8 @@ def compare_subsets(
     membership.pvalue(
       vote_distance.energy(agreement[np.ix_(part, part)], weights)
     )
-    for part in draw_subsets(num_dense, num_compressed, size, subsets, seed)
+    for part in draw_subsets(
+      num_dense, num_compressed, size, subsets, seed, paired
+    )
   ]
   return SubsetTests(drawn.smallest_pvalue, np.array(found, np.float64))

@@ -140,10 +140,11 @@ def count_pies(
       sums[f'chance_{who}'] = (share * chance).sum(axis=0)
       sums[f'held_out_{who}'] = (held_out * pie).sum(axis=0)
   if drawn.paired:
-    # Of pairs they are drawn; `votes` takes the members to be on their own.
-    images['vote_pvalue'] = images['vote_qvalue'] = np.full(
-      len(predictions.label), np.nan
+    # `votes` takes the members to be on their own.
+    images['vote_pvalue'], smallest = image_test.paired_pvalues(
+      predictions.label[:, dense], predictions.label[:, compressed]
     )
+    images['vote_qvalue'] = image_test.to_be_corrected(smallest)
   if drawn.memberships is not None:
     is_dense = drawn.memberships.is_dense
     first, second = winners(is_dense), winners(~is_dense)
@@ -151,30 +152,7 @@ def count_pies(
     # |share of dense votes - share of compressed ones|, in whole numbers.
     distance = np.abs(ballots.voted @ drawn.memberships.weights.astype('f4'))
     sums['permuted_taxicab'] = distance.sum(axis=0, dtype=np.float64)
-    if drawn.paired:
-      found = np.ones((2, len(predictions.label)))
-      if len(contested):
-        found[:, contested] = _paired_pvalues(ballots, distance)
-      images['vote_pvalue'] = found[0]
-      images['vote_qvalue'] = image_test.to_be_corrected(found[1])
   return images, sums
-
-
-def _paired_pvalues(
-  ballots: votes.Ballots, distance: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """The p-values of images, and the smallest that the memberships give.
-
-  Args:
-    ballots: the votes.
-    distance: [rows, ways] between the votes for a label, whole numbers.
-  """
-  energy = np.add.reduceat(
-    distance.astype(np.float64) ** 2, ballots.first, axis=0
-  )
-  largest = energy.max(axis=1, keepdims=True)
-  pvalues = (energy >= energy[:, :1]).mean(axis=1)
-  return pvalues, (energy >= largest).mean(axis=1)
 
 
 def interval(
@@ -235,7 +213,9 @@ def summarise(
       else 'no halves: num_resamples is 0'
     )
   else:
-    for chosen in ('chance', 'held_out'):
+    # Of pairs, dense halves are no chance: they differ in all that training
+    # leaves to it, the two of a pair do not.
+    for chosen in ('held_out',) if drawn.paired else ('chance', 'held_out'):
       pies = sums['chance_pies' if chosen == 'chance' else 'half_pies'].sum()
       for who in ('baseline', 'variant'):
         if pies:

@@ -93,12 +93,12 @@ def read_recall(directory: str, mode: str) -> Recall:
     files,
     [
       *('class_id', 'class', 'recall', 'eval_accuracy', 'split'),
-      *('preprocessing', 'compute_precision'),
+      *('preprocessing', 'compute_precision', 'made_from'),
       *_KEY,
     ],
   )
   populations.check_one_study(rows, mode, files[0])
-  members = populations.one_row_per_member(rows, ['eval_accuracy'])
+  members = populations.one_row_per_member(rows, ['eval_accuracy', 'made_from'])
   populations.check_alike(members.to_dict('records'))
   classes = rows.groupby(['class_id', 'class']).size()
   if (classes != len(members)).any():
@@ -115,7 +115,7 @@ def read_recall(directory: str, mode: str) -> Recall:
     members=Members(
       tuple(
         shard_predictions.Identity(*row)
-        for row in members[_KEY].itertuples(index=False)
+        for row in members[[*_KEY, 'made_from']].itertuples(index=False)
       ),
       directory,
     ),

@@ -91,7 +91,10 @@ def say_changes(needed: pd.DataFrame, size: int) -> list[str]:
         f'{number} that are corrected for'
       )
     elif not row['smallest_change'] > 0:
-      sentence = 'all members of the pilot have one accuracy: it says nothing'
+      alike = 'all members of the pilot have one accuracy'
+      if row['is_paired']:
+        alike = 'the accuracy differs by as much in all pairs of the pilot'
+      sentence = f'{alike}: it says nothing'
     said.append(sentence)
   groups = needed[(needed['what'] == 'group') & (needed['deviation'] > 0)]
   noisiest = groups.sort_values(['deviation', 'class_id'], ascending=False)
@@ -141,13 +144,22 @@ def say_tests(tests: pd.DataFrame) -> str:
 
 def say_too_few(tests: pd.DataFrame) -> list[str]:
   """Which numbers of members cannot reach significance at all."""
-  rows = tests.drop_duplicates('num_members').sort_values('num_members')
+  rows = tests.drop_duplicates(['num_members', 'is_paired']).sort_values(
+    ['is_paired', 'num_members']
+  )
   return [
-    f'{row["num_members"]} members a side cannot reach {_LEVEL:g}, whatever '
+    f'{row["num_members"]} {"pairs" if row["is_paired"] else "members a side"} '
+    f'cannot reach {_LEVEL:g}, whatever '
     f'they predict: the smallest p of the exact test is '
     f'{row["smallest_pvalue"]:.3f}'
     for row in rows[rows['smallest_pvalue'] > _LEVEL].to_dict('records')
   ]
+
+
+def _in_pairs(*tables_of_level: pd.DataFrame) -> str:
+  """Says whether a level was compared in pairs."""
+  paired = any(rows['is_paired'].any() for rows in tables_of_level)
+  return ', in pairs' if paired else ''
 
 
 def _wrap(text: str, indent: str = '') -> str:
@@ -190,19 +202,20 @@ def report(
     parts += [
       f'{level.words}, from a pilot of '
       f'{members.sizes[populations.DENSE]} dense and {members.sizes[level]} '
-      'compressed members:',
+      f'compressed members{_in_pairs(of_needed, of_tests)}:',
       side_by_side(of_needed, of_tests),
       '\n'.join(_wrap(sentence, '- ') for sentence in said),
     ]
   if len(needed):
     parts.append(
       _wrap(
-        f'Changes are the smallest that the two-sided Welch test at {_LEVEL:g} '
-        f'finds in {_FOUND} studies; of classes and groups, beyond that of the '
-        'accuracy. [From, to] is their 95 % interval, since the deviation of a '
-        'few members is known badly: plan for the upper end. Corrected is '
-        f'{_LEVEL:g} over the number of classes or groups (Bonferroni), more '
-        'than the false discovery rate asks for.'
+        'Changes are the smallest that the two-sided test of Welch, or of '
+        f'pairs, at {_LEVEL:g} finds in {_FOUND} studies; of classes and '
+        'groups, beyond that of the accuracy. [From, to] is their 95 % '
+        'interval, since the deviation of a few members is known badly: plan '
+        f'for the upper end. Corrected is {_LEVEL:g} over the number of '
+        'classes or groups (Bonferroni), more than the false discovery rate '
+        'asks for.'
       )
     )
   if len(tests):

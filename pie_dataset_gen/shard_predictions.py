@@ -24,6 +24,7 @@ from utils import (
 # Whatever else changes predictions: populations that differ in it cannot be
 # compared.
 _CONDITIONS = ('preprocessing', 'precision')
+_IDENTITY = (*tables.MEMBER_KEY, 'made_from')
 COLUMNS = (
   'predictions',
   'true_class',
@@ -32,15 +33,16 @@ COLUMNS = (
   *_CONDITIONS,
   'image_key',
   'image_index',
-  *tables.MEMBER_KEY,
+  *_IDENTITY,
 )
 # Bounds the memory: text that is parsed at once.
 _BATCH_BYTES = 32 * 2**20
 
-# A member, as the rows about it name it. Not a `populations.Member`: of tables
-# that were written by hand, most of this is empty.
+# A member, as the rows about it name it, and what it was made from. Not a
+# `populations.Member`: of tables that were written by hand, most of this is
+# empty.
 Identity = collections.namedtuple(  # type: ignore[misc]
-  'Identity', tables.MEMBER_KEY
+  'Identity', _IDENTITY, defaults=('',)
 )
 
 
@@ -134,17 +136,17 @@ def read_shard(
       or another split; two files hold one member; members differ in their
       images, labels or the way they saw them.
   """
-  source: dict[Identity, str] = {}
+  source: dict[tuple, str] = {}
   columns = {}
   first: dict = {}
   for path, rows in _read_in_batches(files):
     member = _the_member(path, rows, mode)
     _check_class_ids(path, rows, num_classes)
-    if member in source:
+    other = source.setdefault(member[:-1], path)
+    if other != path:
       raise ValueError(
-        f'{path} and {source[member]} hold the same member {member._asdict()}'
+        f'{path} and {other} hold the same member {member._asdict()}'
       )
-    source[member] = path
     if not first:
       by_position = np.lexsort((rows['image_key'], rows['image_index']))
       first = {
@@ -234,7 +236,7 @@ def _the_member(path: str, rows: dict, mode: str) -> Identity:
   """The one member whose predictions a file holds."""
   if not len(rows['image_key']):
     raise ValueError(f'{path} has no rows, wanted the predictions of a member')
-  for name in (*tables.MEMBER_KEY, 'split', *_CONDITIONS):
+  for name in (*_IDENTITY, 'split', *_CONDITIONS):
     values = rows[name]
     if not (values == values[0]).all():
       raise ValueError(
@@ -251,7 +253,7 @@ def _the_member(path: str, rows: dict, mode: str) -> Identity:
   split = rows['split'][0]
   if split not in ('', mode):
     raise ValueError(f'{path} holds the {split} split, wanted --mode={mode}')
-  member = Identity(*(rows[name][:1].tolist()[0] for name in tables.MEMBER_KEY))
+  member = Identity(*(rows[name][:1].tolist()[0] for name in _IDENTITY))
   try:
     member_paths.check_level(level_of(member))
   except ValueError as error:

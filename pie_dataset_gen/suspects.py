@@ -149,10 +149,13 @@ def _smallest_qvalue(
     .drop_duplicates('image_key')
     .set_index('image_key')
   )
-  method, fraction = (first[column].astype(str) for column in levels)
   return {
     'vote_qvalue': (num_levels * first['vote_qvalue']).clip(upper=1),
-    'vote_qvalue_level': method + ' ' + fraction,
+    'vote_qvalue_level': pd.Series(
+      [populations.level_of(row).words for row in first.to_dict('records')],
+      first.index,
+      str,
+    ),
   }
 
 

@@ -50,7 +50,7 @@ def decide(p: float, smallest: float) -> str:
 
 def of_images(null: Mapping[str, Any]) -> list[Verdict]:
   """What a row of `tables.PIE_NULL` says of a level's images and PIEs."""
-  level = populations.level_of(null).words
+  level = _named(null)
   p, smallest = null['energy_pvalue'], null['smallest_pvalue']
   pies = null['pie_count']
   found = (
@@ -92,6 +92,12 @@ def of_images(null: Mapping[str, Any]) -> list[Verdict]:
   return [Verdict('images', verdict, said), _of_pies(level, null)]
 
 
+def _named(row: Mapping[str, Any]) -> str:
+  """A level in words, and whether its members were compared in pairs."""
+  pairs = ', in pairs' if row['is_paired'] else ''
+  return f'{populations.level_of(row).words}{pairs}'
+
+
 def _of_pies(level: str, null: Mapping[str, Any]) -> Verdict:
   """Which PIEs are solid, and how many hang on the rule for ties."""
   pies, solid = null['pie_count'], null['solid_pie_count']
@@ -131,9 +137,6 @@ def _smallest_qvalue(null: Mapping[str, Any]) -> float:
   """Of an image that is the only one with the smallest p-value there can be."""
   sizes = null['baseline_number_observ'], null['variant_number_observ']
   smallest = membership.smallest_pvalue(*sizes, bool(null['is_paired']))
-  if null['is_paired']:
-    # Drawn, not summed.
-    smallest = max(smallest, 1 / (null['permutations'] + 1))
   return smallest * max(1, null['tested_images_count'])
 
 
@@ -181,7 +184,6 @@ def of_impact(
     row: of `tables.CLASS_IMPACT_SUMMARY`.
     tests: rows of `tables.T_STATISTIC` of this level.
   """
-  level = populations.level_of(row)
   p, smallest = row['significant_pvalue'], row['significant_pvalue_smallest']
   verdict = decide(p, smallest)
   corrected = tests[
@@ -221,7 +223,7 @@ def of_impact(
     said = f'{about} were not tested together'
   if named and row['normalisation'] != 'model':
     said += f' (more than there are: --normalisation is {row["normalisation"]})'
-  return Verdict(about, verdict, f'{level.words}: {said}.')
+  return Verdict(about, verdict, f'{_named(row)}: {said}.')
 
 
 def _names(found: pd.Series) -> str:

@@ -335,6 +335,7 @@ def write_metrics(
       num_images=len(predictions),
       preprocessing=predictions['preprocessing'].iloc[0],
       compute_precision=predictions['precision'].iloc[0],
+      made_from=predictions['made_from'].iloc[0],
     ),
     path,
   )

@@ -93,6 +93,7 @@ _COLUMNS = (
   'num_images',
   'preprocessing',
   'compute_precision',
+  'made_from',
 )
 # Numbers are compared only where these agree.
 _CONDITIONS = ('split', 'preprocessing', 'compute_precision')
@@ -291,27 +292,31 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def ratio_interval(
-  values: np.ndarray, reference: np.ndarray
+  values: np.ndarray, reference: np.ndarray, paired: bool = False
 ) -> tuple[float, float]:
   """95 % interval of mean(values) / mean(reference), both of them samples.
 
   The logarithm of a mean has about the standard error sem / mean; the two add
-  up as in Welch's test. NaN for fewer than two values or a mean of 0.
+  up as in Welch's test, or are those of one sample of pairs. NaN for fewer than
+  two values or a mean of 0.
   """
   if min(len(values), len(reference)) < 2:
     return np.nan, np.nan
   means = np.array([values.mean(), reference.mean()])
   if not means.all():
     return np.nan, np.nan
-  variances = (np.array([stats.sem(values), stats.sem(reference)]) / means) ** 2
-  quantile = _welch_quantile(variances, len(values), len(reference))
+  parts = [values / means[0], reference / means[1]]
+  if paired:
+    parts = [parts[0] - parts[1]]
+  variances = np.array([stats.sem(part) for part in parts]) ** 2
+  quantile = _welch_quantile(variances, *map(len, parts))
   half = quantile * np.sqrt(variances.sum())
   ratio = means[0] / means[1]
   return ratio * np.exp(-half), ratio * np.exp(half)
 
 
 def _welch_quantile(variances: np.ndarray, *sizes: int) -> float:
-  """97.5 % quantile of t for a sum of the variances of two samples' means."""
+  """97.5 % quantile of t for a sum of the variances of samples' means."""
   freedom = np.array(sizes) - 1
   if variances.any():
     freedom = variances.sum() ** 2 / (variances**2 / freedom).sum()
@@ -319,7 +324,7 @@ def _welch_quantile(variances: np.ndarray, *sizes: int) -> float:
 
 
 def relative_loss(
-  compressed: np.ndarray, dense: np.ndarray
+  compressed: np.ndarray, dense: np.ndarray, paired: bool = False
 ) -> tuple[float, float, float]:
   """Loss of accuracy relative to that on clean images, with 95 % interval.
 
@@ -330,6 +335,8 @@ def relative_loss(
   Args:
     compressed: [2, models] accuracy on the images, and on clean ones.
     dense: [2, models] the same of dense models.
+    paired: whether each was made from the dense one in its place: then the test
+      is that of pairs.
 
   Returns:
     The ratio, NaN where nothing is lost on clean images, and the ends of its
@@ -340,10 +347,11 @@ def relative_loss(
   if clean_loss <= 0:
     return np.nan, np.nan, np.nan
   ratio = loss / clean_loss
-  sizes = compressed.shape[1], dense.shape[1]
+  samples = [compressed - dense] if paired else [compressed, dense]
+  sizes = [sample.shape[1] for sample in samples]
   if min(sizes) < 2:
     return ratio, np.nan, np.nan
-  of_each = np.array([np.cov(x) / x.shape[1] for x in (compressed, dense)])
+  of_each = np.array([np.cov(sample) / sample.shape[1] for sample in samples])
   weights = np.array([1, -ratio])
   squared = _welch_quantile(weights @ of_each @ weights, *sizes) ** 2
   # The roots r of (loss - r * clean_loss) ** 2 = squared * its variance.
@@ -473,6 +481,11 @@ def summarize(models: pd.DataFrame, partial: bool | None) -> pd.DataFrame:
       'some to compare with'
     )
   dense = dict(list(by_level[populations.DENSE].groupby(_SET)))
+  members = models[[*_MODEL, 'made_from']].drop_duplicates(_MODEL)
+  paired = populations.paired_levels(
+    members.to_dict('records'),
+    [level for level in by_level if not level.is_dense],
+  )
   rows = []
   for level, of_level in by_level.items():
     for which, part in of_level.groupby(_SET):
@@ -484,7 +497,8 @@ def summarize(models: pd.DataFrame, partial: bool | None) -> pd.DataFrame:
         'corruption_intensity': which[1],
         'num_models': len(part),
         'num_corruptions': len(averaged) if which[0] == ALL else 1,
-        **_beside_dense(part, dense[which], level.is_dense),
+        'is_paired': int(level in paired),
+        **_beside_dense(part, dense[which], level.is_dense, level in paired),
       }
       if which == (ALL, 0) and partial is not None:
         row |= {**_corruption_error_cells(of_level), 'is_partial': int(partial)}
@@ -494,7 +508,7 @@ def summarize(models: pd.DataFrame, partial: bool | None) -> pd.DataFrame:
 
 
 def _beside_dense(
-  part: pd.DataFrame, dense: pd.DataFrame, is_dense: bool
+  part: pd.DataFrame, dense: pd.DataFrame, is_dense: bool, paired: bool
 ) -> dict[str, float]:
   """What the models of a level lose on one set, beside the dense ones."""
   accuracy = part['eval_accuracy'].to_numpy()
@@ -511,7 +525,7 @@ def _beside_dense(
     error = 1 - accuracy, 1 - reference
     row['relative_error'] = error[0].mean() / error[1].mean()
     if not is_dense:
-      low, high = ratio_interval(*error)
+      low, high = ratio_interval(*error, paired)
       row |= {'relative_error_low': low, 'relative_error_high': high}
   if 'clean_accuracy' in part:
     row['clean_accuracy_loss'] = (
@@ -520,7 +534,9 @@ def _beside_dense(
     if not is_dense:
       pair = ['eval_accuracy', 'clean_accuracy']
       names = (f'relative_accuracy_loss{end}' for end in ('', '_low', '_high'))
-      values = relative_loss(part[pair].to_numpy().T, dense[pair].to_numpy().T)
+      values = relative_loss(
+        part[pair].to_numpy().T, dense[pair].to_numpy().T, paired
+      )
       row |= dict(zip(names, values, strict=True))
   return row
 

@@ -27,6 +27,17 @@ def pytest_configure(config):
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_sessionfinish(session):
+  # To the process that started this one, if tests are run by several.
+  if hasattr(session.config, 'workeroutput'):
+    session.config.workeroutput['tally'] = dict(session.config.tally)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+  node.config.tally.update(getattr(node, 'workeroutput', {}).get('tally', {}))
+
+
 def pytest_terminal_summary(terminalreporter, config):
   for what, number in sorted(config.tally.items()):
     terminalreporter.write_line(f'{what}: {number:,}')

@@ -4,6 +4,7 @@
 #   tests/run.sh                             everything
 #   tests/run.sh tests/test_tables.py -k read   arguments go to pytest
 #   tests/run.sh --long tests/test_kills.py     more of it: see tests/README.md
+#   tests/run.sh -n 0 -s tests/test_tables.py   in one process, with what is printed
 #
 # Makes its own environment in .venv-tests and installs into it what
 # requirements.txt and tests/requirements.txt name, again only when one of them
@@ -16,4 +17,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 .venv-tests/bin/ruff check .
 .venv-tests/bin/shellcheck ./*.sh .ci/run tests/run.sh
 .venv-tests/bin/mypy
-exec .venv-tests/bin/python -m pytest "$@"
+# In several processes, since one keeps one core busy; each takes up to 2 GB. The
+# tests of a file stay together: they share what they made.
+exec .venv-tests/bin/python -m pytest --numprocesses=auto --maxprocesses=4 \
+  --dist=loadfile "$@"

@@ -15,6 +15,7 @@ from pie_dataset_gen import (
   aggregate_predictions,
   pie_resampling,
   shard_predictions,
+  verdicts,
   vote_distance,
   votes,
 )
@@ -445,6 +446,38 @@ def test_pairs_change_places_or_do_not():
     assert row['vote_pvalue'] == pytest.approx(wanted)
     smallest = np.mean(np.array(found) >= max(found) - 1e-9)
     assert np.isnan(row['vote_qvalue']) == (smallest > tables.SIGNIFICANCE)
+
+
+def test_bit_equal_copies_of_dense_members_are_no_compression(tmp_path):
+  """Made from them, they say so: pairs, of which no two differ."""
+  folder = tmp_path / 'in' / 'validation-00000-of-00001'
+  folder.mkdir(parents=True)
+  labels = draw_labels(5, 40, 10)
+  for replicate in range(10):
+    for method in ('baseline', 'float32'):
+      rows = predictions_of(labels[:, replicate], (method, 0.0, replicate))
+      if method != 'baseline':
+        source = f'baseline/0.0/0/0/0/{replicate}/model.ckpt-0'
+        rows['made_from'] = source
+      rows.to_csv(folder / f'{method}_{replicate}.csv', index=False)
+  (row,) = run(folder.parent, tmp_path / 'out').to_dict('records')
+  assert row['is_paired'] == 1
+  assert row['pie_count'] == row['permuted_mean'] == 0
+  for name in ('energy', 'taxicab', 'pie'):
+    assert row[f'{name}_pvalue'] == 1
+  assert row['pie_count_high'] == row['solid_pie_count'] == 0
+  # What two halves of the dense members differ by is no chance of pairs.
+  assert np.isnan(row['chance_baseline_accuracy'])
+  (said, _) = verdicts.of_images(row)
+  assert said.sentence.startswith('float32, in pairs: no difference')
+
+
+def test_pairs_that_differ_by_noise_alone_are_called_different_rarely():
+  """Of 200 studies 0.02 to 0.09 hold 99 % of those of a rate of 0.05."""
+  found = pie_verdicts.rates(
+    10, 0.4, 200, paired=True, num_images=60, permutations=99
+  )
+  assert 0.01 <= found['energy'] <= 0.09, found
 
 
 def test_unanimous_populations_have_no_pies_by_chance():

@@ -68,17 +68,19 @@ def test_the_chain_ends_in_the_table(chain):
   for sentence in said['sentence']:
     assert sentence in printed
   members = headline[headline['measure'] == 'members']
-  assert list(members['value']) == [4, 4]
+  assert list(members['value']) == [4, 4, 4]
   page = folder / 'results/digits/gallery/eval/index.html'
   assert str(page) in printed
   for script in (
     'save_checkpoint.imagenet_train_eval',
+    'save_checkpoint.quantise_checkpoints',
     'robustness_tests.imagenet_corruptions',
     'robustness_tests.summarize',
   ):
     assert f'python -m {script} ' in page.read_text()
   for figure in (
     'findings',
+    'class_impact_int8_0.0',
     'class_impact_threshold_0.9',
     'robustness_summary',
   ):
@@ -92,8 +94,8 @@ def test_the_parts_agree_with_one_another(chain):
     pd.read_csv(path)
     for path in (results / 'digits/predictions_dataframe').rglob('*.csv')
   )
-  assert len(predictions) == 8 * 897
-  assert predictions.groupby('image_key').size().eq(8).all()
+  assert len(predictions) == 12 * 897
+  assert predictions.groupby('image_key').size().eq(12).all()
   statistics = pd.concat(
     pd.read_csv(path) for path in (folder / 'pie/digits/stats').glob('*.csv')
   )
@@ -103,7 +105,7 @@ def test_the_parts_agree_with_one_another(chain):
   )
   differ = labels['baseline_modal_label'] != labels['variant_modal_label']
   assert statistics['pie_count'].sum() == differ.sum()
-  assert statistics['total_images_count'].sum() == len(labels) == 897
+  assert statistics['total_images_count'].sum() == len(labels) == 2 * 897
   metrics = pd.concat(
     pd.read_csv(path)
     for path in (results / 'digits/class_metrics').rglob('*.csv')
@@ -129,7 +131,7 @@ def test_a_second_run_does_nothing_again(chain):
 def test_two_chains_give_the_same_bytes(chain, tmp_path):
   folder, _ = chain
   run_chain(tmp_path)
-  for pattern in ('*.csv', '*.data-*', '*.svg', 'validation-*'):
+  for pattern in ('*.csv', '*.data-*', '*.tflite', '*.svg', 'validation-*'):
     one, other = contents(folder, pattern), contents(tmp_path, pattern)
     assert one and list(one) == list(other)
     for name, content in one.items():

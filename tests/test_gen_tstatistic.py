@@ -548,7 +548,7 @@ def test_pairs_that_are_none_are_refused(tmp_path):
     ({'paired_methods': ['int8']}, r"names \['int8'\], there are .*threshold"),
     (
       {'paired_methods': ['threshold'], 'normalisation': 'population_mean'},
-      'is population_mean beside --paired_methods',
+      'is population_mean, but models of threshold 0.9 were made from',
     ),
   ):
     with pytest.raises(ValueError, match=message):

@@ -234,6 +234,35 @@ def test_all_subsets_are_taken_where_they_are_few():
   assert len(member_subsets.draw_subsets(4, 4, 4, 100, 0)) == 1
 
 
+def test_pairs_are_drawn_together():
+  drawn = member_subsets.draw_subsets(7, 7, 4, 20, 0, paired=True)
+  assert drawn.shape == (20, 8)
+  assert (drawn[:, 4:] == 7 + drawn[:, :4]).all()
+  assert len(set(map(tuple, drawn))) > 10
+  every = member_subsets.draw_subsets(4, 4, 2, 100, 0, paired=True)
+  assert len({tuple(part) for part in every}) == len(every) == 6
+  tested = member_subsets.compare_subsets(
+    np.full((8, 8), 9), 4, 4, subsets=9, permutations=99, seed=0, paired=True
+  )
+  assert tested.smallest == 2 / 2**4
+  assert tested.pvalues.tolist() == [1.0]
+
+
+def test_the_change_of_pairs_is_that_of_their_differences():
+  """The power of Student's test of one sample, by its noncentral t."""
+  random = np.random.default_rng(6)
+  shared = random.normal(0, 5, (9, 1))
+  dense, other = (shared + random.normal(0, 0.1, (9, 1)) for _ in range(2))
+  spread = detectable_change.spread_of_pairs(dense, other)
+  assert spread.freedom == pytest.approx(8)
+  (change,) = detectable_change.smallest_change(spread, 9, 0.05)
+  noncentrality = change / ((dense - other).std(ddof=1) / 3)
+  critical = stats.t.ppf(0.975, 8)
+  power = stats.nct.sf(critical, 8, noncentrality)
+  assert power == pytest.approx(0.8, abs=2e-3)
+  assert change < 0.5
+
+
 def agree(labels):
   return (labels[:, :, None] == labels[:, None, :]).sum(axis=0)
 
@@ -507,7 +536,7 @@ def rows_of_tests(*rows):
       'median_pvalue',
       'share_found',
     ],
-  )
+  ).assign(is_paired=0)
 
 
 def test_what_is_said_of_tests():

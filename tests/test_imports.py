@@ -32,6 +32,7 @@ UTILS = (
     'network_files',
     'paths',
     'provenance',
+    'quantised',
     'storage',
     'table_digests',
     'tables',

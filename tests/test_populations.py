@@ -94,3 +94,48 @@ def test_one_study():
     other = rows.assign(**{name: [rows[name][0], value]})
     with pytest.raises(ValueError, match=f'x and the like hold the {name}'):
       populations.check_one_study(other, 'eval', 'x')
+
+
+def study_with(sources, replicates=range(3)):
+  """Three dense members and as many of int8, made from the sources."""
+  rows = members(*[DENSE] * 3, *[INT8] * len(sources))
+  rows['replicate'] = [0, 1, 2, *replicates]
+  rows['made_from'] = ['', '', '', *sources]
+  return rows.to_dict('records')
+
+
+def dense_paths(*replicates, step=0):
+  return [f'e/baseline/0.0/0/0/0/{i}/model.ckpt-{step}' for i in replicates]
+
+
+def test_pairs_are_read_from_what_members_were_made_from():
+  paired = populations.paired_levels
+  assert paired(study_with(dense_paths(0, 1, 2)), [INT8]) == {INT8}
+  # Of the same training, later: not independent either.
+  assert paired(study_with(dense_paths(0, 1, 2, step=9)), [INT8]) == {INT8}
+  for independent in (['', '', ''], dense_paths(3, 4, 5)):
+    rows = study_with(independent, (3, 4, 5))
+    assert paired(rows, [INT8]) == set()
+  # Predictions from elsewhere say nothing, and are named.
+  assert paired(study_with(['', '', '']), [INT8], ['int8']) == {INT8}
+
+
+@pytest.mark.parametrize(
+  ('sources', 'replicates', 'methods', 'message'),
+  [
+    (dense_paths(0, 1), (0, 1), [], '2 of 2 members were made from dense ones'),
+    (dense_paths(0, 1, 7), (0, 1, 2), [], 'int8: 2 of 3 members'),
+    (
+      dense_paths(1, 0, 2),
+      (0, 1, 2),
+      [],
+      'from the dense member of its number',
+    ),
+    (dense_paths(3, 4, 5), (0, 1, 2), ['int8'], 'made from others than the'),
+    (['', '', ''], (1, 2, 3), ['int8'], r'has the replicates \[1, 2, 3\]'),
+    (['', '', ''], (0, 1, 2), ['x'], r"names \['x'\], there are members of"),
+  ],
+)
+def test_what_is_half_a_pair_is_refused(sources, replicates, methods, message):
+  with pytest.raises(ValueError, match=message):
+    populations.paired_levels(study_with(sources, replicates), [INT8], methods)

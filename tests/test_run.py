@@ -20,6 +20,7 @@ RESULTS = 'results/digits'
 MADE = {
   'build_image_data': ('data', 'data/image_records.json'),
   'imagenet_train_eval': ('checkpoints/digits', 'checkpoints/digits/x'),
+  'quantise_checkpoints': ('checkpoints/digits', 'checkpoints/digits/int8/x'),
   'imagenet_predictions': (
     f'{RESULTS}/predictions_dataframe/eval',
     f'{RESULTS}/predictions_dataframe/eval/x',

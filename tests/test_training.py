@@ -265,7 +265,7 @@ def test_all_that_replicas_run_compiles_for_accelerators(monkeypatch):
 
 def test_the_number_of_devices_changes_neither_losses_nor_masks():
   results = []
-  for number in (1, 2, 4):
+  for number in (1, 4):
     printed = subprocess.run(
       [sys.executable, '-m', 'tests.train_on_devices', str(number)],
       capture_output=True,
@@ -273,9 +273,8 @@ def test_the_number_of_devices_changes_neither_losses_nor_masks():
       check=True,
     ).stdout
     results.append(json.loads(printed.splitlines()[-1]))
-  for result in results[1:]:
-    assert result['masks'] == results[0]['masks']
-    # Sums in another order round otherwise, and the steps multiply that: to
-    # 2e-5 after six on one kind of processor, where the first agree to 1e-6.
-    losses = pytest.approx(results[0]['losses'], rel=5e-5)
-    assert result['losses'] == losses
+  one, four = results
+  assert four['masks'] == one['masks']
+  # Sums in another order round otherwise, and the steps multiply that: to 2e-5
+  # after six on one kind of processor, where the first agree to 1e-6.
+  assert four['losses'] == pytest.approx(one['losses'], rel=5e-5)

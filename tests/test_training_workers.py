@@ -30,23 +30,31 @@ def free_ports(number):
     return [each.getsockname()[1] for each in sockets]
 
 
-def start_workers(folder, data, options, number=2):
-  """Of two workers, the last ones."""
-  workers = [f'127.0.0.1:{port}' for port in free_ports(2)]
-  tasks = [{'type': 'worker', 'index': index} for index in range(2)]
-  return [
-    as_process(
-      folder,
-      data,
-      options,
-      json.dumps({'cluster': {'worker': workers}, 'task': task}),
-    )
-    for task in tasks[-number:]
-  ]
+@pytest.fixture
+def start_workers(data):
+  """A function that starts the last ones of two workers.
+
+  None outlives the test, whatever becomes of it: they wait for each other.
+  """
+  started = []
+
+  def start(folder, options, number=2):
+    workers = [f'127.0.0.1:{port}' for port in free_ports(2)]
+    tasks = [{'type': 'worker', 'index': index} for index in range(2)]
+    for task in tasks[-number:]:
+      config = json.dumps({'cluster': {'worker': workers}, 'task': task})
+      started.append(as_process(folder, data, options, config))
+    return started[-number:]
+
+  yield start
+  for process in started:
+    process.kill()
 
 
-def test_workers_that_wait_say_so_and_can_be_interrupted(data, tmp_path):
-  (process,) = start_workers(tmp_path, data, [], number=1)
+def test_workers_that_wait_say_so_and_can_be_interrupted(
+  start_workers, tmp_path
+):
+  (process,) = start_workers(tmp_path, [], number=1)
   with process:
     for line in process.stderr:
       if 'waiting for the 2 workers' in line:
@@ -62,7 +70,9 @@ def test_a_cluster_that_makes_no_sense_is_named(monkeypatch, text):
     devices.strategy(with_workers=True)
 
 
-def test_two_workers_train_what_one_process_trains(data, tmp_path):
+def test_two_workers_train_what_one_process_trains(
+  start_workers, data, tmp_path
+):
   """Even when they are killed on the way."""
 
   def options(steps):
@@ -77,15 +87,14 @@ def test_two_workers_train_what_one_process_trains(data, tmp_path):
 
   one = as_process(tmp_path / 'one', data, options(6))
   of_two = [*options(1), '--keep_data_in_memory']
-  two = start_workers(tmp_path / 'two', data, of_two)
-  deadline = time.monotonic() + 120
+  two = start_workers(tmp_path / 'two', of_two)
   while not list((tmp_path / 'two').rglob('state-*.index')):
-    assert time.monotonic() < deadline
+    assert [process.poll() for process in two] == [None, None]
     time.sleep(0.01)
   for process in two:
     process.terminate()  # As schedulers do, and as TensorFlow would ignore.
     process.communicate(timeout=30)
-  two = start_workers(tmp_path / 'two', data, of_two)
+  two = start_workers(tmp_path / 'two', of_two)
   logs = [finish(process) for process in two]
   assert all('goes on from step' in log for log in logs)
   finish(one)

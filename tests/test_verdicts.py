@@ -144,6 +144,7 @@ def impact(
     'baseline_accuracy': 0.8,
     'variant_accuracy': 0.9 if gains else 0.7,
     'normalisation': normalisation,
+    'is_paired': 0,
   }
   return verdicts.of_impact(about, row, tests)
 

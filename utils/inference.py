@@ -28,6 +28,7 @@ from utils import (
   member_paths,
   network_files,
   preprocessing,
+  quantised,
   shard_files,
   storage,
   tables,
@@ -257,6 +258,10 @@ class Predictor:
     if not pending:
       return
     member_checks.check_together(checkpoints)
+    quantised.check_alike(checkpoints)
+    made_from = {
+      checkpoint: quantised.check(checkpoint) for checkpoint in pending
+    }
     readers = [self._reader(data_set) for data_set in data_sets]
     described = [data_set.records for data_set in data_sets]
     member_checks.check_data(checkpoints, described)
@@ -293,6 +298,7 @@ class Predictor:
             for checkpoint, frame in frames.items():
               frame['preprocessing'] = self._version
               frame['precision'] = self._precision
+              frame['made_from'] = made_from[checkpoint]
               if not self._class_subset:
                 frame = frame.drop(columns=list(_RESTRICTED))
               yield checkpoint, shard, frame

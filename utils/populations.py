@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from utils import tables
+from utils import member_paths, tables
 from utils.member_paths import BASELINE as BASELINE
 from utils.member_paths import DENSE, Level
 from utils.member_paths import Member as Member
@@ -88,7 +88,63 @@ def compressed_levels(
   ]
 
 
-def check_pairs(
+def paired_levels(
+  identities: Iterable[Mapping[str, Any]],
+  levels: Collection[Level],
+  paired_methods: Collection[str] = (),
+) -> set[Level]:
+  """Levels whose members were each made from the dense member of its number.
+
+  Which they are is read from what members say they were made from. Networks
+  that were made from others than the dense ones that they are compared with,
+  are independent of these, and no pairs.
+
+  Args:
+    identities: columns `tables.MEMBER` and `made_from` of each member, sorted.
+    levels: those that are compared with the dense one.
+    paired_methods: methods whose members are pairs though they do not say so,
+      as predictions from elsewhere may.
+
+  Raises:
+    ValueError: members are partly pairs, or are none and should be; names
+      them.
+  """
+  by_level = collections.defaultdict(list)
+  for identity in identities:
+    by_level[level_of(identity)].append(identity)
+  _check_replicates(
+    {
+      level: [int(of['replicate']) for of in rows]
+      for level, rows in by_level.items()
+    },
+    levels,
+    paired_methods,
+  )
+  # The step is left out: networks of one training depend on one another.
+  dense = [member_paths.from_row(of).member.folder for of in by_level[DENSE]]
+  paired = set()
+  for level in levels:
+    sources = [of['made_from'].rpartition('/')[0] for of in by_level[level]]
+    from_dense = len(set(sources) & set(dense))
+    if sources == dense:
+      paired.add(level)
+    elif from_dense:
+      raise ValueError(
+        f'{level.words}: {from_dense} of {len(sources)} members were made from '
+        f'dense ones, of which there are {len(dense)}: wanted each from the '
+        'dense member of its number, or none from any of them'
+      )
+    elif level.pruning_method in paired_methods and any(sources):
+      raise ValueError(
+        f'--paired_methods names {level.pruning_method}, but its members were '
+        f'made from others than the dense ones, such as {sources[0]}'
+      )
+    elif level.pruning_method in paired_methods:
+      paired.add(level)
+  return paired
+
+
+def _check_replicates(
   replicates: Mapping[Level, Sequence[int]],
   levels: Collection[Level],
   paired_methods: Collection[str],

@@ -25,7 +25,9 @@ from utils import digests, paths, storage
 _PACKAGES = (
   'absl-py',
   'ai-edge-litert',
+  'ai-edge-litert',
   'keras',
+  'litert-quantizer',
   'matplotlib',
   'numpy',
   'pandas',

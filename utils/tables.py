@@ -39,6 +39,21 @@ MEMBER = (
   _count('replicate', 'index of the independent training run'),
 )
 MEMBER_KEY = tuple(column.name for column in MEMBER)
+# Which members are pairs is read from it.
+_MADE_FROM = Column(
+  'made_from',
+  'text',
+  'path, from the root of the study, of the member that the member was made '
+  'from (quantised, say); empty if it was trained',
+  default='',
+)
+
+_IS_PAIRED = _count(
+  'is_paired',
+  '1 if each member was made from the dense one of its number',
+  high=1,
+  default=0,
+)
 
 # What a level is called, in rows about one.
 _LEVEL = (
@@ -109,6 +124,7 @@ PREDICTIONS = Table(
     ),
     Column('preprocessing', 'text', 'name and version', default=''),
     Column('precision', 'text', "'float32' or 'bfloat16'", default=''),
+    _MADE_FROM,
   ),
   key=(*MEMBER_KEY, 'image_key'),
   sort_by=('image_index',),
@@ -214,9 +230,7 @@ PIE_NULL = Table(
     _count('total_images_count', 'images'),
     _count('baseline_number_observ', 'number of dense members'),
     _count('variant_number_observ', 'number of compressed members'),
-    _count(
-      'is_paired', '1 if each was made from the dense one of its number', high=1
-    ),
+    _IS_PAIRED,
     _count('pie_count', 'images whose modal labels differ'),
     _amount(
       'pie_count_low',
@@ -265,7 +279,8 @@ PIE_NULL = Table(
     _count('solid_pie_count', 'PIEs among these', nullable=True),
     _fraction(
       'chance_baseline_accuracy',
-      'top-1 of dense members on PIEs between two dense halves',
+      'top-1 of dense members on PIEs between two dense halves; empty for '
+      'pairs, which do not differ by as much',
       nullable=True,
     ),
     _fraction(
@@ -741,6 +756,7 @@ CLASS_METRICS = Table(
     Column('preprocessing', 'text', 'name and version', default=''),
     # 'precision' is that of the class.
     Column('compute_precision', 'text', "'float32', 'bfloat16'", default=''),
+    _MADE_FROM,
   ),
   key=(*MEMBER_KEY, 'class_id'),
   sort_by=('class_id',),
@@ -862,6 +878,7 @@ CLASS_IMPACT_SUMMARY = Table(
     Column('normalisation', 'text', 'what was subtracted from recall'),
     _count('baseline_models', 'number of dense models'),
     _count('variant_models', 'number of compressed models'),
+    _IS_PAIRED,
     _fraction('baseline_accuracy', 'mean that was subtracted, dense'),
     _fraction('variant_accuracy', 'mean that was subtracted, compressed'),
     _count('classes', 'number of classes'),
@@ -1004,6 +1021,7 @@ ROBUSTNESS_SUMMARY = Table(
     Column('corruption', 'text', "ImageNet-C's name, or 'all' for their mean"),
     _count('corruption_intensity', 'severity 1 to 5; 0 for their mean', high=5),
     _count('num_models', 'members of the population'),
+    _IS_PAIRED,
     _fraction('mean_accuracy', 'top-1, mean over members (and sets)'),
     _fraction('mean_accuracy_low', 'its 95 % interval', nullable=True),
     _fraction('mean_accuracy_high', 'its 95 % interval', nullable=True),
@@ -1093,9 +1111,10 @@ MEMBERS_NEEDED = Table(
     Column('num_members', 'int', 'members a side', low=2),
     _amount(
       'smallest_change',
-      'change that the two-sided Welch test at 5 % finds in 8 of 10 studies, '
-      'of recall less accuracy, or of the accuracy; above 1 none is found; '
-      'empty where no member of the pilot differs from its population',
+      'change that the two-sided test at 5 % (Welch, or of pairs) finds in 8 '
+      'of 10 studies, of recall less accuracy, or of the accuracy; above 1 '
+      'none is found; empty where no member of the pilot differs from its '
+      'population',
     ),
     _amount(
       'smallest_change_low',
@@ -1113,6 +1132,7 @@ MEMBERS_NEEDED = Table(
     ),
     _count('baseline_models', 'dense members of the pilot'),
     _count('variant_models', 'compressed members of the pilot'),
+    _IS_PAIRED,
   ),
   key=('pruning_method', 'pruning_fraction', 'what', 'class_id', 'num_members'),
   # In the order of the printed lines.
@@ -1137,6 +1157,7 @@ SUBSET_TESTS = Table(
       'subsets with a p-value of 0.05 or less; they share members',
       nullable=True,
     ),
+    _IS_PAIRED,
   ),
   key=('pruning_method', 'pruning_fraction', 'num_members'),
   sort_by=('pruning_method', 'pruning_fraction', 'num_members'),
