@@ -327,7 +327,7 @@ def assert_same(folder, whole):
 
 def assert_nothing_partial(folder, whole):
   """What has its final name is complete."""
-  from utils import checkpoints
+  from utils import checkpoints, table_digests
 
   wanted = files(whole)
   found = files(folder)
@@ -336,6 +336,12 @@ def assert_nothing_partial(folder, whole):
       continue
     if path.name.endswith('.run.json'):
       json.loads(path.read_bytes())
+    elif path.name == table_digests.FILE_NAME:
+      # Of the tables that are written by now, and of the next one.
+      noted, later = (
+        json.loads(some.read_bytes()) for some in (path, wanted[name])
+      )
+      assert noted == {table: later[table] for table in noted}
     elif '.index' in name or '.data-' in name:
       if name.endswith('.index'):
         # All of it, by checksums; where no index is, is no checkpoint.
