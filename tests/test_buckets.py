@@ -22,6 +22,7 @@ import pytest
 from gcp_storage_emulator import server as emulator
 
 from tests.stages import STAGES, files
+from utils import table_digests
 
 ROOT = pathlib.Path(__file__).parent.parent
 TABLES = (
@@ -121,11 +122,12 @@ def stage(name):
 
 
 def results(named):
-  """What a table or figure is: the rest are records of when, and by whom."""
+  """What a table or figure is: the rest are records, and notes of digests."""
   return {
     name: content
     for name, content in named.items()
-    if name.startswith('results/') and not name.endswith('.run.json')
+    if name.startswith('results/')
+    and not name.endswith(('.run.json', table_digests.FILE_NAME))
   }
 
 
