@@ -37,7 +37,9 @@ def share(value: float, beside: float) -> str:
   """
   size = abs(beside)
   decimals = 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
-  return f'{value:.{decimals}f}'
+  text = f'{value:.{decimals}f}'
+  # What rounds to 0 has no sign.
+  return text if float(text) else text.removeprefix('-')
 
 
 def count(value: float, beside: float) -> str:

@@ -107,7 +107,8 @@ def _of_pies(level: str, null: Mapping[str, Any]) -> Verdict:
     said = f'{level}: which of {pies} PIEs are chance was not tested'
   elif solid:
     verdict = 'differs'
-    said = f'{level}: {solid:.0f} of {pies} PIEs are solid ({_SOLID})'
+    is_ = 'is' if solid == 1 else 'are'
+    said = f'{level}: {solid:.0f} of {pies} PIEs {is_} solid ({_SOLID})'
     if solid < pies:
       said += ', each of the others may be chance'
   elif pies and _smallest_qvalue(null) > tables.SIGNIFICANCE:

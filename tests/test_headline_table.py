@@ -173,6 +173,7 @@ def write_robustness(folder, corruptions=('fog', 'snow'), name='toy_c'):
       - mean_accuracy((method, fraction)),
       'relative_accuracy_loss': 3.25 if fraction > 0.5 else np.nan,
       'num_corruptions': 1,
+      'is_paired': 0,
     }
     for method, fraction in LEVELS
     for number, corruption in enumerate((*corruptions, 'all'))

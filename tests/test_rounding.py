@@ -24,6 +24,7 @@ from pie_dataset_gen import rounding
       12.34,
       '4.78 [1.00, 12.34]',
     ),
+    ('churn beyond noise, share', 0.0, -0.0001, 0.0004, '0.000 [0.000, 0.000]'),
     ('PIEs, share of images', 0.0134, 0.0063, 0.0206, '0.013 [0.006, 0.021]'),
     (
       'p, if it predicted like the dense',

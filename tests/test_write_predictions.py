@@ -142,6 +142,6 @@ def test_an_audit_of_decision_trees(tmp_path):
     paired_methods=['cost_complexity'],
   )
   text = headline_table.run(out, mode='eval', dataset_name='trees')
-  assert 'cost_complexity: it predicts otherwise than chance' in text
+  assert 'cost_complexity, in pairs: it predicts otherwise than chance' in text
   suspects = rank_suspects.run(out, mode='eval', dataset_name='trees')
   assert len(suspects)

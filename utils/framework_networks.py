@@ -211,11 +211,6 @@ class FileNetwork:
     self._warned = False
     _check_shape(program.shape, description)
     size = description.image_size
-    self._pixels = tf.function(
-      self._untraced_pixels,
-      input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)],
-      autograph=False,
-    )
     self._check_output(self._run(tf.zeros((2, size, size, 3))))
 
   @property
@@ -242,7 +237,8 @@ class FileNetwork:
       return output
     return tf.math.log(tf.maximum(output, np.finfo(np.float32).tiny))
 
-  def _untraced_pixels(self, images: tf.Tensor) -> tf.Tensor:
+  def _pixels(self, images: tf.Tensor) -> tf.Tensor:
+    # Not traced: TensorFlow warns of a trace for each of many members.
     described = self.description
     if described.channels == network_files.BGR:
       images = images[..., ::-1]
