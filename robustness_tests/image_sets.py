@@ -1,8 +1,8 @@
 """The sets of images that robustness is measured on, wherever they come from.
 
 A set is a folder of TFRecord shards, as `build_corruptions`, TFDS or
-`generate_pie_dataset` write them, or one of folders of images, as the authors
-of ImageNet-C and -A have them.
+`generate_pie_dataset` write them, one of folders of images, as the authors of
+ImageNet-C and -A have them, or a part of an array, as those of CIFAR-10-C do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from absl import logging
 from etils import epath, epy
 
-from robustness_tests import image_folders
+from robustness_tests import image_arrays, image_folders
 from utils import (
   image_records,
   inference,
@@ -44,7 +44,8 @@ class CorruptedSet:
   Attributes:
     corruption: its name, or '' for a set that is not of ImageNet-C's kind.
     severity: 1 to 5, or 0 for such a set.
-    folder: where its shards are, or its folders of images.
+    folder: where its shards are, or its folders of images; of an array
+      `<corruption>.npy/<severity>`, which is only a name.
   """
 
   corruption: str
@@ -114,7 +115,12 @@ def find_sets(
 
 def _list_sets(root: epath.Path) -> tuple[list[CorruptedSet], list[str]]:
   """The sets in a folder, and the names of what else there is."""
-  found, others = [], []
+  found = [
+    CorruptedSet(path.stem, severity, str(path / str(severity)))
+    for path in image_arrays.find(root)
+    for severity in image_arrays.SEVERITIES
+  ]
+  others = []
   for folder in sorted(root.iterdir()):
     if folder.name.startswith('.') or not folder.is_dir():
       continue
@@ -157,6 +163,9 @@ def open_set(
   folder_reader: Callable[
     [image_records.ImageRecords], image_folders.FolderReader
   ],
+  array_reader: Callable[
+    [image_records.ImageRecords], image_arrays.ArrayReader
+  ],
 ) -> inference.DataSet:
   """Finds the images of a set and how to preprocess them.
 
@@ -166,11 +175,14 @@ def open_set(
     num_classes: of the networks.
     clean: the description of the clean images, if that was given.
     folder_reader: gives the reader of folders with such images.
+    array_reader: that of arrays.
 
   Raises:
     FileNotFoundError, ValueError: there are no images, or they contradict
       their description; names what.
   """
+  if image_arrays.is_array(one.folder):
+    return _open_array(one, mode, clean, array_reader)
   if image_folders.has_class_folders(one.folder):
     if clean is None or not clean.class_keys:
       raise ValueError(
@@ -213,6 +225,29 @@ def open_set(
       records, first_images(shards[0], dialect, records), one.folder
     )
   return inference.DataSet(records, shards)
+
+
+def _open_array(
+  one: CorruptedSet,
+  mode: str,
+  clean: image_records.ImageRecords | None,
+  array_reader: Callable[
+    [image_records.ImageRecords], image_arrays.ArrayReader
+  ],
+) -> inference.DataSet:
+  """A severity of an array, which only the clean images describe."""
+  if clean is None:
+    raise ValueError(
+      f'{one.folder}: arrays have no description, wanted '
+      '--clean_data_directory with an image_records.json'
+    )
+  images, _ = image_arrays.load(one.folder, clean.num_classes)
+  count = image_records.Shard(len(images), 0)
+  records = dataclasses.replace(
+    clean, splits={mode: {storage.name(one.folder): count}}
+  )
+  records = without_second_crop(records, images[:_LOOKED_AT], one.folder)
+  return inference.DataSet(records, [one.folder], array_reader(records))
 
 
 def check_classes(

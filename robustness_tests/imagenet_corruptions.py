@@ -9,6 +9,9 @@ Reads
         imagenet2012_corrupted have them
       <corruption>/<severity>/<wnid>/*.JPEG, as the authors of ImageNet-C have
         them; all sets that are found are measured, or --corruption_type
+      labels.npy and <corruption>.npy, as the authors of CIFAR-10-C have them:
+        five severities of as many images each, named test/00000 and so on, as
+        build_image_data --source=cifar10 names them
       a data set of TFRecord shards, such as the PIE records of
         generate_pie_dataset, or TFDS's imagenet_a
       <wnid>/*.jpg, as the authors of ImageNet-A have them
@@ -16,9 +19,9 @@ Reads
                     apart; image keys, or file names, join them to the images
 
 An image_records.json beside the shards describes them. Sets without it are
-described by that of the clean data (--clean_data_directory), which folders
-need: a folder's class is that of its wnid. Records of TFDS are taken to be
-ImageNet's without it. Such a set, and any corrupted one, is not cropped when
+described by that of the clean data (--clean_data_directory), which folders and
+arrays need: a folder's class is that of its wnid. Records of TFDS are taken to
+be ImageNet's without it. Such a set, and any corrupted one, is not cropped when
 its images have the network's input size, as ImageNet-C's usually have.
 
 Writes, for each member and set, one CSV (utils/tables.py: ROBUSTNESS)
@@ -44,7 +47,7 @@ import pandas as pd
 from absl import flags, logging
 from etils import epy
 
-from robustness_tests import image_folders, image_sets, views
+from robustness_tests import image_arrays, image_folders, image_sets, views
 from utils import (
   class_level_metrics,
   command_line,
@@ -280,6 +283,9 @@ def _open_sets(
       num_classes,
       clean,
       lambda records: reader(records.resize_size),
+      lambda records: image_arrays.ArrayReader(
+        records, preprocessing_name, batch_size
+      ),
     )
     for one in sets
   }

@@ -10,12 +10,22 @@ What it reads, by --source:
   folders   --train_directory, --validation_directory or both, each one of
               <directory>/<class>/<image>, <directory>/<class>.tar,
               a tar of either, or, with --validation_labels, a folder or tar of
-              images without classes.
+              images without classes. --validation_fraction takes the
+              evaluation images, by a hash of their names, out of
+              --train_directory.
   imagenet  the same, as downloaded, with ImageNet's name, sizes, channel
             statistics and numbers of shards as defaults:
               --train_directory=ILSVRC2012_img_train.tar
               --validation_directory=ILSVRC2012_img_val.tar
               --validation_labels=<one wnid a line, in order of file names>
+  cifar10, cifar100
+            the archive that its authors publish, in the binary form
+            (cifar-10-binary.tar.gz, or the folder that it unpacks to), named by
+            --archive or fetched into --output_dir; an archive must have the
+            published checksum. 50,000 images for training, 10,000 for
+            evaluation, as lossless PNGs; train/00000 and test/00000 are the
+            first of each in the order of the archive. CIFAR-100's classes are
+            the 100 fine ones.
 
 Classes are ordered by the name of their folder or tar, unless --labels_file
 orders them. An RGB or grey JPEG goes into the record as it is, and so does a
@@ -51,27 +61,19 @@ import numpy as np
 from absl import flags, logging
 from etils import epath
 
-from save_checkpoint import image_sources, planned_shards, same_images
+from save_checkpoint import (
+  cifar_archives,
+  image_sources,
+  planned_shards,
+  same_images,
+  source_facts,
+)
 from utils import command_line, image_records, paths, provenance, storage
 
 FLAGS = flags.FLAGS
-IMAGENET_EXAMPLES = {'train': 1_281_167, 'validation': 50_000}
-IMAGENET_SHARDS = {'train': 1024, 'validation': 128}
 _IMAGES_PER_SHARD = 500
+_MOST_SHARDS = {'train': 1024, 'validation': 128}
 _SMALL_SAMPLE = 40
-# What differs from the defaults of image_records.ImageRecords.
-_DESCRIPTIONS: dict[str, dict] = {
-  'digits': {
-    'name': 'digits',
-    'image_size': 32,
-    'resize_size': 32,
-    'crop_area_min': 0.6,
-    # A mirrored 3 is no digit.
-    'horizontal_flip': False,
-  },
-  'folders': {},
-  'imagenet': {'name': 'imagenet'},
-}
 # Beyond these, a description deserves a warning. Images are much smaller or
 # larger than the network's input by such factors of their shorter side;
 # evaluation looks at a small part of them below such a share of the area
@@ -111,7 +113,7 @@ def _is_measured(
 ) -> bool:
   """Whether the channels' statistics are taken from the training images."""
   if statistics is None:
-    return source != 'imagenet' and 'train' in pictures
+    return source_facts.SOURCES[source].measured and 'train' in pictures
   if statistics == 'train' and 'train' not in pictures:
     raise ValueError('--channel_statistics=train without --train_directory')
   return statistics == 'train'
@@ -123,20 +125,47 @@ def _shard_counts(
   wanted: Mapping[str, int | None],
 ) -> dict[str, int]:
   """Number of shards of each split, as wanted or as is usual."""
+  facts = source_facts.SOURCES[source]
   counts = {}
   for split, images in pictures.items():
     usual = math.ceil(len(images) / _IMAGES_PER_SHARD)
-    if source == 'imagenet' and len(images) > _SMALL_SAMPLE:
-      usual = IMAGENET_SHARDS[split]
-    counts[split] = wanted.get(split) or min(IMAGENET_SHARDS[split], usual)
-    if source == 'imagenet' and len(images) != IMAGENET_EXAMPLES[split]:
+    if len(images) > _SMALL_SAMPLE:
+      usual = facts.shards.get(split, usual)
+    counts[split] = wanted.get(split) or min(_MOST_SHARDS[split], usual)
+    if facts.examples and len(images) != facts.examples[split]:
       logging.warning(
-        "ImageNet's %s split has %d images, here there are %d",
+        'The %s split of %s has %d images, here there are %d',
         split,
-        IMAGENET_EXAMPLES[split],
+        source,
+        facts.examples[split],
         len(images),
       )
   return counts
+
+
+def _find_pictures(
+  source: str,
+  output_dir: str,
+  archive: str,
+  train_directory: str,
+  validation_directory: str,
+  validation_labels: str,
+  validation_fraction: float,
+) -> dict[str, list[image_sources.Picture]]:
+  """Lists the images by split, from an archive or from elsewhere."""
+  of_archive = source_facts.SOURCES[source].archive
+  directories = (train_directory, validation_directory, validation_labels)
+  if validation_fraction and source != 'folders':
+    raise ValueError(
+      f'--validation_fraction with --source={source}, wanted folders'
+    )
+  if not of_archive:
+    if archive:
+      raise ValueError(f'--source={source} reads no archive, got {archive!r}')
+    return image_sources.find_source(source, *directories, validation_fraction)
+  image_sources.raise_unless_empty(source, *directories)
+  path = archive or cifar_archives.fetch(of_archive, output_dir)
+  return cifar_archives.read(of_archive, path)
 
 
 def _shard(result: Mapping[str, Any]) -> image_records.Shard:
@@ -153,7 +182,7 @@ def _resize_size(source: str, image_size: int) -> int:
   usual = {
     field.name: field.default
     for field in dataclasses.fields(image_records.ImageRecords)
-  } | _DESCRIPTIONS[source]
+  } | dict(source_facts.SOURCES[source].description)
   return round(image_size * usual['resize_size'] / usual['image_size'])
 
 
@@ -211,11 +240,13 @@ def run(
   num_workers: int = 1,
   description: dict[str, object] | None = None,
   test_small_sample: bool = False,
+  archive: str = '',
+  validation_fraction: float = 0.0,
 ) -> image_records.ImageRecords:
   """Builds a data set.
 
   Args:
-    source: 'digits', 'folders' or 'imagenet'.
+    source: a name in `source_facts.SOURCES`.
     output_dir: where the shards go.
     train_directory: as the flag.
     validation_directory: as the flag.
@@ -227,14 +258,23 @@ def run(
     description: fields of `image_records.ImageRecords`; those that are None or
       absent take the source's default, then ImageNet's.
     test_small_sample: as the flag.
+    archive: as the flag.
+    validation_fraction: as the flag.
 
   Raises:
     ValueError: the images are not what is wanted, or output_dir holds another
       data set.
   """
   storage.check_writable(output_dir)
-  pictures = image_sources.find_source(
-    source, train_directory, validation_directory, validation_labels
+  facts = source_facts.SOURCES[source]
+  pictures = _find_pictures(
+    source,
+    output_dir,
+    archive,
+    train_directory,
+    validation_directory,
+    validation_labels,
+    validation_fraction,
   )
   measured = _is_measured(source, statistics, pictures)
   classes = image_sources.find_classes(pictures, labels_file)
@@ -250,12 +290,12 @@ def run(
     given.setdefault('resize_size', _resize_size(source, given['image_size']))
   fields = {
     'name': epath.Path(output_dir).name,
-    **_DESCRIPTIONS[source],
+    **facts.description,
     # An image is either moved or cropped.
     **({'crop_area_min': 1.0} if given.get('crop_padding') else {}),
     **given,
     'class_names': tuple(classes.values()),
-    'class_keys': tuple(classes) if source in ('folders', 'imagenet') else (),
+    'class_keys': tuple(classes) if facts.keyed else (),
   }
   image_records.ImageRecords(**fields)  # refuses bad flags before hours of work
   counts = _shard_counts(source, pictures, num_shards or {})
@@ -291,7 +331,7 @@ def run(
       )
     logging.info('%s is complete', output_dir)
     return records
-  sources = (train_directory, validation_directory, validation_labels)
+  sources = (archive, train_directory, validation_directory, validation_labels)
   provenance.write(
     output_dir,
     'save_checkpoint.build_image_data',
@@ -320,15 +360,21 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     'source',
     'digits',
-    ['digits', 'folders', 'imagenet'],
+    list(source_facts.SOURCES),
     'Where the images come from; see above.',
   )
   flags.DEFINE_string(
     'dataset_name',
     '',
     'One word for the data set, a level in the paths of results. Empty: '
-    "digits, imagenet or, for folders, the name of --study or of the output's "
+    "that of --source or, for folders, the name of --study or of the output's "
     'folder.',
+  )
+  flags.DEFINE_string(
+    'archive',
+    '',
+    'cifar-10-binary.tar.gz, cifar-100-binary.tar.gz, or the folder that it '
+    'unpacks to; empty to fetch it. Of the sources cifar10 and cifar100.',
   )
   flags.DEFINE_string(
     'train_directory', '', 'Folder or tar of training images; empty for none.'
@@ -337,6 +383,14 @@ def define_flags() -> None:
     'validation_directory',
     '',
     'Folder or tar of evaluation images; empty for none.',
+  )
+  flags.DEFINE_float(
+    'validation_fraction',
+    0.0,
+    'Fraction, in (0, 1), of the images of --train_directory that evaluation '
+    'has, about the same of every class; 0 is off. Of the source folders.',
+    lower_bound=0.0,
+    upper_bound=1.0,
   )
   flags.DEFINE_string(
     'validation_labels',
@@ -359,7 +413,7 @@ def define_flags() -> None:
       f'{split}_shards',
       None,
       f'Number of files of the {split} split. Default: '
-      f'{IMAGENET_SHARDS[split]} for imagenet, otherwise one for every '
+      f'{_MOST_SHARDS[split]} for imagenet, otherwise one for every '
       f'{_IMAGES_PER_SHARD} images and at most that number.',
       lower_bound=1,
     )
@@ -376,14 +430,14 @@ def define_flags() -> None:
     'image_size',
     None,
     "Height and width of the network's input in pixels. Default: 32 for "
-    'digits, otherwise 224.',
+    'digits and CIFAR, otherwise 224.',
   )
   flags.DEFINE_integer(
     'resize_size',
     None,
     'Pixels of the shorter side before the central crop of evaluation; equal '
-    'to image_size for no crop. Default: image_size for digits, otherwise 8/7 '
-    'of it (256 for 224).',
+    'to image_size for no crop. Default: image_size for digits and CIFAR, '
+    'otherwise 8/7 of it (256 for 224).',
   )
   flags.DEFINE_float(
     'crop_area_min',
@@ -397,7 +451,7 @@ def define_flags() -> None:
     None,
     'Pixels by which training moves an image at most, up or down and left or '
     'right, in place of that crop; what comes in is mirrored at the edge. '
-    'Usual for images of 32 pixels: 4. Default: 0, not at all.',
+    'Default: 4 for CIFAR, otherwise 0, not at all.',
     lower_bound=0,
   )
   flags.DEFINE_bool(
@@ -447,6 +501,8 @@ def main(argv: list[str]) -> None:
       'horizontal_flip': FLAGS.horizontal_flip,
     },
     FLAGS.test_small_sample,
+    FLAGS.archive,
+    FLAGS.validation_fraction,
   )
 
 

@@ -1,26 +1,36 @@
 """Where the images of a data set come from: digits, folders, tars.
 
+Archives of CIFAR are read by cifar_archives.
+
 Lists images without reading them: an image is a piece of a file, so one in a
 tar in a tar costs no more than one in a folder, and nothing is unpacked.
 """
 
 import dataclasses
 import io
+import math
+import statistics
 import tarfile
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Hashable, Iterator, Sequence
+from typing import IO, TypeVar
 
 import numpy as np
 from absl import logging
 from etils import epath
 from PIL import Image
 
+from save_checkpoint import source_facts
 from utils import digests, storage
 
 SPLITS = ('train', 'validation')
 # What systems put into folders of images.
 _SYSTEM_FILES = ('thumbs.db', 'desktop.ini', 'icon\r')
 DIGITS_TRAIN = 900
+# What folders of evaluation images are called.
+_VALIDATION = ('test', 'val', 'validation')
+# Images whose sizes are looked at.
+_LOOKED_AT = 100
+_Thing = TypeVar('_Thing', bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # a million of them
@@ -66,11 +76,7 @@ def digits() -> dict[str, list[Picture]]:
     range(len(bunch.target)),
     key=lambda i: (int(bunch.target[i]), digests.of_bytes(f'digits/{i:04d}')),
   )
-  split = {}
-  for rank, i in enumerate(order):
-    # Evenly along the classes, so that each is split in the same proportion.
-    steps = [n * DIGITS_TRAIN // len(order) for n in (rank, rank + 1)]
-    split[i] = 'train' if steps[0] < steps[1] else 'validation'
+  train = _evenly(order, DIGITS_TRAIN)
   pictures: dict[str, list[Picture]] = {name: [] for name in SPLITS}
   for i, (pixels, label) in enumerate(
     zip(bunch.images, bunch.target, strict=True)
@@ -78,10 +84,80 @@ def digits() -> dict[str, list[Picture]]:
     # Ink is 0..16, of which 16 is white on the 0..255 scale.
     grey = Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8))
     large = grey.resize((32, 32), Image.Resampling.BICUBIC).convert('RGB')
-    pictures[split[i]].append(
+    pictures['train' if i in train else 'validation'].append(
       Picture(f'digits/{i:04d}', str(label), data=encoded(large, 'PNG'))
     )
   return pictures
+
+
+def _evenly(order: Sequence[_Thing], number: int) -> set[_Thing]:
+  """Some of a sequence, evenly along it.
+
+  In the order of classes, each is then split in the same proportion.
+  """
+  return {
+    one
+    for rank, one in enumerate(order)
+    if rank * number // len(order) < (rank + 1) * number // len(order)
+  }
+
+
+def split_off(
+  pictures: Sequence[Picture], fraction: float
+) -> dict[str, list[Picture]]:
+  """Splits images into those for training and a fraction for evaluation.
+
+  Of every class about the same fraction, chosen by a hash of the keys.
+
+  Raises:
+    ValueError: the fraction leaves one of the splits empty.
+  """
+  order = sorted(
+    (picture.class_key, digests.of_bytes(f'split/{picture.key}'), picture.key)
+    for picture in pictures
+  )
+  number = round(fraction * len(order))
+  if not 0 < number < len(order):
+    raise ValueError(
+      f'--validation_fraction={fraction} of {len(order)} images are {number}, '
+      'wanted some of them, and some for training'
+    )
+  chosen = {key for _, _, key in _evenly(order, number)}
+  splits: dict[str, list[Picture]] = {name: [] for name in SPLITS}
+  for picture in pictures:
+    splits['validation' if picture.key in chosen else 'train'].append(picture)
+  return splits
+
+
+def survey(folder: str) -> tuple[str, str, int, int]:
+  """What run.sh needs to know of a folder of images to choose a recipe.
+
+  Args:
+    folder: holds train and test (or val, validation), each of them as
+      `find_pictures` reads it, or is itself one of these.
+
+  Returns:
+    The folder of the training images, that of the evaluation images or '', the
+    number of the former, and the median of their shorter sides in pixels.
+
+  Raises:
+    FileNotFoundError, ValueError: as `find_pictures`; an image cannot be read.
+  """
+  train, validation = folder, ''
+  for name in _VALIDATION:
+    paths = [epath.Path(folder) / one for one in ('train', name)]
+    if all(path.is_dir() for path in paths):
+      train, validation = map(str, paths)
+      break
+  pictures = find_pictures(train)
+  sides = []
+  for picture in pictures[:: math.ceil(len(pictures) / _LOOKED_AT)]:
+    try:
+      with Image.open(io.BytesIO(picture.read())) as image:
+        sides.append(min(image.size))
+    except (OSError, SyntaxError, ValueError) as error:
+      raise ValueError(f'{picture.where} is no image: {error}') from None
+  return train, validation, len(pictures), round(statistics.median(sides))
 
 
 def encoded(picture: Image.Image, form: str, **options) -> bytes:
@@ -292,15 +368,12 @@ def find_source(
   train_directory: str = '',
   validation_directory: str = '',
   validation_labels: str = '',
+  validation_fraction: float = 0.0,
 ) -> dict[str, list[Picture]]:
-  """Lists the images of a source by split; see this file's docstring."""
+  """Lists the images of a source by split; see build_image_data's docstring."""
   directories = {'train': train_directory, 'validation': validation_directory}
-  if source == 'digits':
-    given = [*directories.values(), validation_labels]
-    if any(given):
-      raise ValueError(
-        f'--source={source} reads no directory, got {list(filter(None, given))}'
-      )
+  if not source_facts.SOURCES[source].reads_directories:
+    raise_unless_empty(source, *directories.values(), validation_labels)
     return digits()
   if validation_labels and not validation_directory:
     raise ValueError('--validation_labels without --validation_directory')
@@ -311,6 +384,11 @@ def find_source(
       f'--train_directory and --validation_directory are both '
       f'{train_directory}: networks would be evaluated on the images that they '
       'were trained on; wanted two folders without a common image'
+    )
+  if validation_fraction and (validation_directory or not train_directory):
+    raise ValueError(
+      '--validation_fraction is of the images of --train_directory, without '
+      '--validation_directory'
     )
   pictures = {}
   for split, directory in directories.items():
@@ -323,4 +401,15 @@ def find_source(
       f'--source={source} wants --train_directory, --validation_directory or '
       'both'
     )
+  if validation_fraction:
+    return split_off(pictures['train'], validation_fraction)
   return pictures
+
+
+def raise_unless_empty(source: str, *directories: str) -> None:
+  """Raises ValueError for folders that a source does not read."""
+  if any(directories):
+    raise ValueError(
+      f'--source={source} reads no directory, got '
+      f'{list(filter(None, directories))}'
+    )

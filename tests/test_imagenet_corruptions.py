@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from robustness_tests import (
+  image_arrays,
   image_folders,
   image_sets,
   imagenet_corruptions,
@@ -159,6 +160,19 @@ def results(dest):
     str(path.relative_to(dest)): csvs.read(tables.ROBUSTNESS, str(path))
     for path in files
   }
+
+
+def write_arrays(folder, severities):
+  """As CIFAR-10-C comes: images of each severity one after another."""
+  folder.mkdir(parents=True, exist_ok=True)
+  labels = [label for images in severities for label, _ in images]
+  arrays = [
+    tf.io.decode_jpeg(data).numpy()
+    for images in severities
+    for _, data in images
+  ]
+  np.save(folder / 'fog.npy', np.stack(arrays))
+  np.save(folder / 'labels.npy', np.array(labels, np.uint8))
 
 
 def assert_equal(one, other):
@@ -729,3 +743,95 @@ def test_bad_arguments_are_named(members, tmp_path):
     run(str(tmp_path / 'none'), tmp_path / 'c', tmp_path / 'out')
   with pytest.raises(FileNotFoundError, match="no set 'snow'"):
     run(members, tmp_path / 'c', tmp_path / 'out', corruption_type=('snow',))
+
+
+def severities():
+  """Five sets of images that differ, with the labels of the first."""
+  return [
+    [(i % len(KEYS), picture(100 * s + i)) for i in range(IMAGES)]
+    for s in range(5)
+  ]
+
+
+def test_arrays_give_the_metrics_of_folders(members, clean, tmp_path):
+  """And the images are called by their place, whatever their severity."""
+  images = severities()
+  write_arrays(tmp_path / 'arrays', images)
+  found = image_sets.find_sets(str(tmp_path / 'arrays'), ('fog',))
+  assert [one.name for one in found] == [f'fog_{s}' for s in range(1, 6)]
+  for number, of_one in enumerate(images, 1):
+    write_folders(tmp_path / 'folders' / 'fog' / str(number), of_one)
+  found = {
+    name: run(
+      members,
+      tmp_path / name,
+      tmp_path / 'out' / name,
+      clean_data_directory=clean,
+      corruption_type=('fog_1', 'fog_5'),
+    )
+    for name in ('arrays', 'folders')
+  }
+  assert_equal(found['arrays'], found['folders'])
+
+
+def test_images_of_arrays_are_called_as_those_of_the_archive(clean, tmp_path):
+  write_arrays(tmp_path, severities())
+  records = image_records.read(clean)
+  reader = image_arrays.ArrayReader(records, 'legacy', 4)
+  batches = list(reader.read(str(tmp_path / 'fog.npy' / '3'), records))
+  keys = [key for of_batch, _, _ in batches for key in of_batch]
+  assert keys == [f'test/{i:05d}' for i in range(IMAGES)]
+  labels = np.concatenate([labels for _, labels, _ in batches])
+  assert labels.tolist() == [i % len(KEYS) for i in range(IMAGES)]
+
+
+def fail(_):
+  raise AssertionError('a pickle was opened')
+
+
+class Pickled:
+  """What says that it was unpickled."""
+
+  def __reduce__(self):
+    return fail, (0,)
+
+
+@pytest.mark.parametrize(
+  ('name', 'array', 'message'),
+  [
+    ('fog', np.zeros((46, 8, 8, 3), np.uint8), 'has 46 images, wanted 5 sev'),
+    ('fog', np.zeros((45, 8, 8), np.uint8), r'uint8 of \(45, 8, 8\), wanted'),
+    ('fog', np.zeros((45, 8, 8, 3)), 'float64 of .*, wanted uint8'),
+    ('fog', np.array([Pickled()]), 'pickles are not opened'),
+    ('fog', b'\x93NUMPY', 'no complete array'),
+    ('labels', np.zeros(44, np.uint8), 'each of the 45 images of fog.npy'),
+    ('labels', np.zeros(45), 'is float64 of .*, wanted a whole number'),
+    ('labels', np.full(45, 4), 'labels from 4 to 4, wanted 0 to 3'),
+  ],
+)
+def test_faults_of_arrays_are_named(clean, tmp_path, name, array, message):
+  write_arrays(tmp_path, severities())
+  path = tmp_path / f'{name}.npy'
+  if isinstance(array, bytes):
+    path.write_bytes(array)
+  else:
+    np.save(path, array)
+  with pytest.raises(ValueError, match=f'{path}.*{message}'):
+    image_arrays.load(str(tmp_path / 'fog.npy' / '1'), len(KEYS))
+
+
+def test_arrays_that_lost_their_end_or_labels_are_named(tmp_path):
+  write_arrays(tmp_path, severities())
+  path = tmp_path / 'fog.npy'
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(ValueError, match='fog.npy is no complete array'):
+    image_arrays.load(str(path / '1'), len(KEYS))
+  (tmp_path / 'labels.npy').unlink()
+  with pytest.raises(FileNotFoundError, match='no labels.npy in .*fog.npy'):
+    image_sets.find_sets(str(tmp_path), ())
+
+
+def test_arrays_want_a_description(members, tmp_path):
+  write_arrays(tmp_path / 'c', severities())
+  with pytest.raises(ValueError, match='wanted --clean_data_directory'):
+    run(members, tmp_path / 'c', tmp_path / 'out')
