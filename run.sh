@@ -4,7 +4,12 @@
 #   ./run.sh               trains 30 small networks on 900 handwritten digits,
 #                          quantises ten, and compares them all on 897 others;
 #                          4 minutes on two cores, the installation apart
-#   ./run.sh --dry_run     prints the commands, one a line, and does nothing
+#   ./run.sh cifar10       the same with 50 networks on CIFAR-10: many hours
+#   ./run.sh FOLDER        the same on images of your own: FOLDER/<class>/<image>,
+#                          of which a third is for evaluation, or the like in
+#                          FOLDER/train and FOLDER/test (or val, validation)
+#   ./run.sh --dry_run     prints the commands, one a line, and does nothing;
+#                          with a FOLDER, too: its flags can then be changed
 #   REPLICATES=3 EPOCHS=5 STUDY=runs/small ./run.sh     a smaller population
 #
 # Prints every command before it runs it; each also works when it is pasted
@@ -12,20 +17,45 @@
 # second ./run.sh ends in seconds and an interrupted one goes on.
 #
 # Variables, with their defaults:
-#   STUDY=runs/digits      folder of all that is made; git ignores runs/
+#   STUDY=runs/digits      folder of all that is made; git ignores runs/. Else
+#                          runs/cifar10 or runs/<name of the folder>
 #   REPLICATES=10          networks trained at each level of sparsity
-#   SPARSITIES=0,0.5,0.9   levels: fractions of zero weights; 0 is dense
-#   EPOCHS=12              passes over the 900 images, for each network
+#   SPARSITIES=0,0.5,0.9   levels: fractions of zero weights; 0 is dense.
+#                          CIFAR-10: 0,0.3,0.5,0.7,0.9
+#   EPOCHS=12              passes over the training images, for each network;
+#                          of a folder by its rules below
+#   STEPS=                 optimiser steps in their place. CIFAR-10: 3600
 #   QUANTISATION=int8      what the dense networks are quantised to, a list, of
 #                          float16, dynamic_int8, int8; empty for nothing
+#   CIFAR10=               cifar-10-binary.tar.gz, the folder that it unpacks to,
+#                          or one with train/ and test/ that hold a folder or tar
+#                          of images for each class. Empty: it is fetched
 #   PYTHON=                Python for a new .venv; any that TensorFlow supports
 #   VENV=                  environment to use as it is, in place of .venv
+#
+# What follows from a folder's number of training images, n, and the median of
+# their shorter sides:
+#
+#   side           size of the input   prepared by                    stem
+#   up to 48       32                  moving by up to 4 pixels       3x3, stride 2
+#   up to 96       64                  crops of 0.4 to all of it      ImageNet's
+#   more           128                 the same                       the same
+#
+#   n              batch   filters of ResNet-18   epochs
+#   up to 500      32      an eighth              32, at least 400 steps
+#   up to 2,000    64      an eighth              32
+#   up to 10,000   64      a quarter              20
+#   more           128     a quarter              10
+#
+# Everywhere pruning begins after a sixth of the training and ends at seven
+# eighths, and the learning rate rises for a twelfth. It then falls to a tenth
+# twice for the digits, and evenly to 0 for all others.
 #
 # Members are added to a study, never taken away, and their settings cannot
 # change: for fewer replicates or other epochs, choose another STUDY.
 #
-# Other images differ in the first two commands only, those that make the data
-# and the population. ImageNet, 30 networks a level; training is what takes long:
+# Images differ in the first two commands only, those that make the data and the
+# population. ImageNet, 30 networks a level; training is what takes long:
 # spread it over machines by replicates (--first_replicate, --num_replicates=1)
 # and by sparsity. A study may lie in a bucket.
 #
@@ -39,29 +69,57 @@
 #     --num_replicates=30
 #   STUDY=$STUDY ./run.sh --dry_run | tail -n +3 | bash -e
 set -euo pipefail
+from=$PWD # what a relative path is relative to
 cd "$(dirname "${BASH_SOURCE[0]}")"
 if ((BASH_VERSINFO[0] < 4)); then
   echo "error: this is bash $BASH_VERSION, wanted 4 or later" >&2
   exit 1
 fi
 
-STUDY=${STUDY:-runs/digits}
-REPLICATES=${REPLICATES:-10}
-SPARSITIES=${SPARSITIES:-0,0.5,0.9}
-EPOCHS=${EPOCHS:-12}
-QUANTISATION=${QUANTISATION-int8}
+# A path as it was given, also from another folder.
+absolute() {
+  if [[ $1 == /* || $1 == *://* || $from == "$PWD" ]]; then
+    printf %s "$1"
+  else
+    printf %s "$from/$1"
+  fi
+}
 
-for name in REPLICATES EPOCHS; do
-  if [[ ! ${!name} =~ ^[1-9][0-9]*$ ]]; then
-    echo "error: $name is '${!name}', wanted a whole number from 1 on" >&2
+images=digits # or cifar10, or a folder
+dry_run=
+for argument; do
+  if [[ $argument == --dry_run ]]; then
+    dry_run=$argument
+  elif [[ $images != digits || $argument == -* || ! $argument ]]; then
+    echo "error: the arguments are '$*', wanted at most cifar10 or a folder of" \
+      "images, and --dry_run" >&2
+    exit 1
+  elif [[ $argument == cifar10 ]]; then
+    images=cifar10
+  else
+    images=$(absolute "${argument%/}")
+    if [[ $images != *://* && ! -d $images ]]; then
+      echo "error: there is no folder $images" >&2
+      exit 1
+    fi
+  fi
+done
+name=${images##*/}
+name=${name//[^A-Za-z0-9_.-]/_}
+
+STUDY=${STUDY:-runs/$name}
+REPLICATES=${REPLICATES:-10}
+EPOCHS=${EPOCHS:-}
+STEPS=${STEPS:-}
+QUANTISATION=${QUANTISATION-int8}
+CIFAR10=${CIFAR10:-}
+
+for variable in REPLICATES EPOCHS STEPS; do
+  if [[ ${!variable} && ! ${!variable} =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: $variable is '${!variable}', wanted a whole number from 1 on" >&2
     exit 1
   fi
 done
-if [[ $* != '' && $* != --dry_run ]]; then
-  echo "error: the arguments are '$*', wanted none or --dry_run" >&2
-  exit 1
-fi
-dry_run=$*
 
 # TensorFlow's remarks on the processor and on GPUs that are not there.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
@@ -175,77 +233,154 @@ stage_each_time() {
   newest=$newest_before
 }
 
-if [[ ! $dry_run ]]; then
+if [[ ! $dry_run || $images == */* ]]; then
   if [[ -z ${VENV:-} ]]; then
     VENV=.venv
-    ./make_environment.sh "$VENV" requirements.txt
+    if [[ $dry_run ]]; then
+      ./make_environment.sh "$VENV" requirements.txt >&2
+    else
+      ./make_environment.sh "$VENV" requirements.txt
+    fi
   fi
-  read_records
+  [[ $dry_run ]] || read_records
 fi
 
-# 900 images in batches of 64 are 14 steps an epoch. Pruning begins after a
-# sixth of the training and ends at seven eighths: a network that recovers for
-# long forgets little.
-steps=$((14 * EPOCHS))
-hundredths() { printf '%d.%02d' $(($1 / 100)) $(($1 % 100)); }
+# What the images are, how they are prepared, and what suits their number. The
+# learning rates are for batches of 256.
+look='
+import sys
+from save_checkpoint import image_sources
+try:
+  print(*image_sources.survey(sys.argv[1]), sep="\n")
+except (OSError, ValueError) as error:
+  sys.exit(f"error: {error}")
+'
+stem=()
+decay=(--decay=linear)
+case $images in
+digits)
+  count=900 batch=64 width=0.125
+  epochs=12
+  SPARSITIES=${SPARSITIES:-0,0.5,0.9}
+  data=(--source=digits)
+  ;;
+cifar10)
+  count=50000 batch=128 width=0.25 stem=(--stem=3x3_stride_2)
+  [[ $EPOCHS ]] || STEPS=${STEPS:-3600}
+  SPARSITIES=${SPARSITIES:-0,0.3,0.5,0.7,0.9}
+  if [[ $CIFAR10 ]]; then
+    CIFAR10=$(absolute "$CIFAR10")
+  fi
+  if [[ $CIFAR10 && -d $CIFAR10/train ]]; then
+    data=(--source=folders --dataset_name=cifar10
+      --train_directory="$CIFAR10/train" --validation_directory="$CIFAR10/test"
+      --image_size=32 --resize_size=32 --crop_padding=4)
+  else
+    data=(--source=cifar10 ${CIFAR10:+--archive="$CIFAR10"})
+  fi
+  ;;
+*)
+  found=$("$VENV/bin/python" -c "$look" "$images")
+  { read -r train; read -r validation; read -r count; read -r side; } <<<"$found"
+  data=(--source=folders --dataset_name="$name" --train_directory="$train")
+  if [[ $validation ]]; then
+    data+=(--validation_directory="$validation")
+  else
+    data+=(--validation_fraction=0.33)
+    count=$((count * 67 / 100))
+  fi
+  if ((side <= 48)); then
+    data+=(--image_size=32 --resize_size=32 --crop_padding=4)
+    stem=(--stem=3x3_stride_2)
+  elif ((side <= 96)); then
+    data+=(--image_size=64 --resize_size=73 --crop_area_min=0.4)
+  else
+    data+=(--image_size=128 --resize_size=146 --crop_area_min=0.4)
+  fi
+  batch=64 width=0.125 epochs=32
+  if ((count <= 500)); then
+    batch=32
+  elif ((count > 10000)); then
+    batch=128 width=0.25 epochs=10
+  elif ((count > 2000)); then
+    width=0.25 epochs=20
+  fi
+  SPARSITIES=${SPARSITIES:-0,0.5,0.9}
+  ;;
+esac
+
+# A network that recovers for long after it was pruned forgets little.
+epoch=$((count < batch ? 1 : count / batch)) # its steps
+steps=${STEPS:-$((epoch * ${EPOCHS:-$epochs}))}
+if [[ $images == */* && ! $STEPS && ! $EPOCHS ]] && ((steps < 400)); then
+  steps=400
+fi
+if ((steps < 8)); then
+  echo "error: training has $steps steps, wanted 8 or more" >&2
+  exit 1
+fi
+# In epochs, so many hundredths of the training.
+share() { printf '%d.%02d' $((steps * $1 / epoch / 100)) $((steps * $1 / epoch % 100)); }
+if [[ $images == digits ]]; then
+  decay=(--decay_epochs="$(share 67),$(share 92)")
+fi
 
 # The images, as TFRecords with a description.
 stage data/image_records.json \
-  save_checkpoint.build_image_data --study="$STUDY" --source=digits
+  save_checkpoint.build_image_data --study="$STUDY" "${data[@]}"
 
 # The population: dense and pruned networks.
-stage checkpoints/digits \
+stage checkpoints/"$name" \
   save_checkpoint.imagenet_train_eval --study="$STUDY" --mode=train_and_eval \
   --pruning_method=threshold --end_sparsity="$SPARSITIES" \
-  --num_replicates="$REPLICATES" --resnet_depth=18 --width=0.125 \
-  --train_batch_size=64 --train_steps="$steps" --base_learning_rate=0.4 \
-  --warmup_epochs="$(hundredths $((EPOCHS * 8)))" \
-  --decay_epochs="$(hundredths $((EPOCHS * 67))),$(hundredths $((EPOCHS * 92)))" \
+  --num_replicates="$REPLICATES" --resnet_depth=18 --width="$width" \
+  "${stem[@]}" --train_batch_size="$batch" --train_steps="$steps" \
+  --base_learning_rate=0.4 --warmup_epochs="$(share 8)" "${decay[@]}" \
   --sparsity_begin_step=$((steps / 6)) --sparsity_end_step=$((steps * 7 / 8)) \
-  --pruning_frequency=$((steps / 14))
+  --pruning_frequency=$((steps < 14 ? 1 : steps / 14))
 
 # The dense networks with eight bits in place of 32.
 if [[ $QUANTISATION ]]; then
-  stage checkpoints/digits/"${QUANTISATION%%,*}" \
+  stage checkpoints/"$name"/"${QUANTISATION%%,*}" \
     save_checkpoint.quantise_checkpoints --study="$STUDY" \
     --pruning_method=baseline --quantisation="$QUANTISATION"
 fi
 
 # Which images are forgotten.
-stage results/digits/predictions_dataframe \
+stage results/"$name"/predictions_dataframe \
   pie_dataset_gen.imagenet_predictions --study="$STUDY"
-stage results/digits/modal_labels \
+stage results/"$name"/modal_labels \
   pie_dataset_gen.aggregate_predictions --study="$STUDY"
-stage pie/digits \
+stage pie/"$name" \
   pie_dataset_gen.generate_pie_dataset --study="$STUDY" --is_pie=both
 
 # What pruning costs beside accuracy.
-stage results/digits/eval_costs.csv \
+stage results/"$name"/eval_costs.csv \
   pie_dataset_gen.measure_costs --study="$STUDY"
 
 # Which classes pay.
-stage results/digits/class_metrics \
+stage results/"$name"/class_metrics \
   per_class_accuracy.aggregate_ckpt_metrics --study="$STUDY"
-stage results/digits/eval/recall_t_statistic.csv \
+stage results/"$name"/eval/recall_t_statistic.csv \
   per_class_accuracy.gen_tstatistic --study="$STUDY"
-stage results/digits/eval/class_impact_significant_classes.png \
+stage results/"$name"/eval/class_impact_significant_classes.png \
   per_class_accuracy.plot_class_impact --study="$STUDY"
 
 # What pruning costs off the clean distribution.
 stage corrupted \
   robustness_tests.build_corruptions --study="$STUDY" \
   --corruptions=gaussian_noise,brightness,pixelate --severities=1,3,5
-stage results/robustness/digits_c \
+stage results/robustness/"$name"_c \
   robustness_tests.imagenet_corruptions --study="$STUDY"
 stage results/robustness/robustness_summary.csv \
   robustness_tests.summarize --study="$STUDY"
 
 # What pruning buys.
-stage results/digits/gains.csv \
+stage results/"$name"/gains.csv \
   pie_dataset_gen.measure_gains --study="$STUDY"
 
 # Labels to look at first.
-stage results/digits/eval_suspects.csv \
+stage results/"$name"/eval_suspects.csv \
   pie_dataset_gen.rank_suspects --study="$STUDY"
 
 # The findings, side by side.
@@ -253,6 +388,6 @@ stage_each_time results/headline_table.csv \
   pie_dataset_gen.headline_table --study="$STUDY"
 
 # The page to look at.
-page=results/digits/gallery/eval/index.html
+page=results/$name/gallery/eval/index.html
 stage "$page" pie_dataset_gen.gallery --study="$STUDY"
 [[ $dry_run ]] || printf '\nOpen %s in a browser.\n' "$STUDY/$page"

@@ -55,7 +55,7 @@ def dry_run():
   """The commands of the chain, a line each, as run.sh prints them."""
   # Without this run.sh would take the word for none of its own, and start.
   assert '--dry_run' in (ROOT / 'run.sh').read_text()
-  variables = ('STUDY', 'REPLICATES', 'SPARSITIES', 'EPOCHS')
+  variables = ('STUDY', 'REPLICATES', 'SPARSITIES', 'EPOCHS', 'STEPS')
   return subprocess.run(
     ['bash', 'run.sh', '--dry_run'],
     cwd=ROOT,

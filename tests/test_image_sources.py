@@ -242,6 +242,8 @@ def test_classes_that_do_not_fit_are_named(tmp_path):
     (('folders',), 'wants --train_directory, --validation_directory or both'),
     (('digits', 'x'), r"source=digits reads no directory, got \['x'\]"),
     (('folders', 'x', '', 'y'), 'labels without --validation_directory'),
+    (('folders', 'x', 'y', '', 0.5), 'validation_fraction is of the images of'),
+    (('folders', '', 'y', '', 0.5), 'validation_fraction is of the images of'),
   ],
 )
 def test_flags_that_make_no_source_are_refused(arguments, message):
@@ -276,3 +278,54 @@ def test_digits_are_pictures_of_their_ink():
     ink = bunch.images[int(picture.key.split('/')[1])]
     small = pixels[..., 0].reshape(8, 4, 8, 4).mean((1, 3))
     assert np.corrcoef(small.ravel(), ink.ravel())[0, 1] > 0.97
+
+
+def test_a_fraction_is_split_off_evenly_and_always_the_same():
+  both = [
+    image_sources.Picture(f'{key}/{i}.jpg', key)
+    for key, number in (('a', 100), ('b', 31), ('c', 9))
+    for i in range(number)
+  ]
+  splits = image_sources.split_off(both, 0.3)
+  assert sorted(p.key for split in splits.values() for p in split) == sorted(
+    p.key for p in both
+  )
+  assert len(splits['validation']) == 42
+  counts = collections.Counter(p.class_key for p in splits['validation'])
+  for key, number in (('a', 100), ('b', 31), ('c', 9)):
+    assert abs(counts[key] - 0.3 * number) <= 1
+  chosen = {p.key for p in splits['validation']}
+  again = image_sources.split_off(both[::-1], 0.3)
+  assert {p.key for p in again['validation']} == chosen
+  # By a hash: not the first, nor every third.
+  numbers = sorted(int(k[2:-4]) for k in chosen if k.startswith('a/'))
+  assert len(set(np.diff(numbers))) > 3
+
+
+@pytest.mark.parametrize('fraction', [0.001, 0.999, 1])
+def test_a_fraction_that_leaves_nothing_is_refused(fraction):
+  with pytest.raises(ValueError, match=f'={fraction} of 3 images are'):
+    image_sources.split_off(pictures('a', 'b', 'c'), fraction)
+
+
+@pytest.mark.parametrize('name', ['test', 'val', 'validation', None])
+def test_a_survey_finds_splits_number_and_size(tmp_path, name):
+  def png(size):
+    return image_sources.encoded(Image.new('RGB', size), 'PNG')
+
+  sizes = [(40, 50), (50, 44), (90, 90)]
+  train = {f'a/{i}.png': png(size) for i, size in enumerate(sizes)}
+  if name is None:
+    write_tree(tmp_path, train)
+    wanted = (str(tmp_path), '')
+  else:
+    write_tree(tmp_path / 'train', train)
+    write_tree(tmp_path / name, {'a/x.png': png((9, 9))})
+    wanted = (str(tmp_path / 'train'), str(tmp_path / name))
+  assert image_sources.survey(str(tmp_path)) == (*wanted, 3, 44)
+
+
+def test_a_survey_names_what_is_no_image(tmp_path):
+  write_tree(tmp_path, {'a/x.png': b'no image'})
+  with pytest.raises(ValueError, match=r'x.png .* is no image'):
+    image_sources.survey(str(tmp_path))

@@ -6,6 +6,7 @@ takes a second; test_chain.py has the real ones.
 
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import textwrap
 
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = 'results/digits'
@@ -70,6 +72,7 @@ class Chain:
     self.study = folder / 'study'
     self._environment = folder / 'environment'
     self._ran = folder / 'ran'
+    self.printed = ''
     player = folder / 'player.py'
     player.write_text(
       textwrap.dedent(f"""
@@ -120,6 +123,7 @@ class Chain:
       check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
+    self.printed = done.stdout
     return self._ran.read_text().split()
 
 
@@ -210,6 +214,7 @@ def dry_run(*arguments, **variables):
   return subprocess.run(
     [str(ROOT / 'run.sh'), *arguments],
     env={**os.environ, **variables},
+    cwd=ROOT,
     capture_output=True,
     text=True,
     check=False,
@@ -236,15 +241,168 @@ def test_only_the_first_two_commands_know_the_digits():
   assert not any('digits' in line for line in lines[2:])
 
 
-@pytest.mark.parametrize('name', ['REPLICATES', 'EPOCHS'])
+@pytest.mark.parametrize('name', ['REPLICATES', 'EPOCHS', 'STEPS'])
 def test_wrong_variables_are_named(name):
   done = dry_run('--dry_run', **{name: 'x'})
   assert done.returncode == 1
   assert f"{name} is 'x', wanted a whole number" in done.stderr
 
 
-@pytest.mark.parametrize('arguments', [('--dryrun',), ('--dry_run', 'x')])
-def test_unknown_arguments_are_named(arguments):
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (('--dryrun',), 'wanted at most cifar10 or a folder'),
+    (('',), 'wanted at most cifar10 or a folder'),
+    (('cifar10', 'cifar10'), 'wanted at most cifar10 or a folder'),
+    (('--dry_run', 'absent'), 'there is no folder absent'),
+  ],
+)
+def test_unknown_arguments_are_named(arguments, message):
   done = dry_run(*arguments)
   assert done.returncode == 1
-  assert 'wanted none or --dry_run' in done.stderr
+  assert message in done.stderr
+
+
+def flags_of(done):
+  """Flags of the first two commands, name -> value."""
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert len(lines) == len(SCRIPTS)
+  return [
+    dict(flag[2:].partition('=')[::2] for flag in shlex.split(line)[3:])
+    for line in lines[:2]
+  ]
+
+
+def test_cifar10_has_its_recipe():
+  data, training = flags_of(dry_run('cifar10', '--dry_run'))
+  assert data == {'study': 'runs/cifar10', 'source': 'cifar10'}
+  wanted = {
+    'end_sparsity': '0,0.3,0.5,0.7,0.9',
+    'num_replicates': '10',
+    'width': '0.25',
+    'stem': '3x3_stride_2',
+    'train_batch_size': '128',
+    'train_steps': '3600',
+    'decay': 'linear',
+  }
+  assert wanted.items() <= training.items()
+  assert 'decay_epochs' not in training
+  _, training = flags_of(dry_run('--dry_run', 'cifar10', EPOCHS='2'))
+  assert training['train_steps'] == '780'
+
+
+def test_cifar10_is_read_from_an_archive_or_from_folders(tmp_path):
+  archive = tmp_path / 'a copy.tar.gz'
+  data, _ = flags_of(dry_run('cifar10', '--dry_run', CIFAR10=str(archive)))
+  assert data == {
+    'study': 'runs/cifar10',
+    'source': 'cifar10',
+    'archive': str(archive),
+  }
+  (tmp_path / 'train').mkdir()
+  data, _ = flags_of(dry_run('cifar10', '--dry_run', CIFAR10=str(tmp_path)))
+  wanted = {
+    'source': 'folders',
+    'dataset_name': 'cifar10',
+    'train_directory': f'{tmp_path}/train',
+    'validation_directory': f'{tmp_path}/test',
+    'crop_padding': '4',
+  }
+  assert wanted.items() <= data.items()
+
+
+@pytest.fixture
+def surveyed(tmp_path):
+  """Dry runs on a folder of which something is known."""
+
+  def run(train, validation, number, side, **variables):
+    python = tmp_path / 'environment' / 'bin' / 'python'
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.write_text(
+      f"#!/bin/sh\nprintf '%s\\n' '{train}' '{validation}' {number} {side}\n"
+    )
+    python.chmod(0o755)
+    folder = tmp_path / 'my photos'
+    folder.mkdir(exist_ok=True)
+    environment = str(tmp_path / 'environment')
+    return flags_of(
+      dry_run('--dry_run', f'{folder}/', VENV=environment, **variables)
+    )
+
+  return run
+
+
+@pytest.mark.parametrize(
+  ('number', 'batch', 'width', 'steps'),
+  [
+    (20, 32, '0.125', 400),
+    (500, 32, '0.125', 32 * 15),
+    (501, 64, '0.125', 400),
+    (2000, 64, '0.125', 32 * 31),
+    (2001, 64, '0.25', 20 * 31),
+    (10000, 64, '0.25', 20 * 156),
+    (10001, 128, '0.25', 10 * 78),
+  ],
+)
+def test_the_recipe_follows_from_the_number_of_images(
+  surveyed, number, batch, width, steps
+):
+  data, training = surveyed('a/train', 'a/test', number, 32)
+  assert data['study'] == 'runs/my_photos'
+  assert data['dataset_name'] == 'my_photos'
+  assert data['train_directory'] == 'a/train'
+  assert data['validation_directory'] == 'a/test'
+  assert 'validation_fraction' not in data
+  assert training['train_batch_size'] == str(batch)
+  assert training['width'] == width
+  assert training['train_steps'] == str(steps)
+  assert int(training['sparsity_begin_step']) == steps // 6
+  assert int(training['sparsity_end_step']) == steps * 7 // 8
+  # A twelfth of the training, in epochs.
+  epochs = steps / max(1, number // batch)
+  assert abs(float(training['warmup_epochs']) - 0.08 * epochs) < 0.01
+
+
+@pytest.mark.parametrize(
+  ('side', 'size', 'resize', 'stem'),
+  [
+    (32, '32', '32', '3x3_stride_2'),
+    (48, '32', '32', '3x3_stride_2'),
+    (49, '64', '73', None),
+    (96, '64', '73', None),
+    (97, '128', '146', None),
+  ],
+)
+def test_sizes_follow_from_the_images(surveyed, side, size, resize, stem):
+  data, training = surveyed('a', '', 1200, side, STEPS='50')
+  assert (data['image_size'], data['resize_size']) == (size, resize)
+  assert ('crop_padding' in data) == (size == '32')
+  assert ('crop_area_min' in data) == (size != '32')
+  assert training.get('stem') == stem
+  assert data['validation_fraction'] == '0.33'
+  assert training['train_steps'] == '50'
+
+
+def test_a_folder_is_looked_at(tmp_path):
+  for name in ('train/a/1.png', 'train/b/2.png', 'val/a/3.png'):
+    path = tmp_path / 'pets' / name
+    path.parent.mkdir(parents=True)
+    Image.new('RGB', (70, 60)).save(path)
+  variables = {'VENV': sys.prefix}
+  data, training = flags_of(
+    dry_run('--dry_run', str(tmp_path / 'pets'), **variables)
+  )
+  assert data['validation_directory'] == f'{tmp_path}/pets/val'
+  assert data['image_size'] == '64'
+  assert training['train_batch_size'] == '32'
+  (tmp_path / 'pets/train/a/1.png').write_bytes(b'x')
+  done = dry_run('--dry_run', str(tmp_path / 'pets'), **variables)
+  assert done.returncode == 1
+  assert '1.png' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_stages_are_counted_from_one(chain):
+  chain.run()
+  for number, name in enumerate(SCRIPTS, 1):
+    assert re.search(rf'\[{number}\] python -m \w+\.{name}\b', chain.printed)
