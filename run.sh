@@ -85,7 +85,8 @@ absolute() {
   fi
 }
 
-images=digits # or cifar10, or a folder
+images=digits # or cifar10, or folder
+folder=
 dry_run=
 for argument; do
   if [[ $argument == --dry_run ]]; then
@@ -97,15 +98,22 @@ for argument; do
   elif [[ $argument == cifar10 ]]; then
     images=cifar10
   else
-    images=$(absolute "${argument%/}")
-    if [[ $images != *://* && ! -d $images ]]; then
-      echo "error: there is no folder $images" >&2
+    images=folder
+    folder=$(absolute "${argument%/}")
+    if [[ $folder != *://* && ! -d $folder ]]; then
+      echo "error: there is no folder $folder" >&2
       exit 1
     fi
   fi
 done
-name=${images##*/}
-name=${name//[^A-Za-z0-9_.-]/_}
+# Of the data set.
+name=$images
+if [[ $folder ]]; then
+  name=$folder
+  [[ ! -d $folder ]] || name=$(cd "$folder" && pwd) # for it may be .
+  name=${name##*/}
+  name=${name//[^A-Za-z0-9_.-]/_}
+fi
 
 STUDY=${STUDY:-runs/$name}
 REPLICATES=${REPLICATES:-10}
@@ -233,7 +241,7 @@ stage_each_time() {
   newest=$newest_before
 }
 
-if [[ ! $dry_run || $images == */* ]]; then
+if [[ ! $dry_run || $folder ]]; then
   if [[ -z ${VENV:-} ]]; then
     VENV=.venv
     if [[ $dry_run ]]; then
@@ -279,8 +287,8 @@ cifar10)
     data=(--source=cifar10 ${CIFAR10:+--archive="$CIFAR10"})
   fi
   ;;
-*)
-  found=$("$VENV/bin/python" -c "$look" "$images")
+folder)
+  found=$("$VENV/bin/python" -c "$look" "$folder")
   { read -r train; read -r validation; read -r count; read -r side; } <<<"$found"
   data=(--source=folders --dataset_name="$name" --train_directory="$train")
   if [[ $validation ]]; then
@@ -312,7 +320,7 @@ esac
 # A network that recovers for long after it was pruned forgets little.
 epoch=$((count < batch ? 1 : count / batch)) # its steps
 steps=${STEPS:-$((epoch * ${EPOCHS:-$epochs}))}
-if [[ $images == */* && ! $STEPS && ! $EPOCHS ]] && ((steps < 400)); then
+if [[ $folder && ! $STEPS && ! $EPOCHS ]] && ((steps < 400)); then
   steps=400
 fi
 if ((steps < 8)); then

@@ -316,18 +316,20 @@ def test_cifar10_is_read_from_an_archive_or_from_folders(tmp_path):
 def surveyed(tmp_path):
   """Dry runs on a folder of which something is known."""
 
-  def run(train, validation, number, side, **variables):
+  def run(train, validation, number, side, folder='', **variables):
     python = tmp_path / 'environment' / 'bin' / 'python'
     python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text(
       f"#!/bin/sh\nprintf '%s\\n' '{train}' '{validation}' {number} {side}\n"
     )
     python.chmod(0o755)
-    folder = tmp_path / 'my photos'
-    folder.mkdir(exist_ok=True)
+    photos = tmp_path / 'my photos'
+    photos.mkdir(exist_ok=True)
     environment = str(tmp_path / 'environment')
     return flags_of(
-      dry_run('--dry_run', f'{folder}/', VENV=environment, **variables)
+      dry_run(
+        '--dry_run', folder or f'{photos}/', VENV=environment, **variables
+      )
     )
 
   return run
@@ -406,3 +408,10 @@ def test_stages_are_counted_from_one(chain):
   chain.run()
   for number, name in enumerate(SCRIPTS, 1):
     assert re.search(rf'\[{number}\] python -m \w+\.{name}\b', chain.printed)
+
+
+def test_a_folder_is_one_wherever_it_lies(surveyed):
+  data, training = surveyed('docs', '', 20, 32, folder='docs')
+  assert data['study'] == 'runs/docs'
+  assert data['source'] == 'folders'
+  assert training['train_steps'] == '400'
