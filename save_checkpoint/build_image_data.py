@@ -179,7 +179,7 @@ def _shard(result: Mapping[str, Any]) -> image_records.Shard:
 
 def _resize_size(source: str, image_size: int) -> int:
   """The resize_size that goes with an image_size where none is given."""
-  usual = {
+  usual: dict[str, Any] = {
     field.name: field.default
     for field in dataclasses.fields(image_records.ImageRecords)
   } | dict(source_facts.SOURCES[source].description)
