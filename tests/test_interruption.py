@@ -32,7 +32,7 @@ def population(tmp_path_factory, data):
 
 @pytest.mark.parametrize(
   ('stretch', 'number'),
-  [(1, signal.SIGINT), (3, signal.SIGTERM), (4, signal.SIGTERM)],
+  [(1, signal.SIGINT), (3, signal.SIGTERM)],
 )
 def test_no_step_is_lost(
   population, data, tmp_path, monkeypatch, stretch, number
