@@ -34,8 +34,8 @@ _BURST_SECONDS = 1.0
 class Interruption:
   """Whether training has been told to end; a context, of the main thread.
 
-  A thread of its own takes the signals, since Python's handlers wait for
-  TensorFlow, which may wait for another worker.
+  Python's handlers, which note the first signal, wait for TensorFlow to return,
+  which may wait for another worker. So a thread of its own looks for a second.
   """
 
   def __init__(self, strategy: tf.distribute.Strategy):
@@ -45,7 +45,8 @@ class Interruption:
       strategy: where training runs.
     """
     self._strategy = strategy
-    self._number, self._since = 0, 0.0
+    self._number = 0  # Of the first signal.
+    self._since = 0.0
     self._is_saved = False
 
   def __enter__(self) -> Interruption:
@@ -54,11 +55,14 @@ class Interruption:
     self._former_descriptor = signal.set_wakeup_fd(self._sender.fileno())
     # What is ignored, such as Ctrl-C by a job in the background, stays so.
     self._former = {
-      number: signal.signal(number, lambda *_: None) or signal.SIG_DFL
+      number: signal.signal(number, self._note) or signal.SIG_DFL
       for number in _SIGNALS
       if signal.getsignal(number) != signal.SIG_IGN
     }
-    threading.Thread(target=self._watch, args=(receiver,), daemon=True).start()
+    self._thread = threading.Thread(
+      target=self._watch, args=(receiver,), daemon=True
+    )
+    self._thread.start()
     return self
 
   def __exit__(self, *error) -> None:
@@ -66,6 +70,7 @@ class Interruption:
       signal.signal(number, handler)
     signal.set_wakeup_fd(self._former_descriptor)
     self._sender.close()
+    self._thread.join()  # Its line comes before the script's last one.
 
   def is_told(self) -> bool:
     """Whether a signal has come; of several workers, to any of them.
@@ -109,6 +114,9 @@ class Interruption:
 
     return add_up
 
+  def _note(self, number: int, _) -> None:
+    self._number = self._number or number
+
   def _watch(self, receiver: socket.socket) -> None:
     with receiver:
       while received := receiver.recv(1):
@@ -118,10 +126,10 @@ class Interruption:
     if number not in self._former:
       return
     now = time.monotonic()
-    if self._is_saved or (self._number and now > self._since + _BURST_SECONDS):
+    if self._is_saved or (self._since and now > self._since + _BURST_SECONDS):
       os._exit(command_line.say_interrupted(number=number))
-    if not self._number:
-      self._number, self._since = number, now
+    if not self._since:
+      self._since = now
       logging.info(
         '%s: training ends after this step; a second one ends it unsaved',
         signal.Signals(number).name,
