@@ -21,7 +21,9 @@ which says whether it has finished.
 
 One process trains the missing members one after another and traces the
 training step once. A member that is finished is skipped; one that was
-interrupted goes on from its last checkpoint, with the same flags only. A
+interrupted goes on from its last state, with the same flags only: the last
+checkpoint's, or, after SIGTERM (exit code 143) or Ctrl-C (130), that of the
+last step, saved before the process ends. A second signal ends it at once. A
 member trained alone equals one trained among others: its seed is a function of
 --seed, method, fraction pruned and replicate.
 
@@ -51,6 +53,7 @@ from etils import epath, epy
 
 from save_checkpoint import (
   evaluation,
+  interruption,
   learning_rate,
   member_folder,
   member_training,
@@ -403,19 +406,22 @@ def _train(
   strategy: tf.distribute.Strategy,
 ) -> None:
   """Trains the missing members one after another."""
-  with tqdm.tqdm(
-    desc='training',
-    unit=' steps',
-    total=len(missing) * settings.train_steps,
-    # Each update comes after about a second, and is to be seen.
-    mininterval=0.5,
-    miniters=1,
-    dynamic_ncols=True,
-  ) as progress:
+  with (
+    interruption.Interruption(strategy) as told,
+    tqdm.tqdm(
+      desc='training',
+      unit=' steps',
+      total=len(missing) * settings.train_steps,
+      # Each update comes after about a second, and is to be seen.
+      mininterval=0.5,
+      miniters=1,
+      dynamic_ncols=True,
+    ) as progress,
+  ):
     for number, folder in enumerate(missing, 1):
       started = time.monotonic()
       progress.set_description(f'training member {number} of {len(missing)}')
-      final = trainer.train(folder, progress)
+      final = trainer.train(folder, progress, told)
       folder.finish(
         data.described_in,
         member=dataclasses.asdict(folder.member),
@@ -426,6 +432,8 @@ def _train(
         final_metrics=final,
       )
       devices.wait_for_workers(strategy)
+      if told.is_told():
+        raise told.error(f'{folder.path} is finished')
 
 
 def _check_schedules(

@@ -53,6 +53,7 @@ class MemberFolder:
     self.is_finished = self._record.is_finished and storage.exists(
       last.completed_by
     )
+    self._saved_step = 0  # That of a new network needs no file.
 
   def checkpoint(self, step: int) -> member_paths.Checkpoint:
     """The member's network after a step, whether it is there or not."""
@@ -91,16 +92,26 @@ class MemberFolder:
           f'{self.path}: {name} is not finite after step {step}; '
           f'{self.last_good(step)}'
         )
+    if devices.is_chief():
+      checkpoints.write(self.checkpoint(step).prefix, network)
+    if not is_last:
+      self.save_state(trainer)
+    if devices.is_chief():
+      for _, prefix in checkpoints_in(self.path)[:-keep_checkpoints]:
+        _remove_bundle(prefix)
+
+  def save_state(self, trainer: training.Trainer) -> None:
+    """Writes what goes on from here, unless this run has done so already."""
+    step = trainer.step
+    if step == self._saved_step:
+      return
+    self._saved_step = step
     state = trainer.state()  # All workers read, for moving averages are means.
     if not devices.is_chief():
       return
-    checkpoints.write(self.checkpoint(step).prefix, network)
-    if not is_last:
-      folder = epath.Path(paths.resume_folder(self.path))
-      checkpoints.write_bundle(str(folder / f'{_STATE_NAME}{step}'), state)
+    folder = epath.Path(paths.resume_folder(self.path))
+    checkpoints.write_bundle(str(folder / f'{_STATE_NAME}{step}'), state)
     for _, prefix in self._states()[:-_STATES_KEPT]:
-      _remove_bundle(prefix)
-    for _, prefix in checkpoints_in(self.path)[:-keep_checkpoints]:
       _remove_bundle(prefix)
 
   def restore(self, trainer: training.Trainer) -> bool:
@@ -116,6 +127,7 @@ class MemberFolder:
       except ValueError as error:
         logging.error('%s; falling back to the state before', error)
         continue
+      self._saved_step = step
       logging.info('%s goes on from step %d', self.path, step)
       return True
     if states:

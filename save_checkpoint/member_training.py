@@ -13,6 +13,7 @@ from etils import epy
 
 from save_checkpoint import (
   evaluation,
+  interruption,
   learning_rate,
   member_folder,
   pruning,
@@ -169,13 +170,17 @@ class MemberTrainer:
     self._pace = Pace(strategy)
 
   def train(
-    self, folder: member_folder.MemberFolder, progress: tqdm.tqdm
+    self,
+    folder: member_folder.MemberFolder,
+    progress: tqdm.tqdm,
+    told: interruption.Interruption,
   ) -> dict[str, float]:
     """Trains one member to its end.
 
     Args:
       folder: the member's; a state in it is where training goes on.
       progress: bar that counts steps.
+      told: whether to end before the member's end.
 
     Returns:
       The last summaries, by name, and the last evaluation's.
@@ -184,9 +189,10 @@ class MemberTrainer:
       ValueError: the loss is not finite, or a layer has missed its sparsity,
         or the data are damaged.
       OSError: the disk is full, or another worker stopped.
+      Interrupted: training was told to end; the state is saved.
     """
     with self._explained(folder.path):
-      return self._train(folder, progress)
+      return self._train(folder, progress, told)
 
   @contextlib.contextmanager
   def _explained(self, path: str) -> Iterator[None]:
@@ -204,7 +210,7 @@ class MemberTrainer:
       self._reader.find_fault()
       raise
 
-  def _train(self, folder, progress):
+  def _train(self, folder, progress, told):
     settings, output, trainer = self._settings, self._output, self._trainer
     seed = member_seed(settings.seed, folder.member)
     folder.start()
@@ -227,7 +233,7 @@ class MemberTrainer:
     summaries, means = {}, _Means()
     with writer.as_default():
       for boundary in _boundaries(start, settings, output, sorted(updates)):
-        self._take_steps(boundary, batches, folder, means, progress)
+        self._take_steps(boundary, batches, folder, means, progress, told)
         if schedule and boundary - 1 in updates:
           trainer.update_masks(schedule.fraction_at(boundary - 1), seed)
         is_last = boundary == settings.train_steps
@@ -239,18 +245,31 @@ class MemberTrainer:
         if boundary % output.steps_per_checkpoint == 0 or is_last:
           writer.flush()  # A later run goes on from here.
           folder.save(trainer, output.keep_checkpoints, is_last)
+          if not is_last:
+            self._end_if_told(told, folder)
           if self._evaluator and devices.is_chief():
             prefix = folder.checkpoint(boundary).prefix
-            evaluated = self._evaluator.evaluate(prefix)
+            with told.at_once() if not is_last else contextlib.nullcontext():
+              evaluated = self._evaluator.evaluate(prefix)
             evaluation.write_scalars(evaluated, boundary)
             summaries.update(evaluated)
     writer.close()
     return {name: float(value) for name, value in summaries.items()}
 
-  def _take_steps(self, boundary, batches, folder, means, progress):
+  def _end_if_told(self, told, folder):
+    """Ends between two steps, when all that the last one asked for is done."""
+    if told.is_told():
+      tf.summary.flush()
+      folder.save_state(self._trainer)
+      # One that leaves would stop the one that writes.
+      devices.wait_for_workers(self._strategy)
+      raise told.error(f'{folder.path} is saved at step {self._trainer.step}')
+
+  def _take_steps(self, boundary, batches, folder, means, progress, told):
     """Trains until so many steps are done, about a second at a time."""
     done = self._trainer.step
     while done < boundary:
+      self._end_if_told(told, folder)
       steps = min(self._pace.steps, boundary - done)
       since = time.monotonic()
       loss, accuracy, finite = self._trainer.train(batches, steps)

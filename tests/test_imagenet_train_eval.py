@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import time
 import types
@@ -198,7 +199,10 @@ def half_written(folder):
 def test_a_run_that_is_killed_anywhere_ends_as_one_that_is_not(
   data, tmp_path, long
 ):
-  """Within a write, after a mask update, and at random moments."""
+  """Within a write, after a mask update, and at random moments.
+
+  Or is told to end, and says where it goes on.
+  """
   undisturbed = as_process(tmp_path / 'whole', data)
   killed = tmp_path / 'killed'
   for moment in ('masks', 'state_index', 'export_index'):
@@ -209,7 +213,8 @@ def test_a_run_that_is_killed_anywhere_ends_as_one_that_is_not(
     if left:
       assert [n for n in half_written(killed) if n.startswith(left)]
   rng = np.random.default_rng(0)
-  for number in range(6 if long else 1):
+  ends = [signal.SIGTERM, *[signal.SIGKILL] * (6 if long else 1)]
+  for number, end in enumerate(ends):
     process = as_process(killed, data)
     states = {name for name in written(killed) if 'state-' in name}
     # From the first state that this process writes, some moments on.
@@ -220,17 +225,22 @@ def test_a_run_that_is_killed_anywhere_ends_as_one_that_is_not(
       time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.5))
     assert process.poll() is None, f'kill {number} came too late'
-    process.kill()
-    process.communicate()
+    process.send_signal(end)
+    _, log = process.communicate()
+    if end == signal.SIGTERM:
+      assert process.returncode == 128 + end, log
+      assert 'Traceback' not in log
+      last = log.splitlines()[-1]
+      assert re.fullmatch(r'interrupted: .* is saved at step \d+; run .*', last)
   log = finish(as_process(killed, data))
   assert 'goes on from step' in log
   finish(undisturbed)
-  ends = []
+  networks = []
   for folder in (tmp_path / 'whole', killed):
     checkpoint = max(
       member_paths.find(str(folder)), key=lambda found: found.step
     )
     assert checkpoint.step == 60
-    ends.append(checkpoints.read(checkpoint.prefix))
+    networks.append(checkpoints.read(checkpoint.prefix))
     assert not list(folder.rglob('state-*'))
-  assert_equal_networks(*ends)
+  assert_equal_networks(*networks)

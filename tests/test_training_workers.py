@@ -73,7 +73,7 @@ def test_a_cluster_that_makes_no_sense_is_named(monkeypatch, text):
 def test_two_workers_train_what_one_process_trains(
   start_workers, data, tmp_path
 ):
-  """Even when they are killed on the way."""
+  """Even when one is told to end on the way: both do, at the same step."""
 
   def options(steps):
     return [
@@ -91,9 +91,13 @@ def test_two_workers_train_what_one_process_trains(
   while not list((tmp_path / 'two').rglob('state-*.index')):
     assert [process.poll() for process in two] == [None, None]
     time.sleep(0.01)
-  for process in two:
-    process.terminate()  # As schedulers do, and as TensorFlow would ignore.
-    process.communicate(timeout=30)
+  # As schedulers do, and as TensorFlow would ignore; to one of them.
+  two[1].terminate()
+  logs = [process.communicate(timeout=60)[1] for process in two]
+  assert [process.returncode for process in two] == [143, 143], logs
+  said = {log.splitlines()[-1] for log in logs}
+  assert len(said) == 1
+  assert 'is saved at step' in said.pop()
   two = start_workers(tmp_path / 'two', of_two)
   logs = [finish(process) for process in two]
   assert all('goes on from step' in log for log in logs)

@@ -11,6 +11,7 @@ flags of one name), and bad input ends in one clear line and exit code 1. What
 """
 
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,8 +21,28 @@ from etils import epath
 
 from utils import image_records, paths, storage, tensorflow_start
 
-# What a shell reports of a process that Ctrl-C ended: 128 + SIGINT.
-_INTERRUPTED = 130
+
+class Interrupted(KeyboardInterrupt):
+  """The end that a signal asked for, when a script has saved its work."""
+
+  def __init__(self, message: str, number: int):
+    """Takes what the script says at its end.
+
+    Args:
+      message: where its work stands.
+      number: of the signal.
+    """
+    super().__init__(message)
+    self.number = number
+
+
+def say_interrupted(
+  message: str = 'finished files are complete; run it again to go on',
+  number: int = signal.SIGINT,
+) -> int:
+  """Says it in one line; returns the exit code, a shell's for the signal."""
+  print(f'interrupted: {message}', file=sys.stderr, flush=True)
+  return 128 + number
 
 
 def run_script(
@@ -45,12 +66,10 @@ def run_script(
     except (ValueError, OSError) as error:
       logging.debug('%s', error, exc_info=True)
       sys.exit(f'error: {error}')
+    except Interrupted as error:
+      sys.exit(say_interrupted(str(error), error.number))
     except KeyboardInterrupt:
-      message = (
-        'interrupted: finished files are complete; run it again to go on'
-      )
-      print(message, file=sys.stderr)
-      sys.exit(_INTERRUPTED)
+      sys.exit(say_interrupted())
 
   app.run(guarded_main)
 
