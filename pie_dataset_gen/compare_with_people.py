@@ -123,11 +123,12 @@ def read_people(
     )
   names = [score]
   if counts_prefix:
-    names = [n for n in csvs.names_of(path) if n.startswith(counts_prefix)]
+    columns, _ = csvs.read_head(path)
+    names = [name for name in columns if name.startswith(counts_prefix)]
     if len(names) < 2:
       raise ValueError(
-        f'{path} has the columns {csvs.names_of(path)}, wanted one for each '
-        f'class whose name begins with --counts_prefix={counts_prefix}'
+        f'{path} has the columns {columns}, wanted one for each class whose '
+        f'name begins with --counts_prefix={counts_prefix}'
       )
   table = csvs.Table(
     'what people say',

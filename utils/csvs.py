@@ -392,20 +392,6 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
   return frame
 
 
-def names_of(path: str) -> list[str]:
-  """The names of a CSV's columns, for tables of which not all are known.
-
-  Raises:
-    FileNotFoundError: it is not there.
-    ValueError: its first line is no text.
-  """
-  try:
-    with epath.Path(path).open('rb') as file:
-      return _header(file.readline())
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise ValueError(f'{path} is not a CSV: {error}') from None
-
-
 def _header(text: bytes) -> list[str]:
   """The names in the first line, without the price of a reader of tables."""
   # As pandas calls columns without a name.
