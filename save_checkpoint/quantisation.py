@@ -133,15 +133,16 @@ def quantise(
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
   """Without what the libraries tell those who work on them."""
-  verbosity = logging.get_verbosity()
+  log = logging.get_absl_logger()
+  level = log.level
   with warnings.catch_warnings(), tensorflow_start.without_lines(*_REMARKS):
     # Of biases that are cut off: see `_with_exact_biases`.
     warnings.simplefilter('ignore')
-    logging.set_verbosity(logging.WARNING)
+    log.setLevel('WARNING')
     try:
       yield
     finally:
-      logging.set_verbosity(verbosity)
+      log.setLevel(level)
 
 
 def _forward(

@@ -7,6 +7,7 @@ import time
 from unittest import mock
 
 import pytest
+from absl import logging
 
 from tests.stages import STAGES, Runner
 from utils import table_digests
@@ -52,6 +53,12 @@ def environment():
   """
   with mock.patch.dict(os.environ):
     yield
+
+
+@pytest.fixture(autouse=True)
+def all_is_logged():
+  """No test hears less since a script of another one set absl's verbosity."""
+  logging.get_absl_logger().setLevel(0)
 
 
 @pytest.fixture

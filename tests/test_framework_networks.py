@@ -123,7 +123,10 @@ def test_files_that_a_csv_lists_are_predicted_and_recorded(study, tmp_path):
   root, shards, records, description = study
   (tflite,) = member_paths.find(str(root / 'exp' / 'tflite'))
   shutil.copy(tflite.completed_by, tmp_path / 'a.tflite')
+  # A network, but no copy of the other: what follows its end is not read.
   shutil.copy(tflite.completed_by, tmp_path / 'b.tflite')
+  with (tmp_path / 'b.tflite').open('ab') as file:
+    file.write(bytes(16))
   one = dataclasses.replace(description, made_from={'quantiser': 'none'})
   network_files.write(str(tmp_path / 'how.json'), one)
   (tmp_path / 'members.csv').write_text(

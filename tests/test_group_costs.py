@@ -164,6 +164,7 @@ def test_more_classes_have_no_false_positives(tmp_path):
   assert 'labels that are 0 and 1' in odds['not_available']
 
 
+@pytest.mark.usefixtures('unnoted')
 def test_groups_of_classes_and_of_other_images_are_refused(tmp_path):
   folder = write_study(tmp_path)
   path = folder / 'groups.csv'

@@ -223,7 +223,12 @@ def test_layouts_give_the_same_metrics(members, clean, tmp_path):
 def open_tiny(folder, clean):
   (one,) = image_sets.find_sets(str(folder), ())
   return image_sets.open_set(
-    one, 'eval', len(KEYS), image_records.read(clean), lambda records: None
+    one,
+    'eval',
+    len(KEYS),
+    image_records.read(clean),
+    folder_reader=lambda records: None,
+    array_reader=lambda records: None,
   )
 
 
@@ -519,7 +524,9 @@ def test_killed_and_run_again_equals_never_killed(
   with pytest.raises(KeyboardInterrupt):
     run(members, tmp_path / 'c', tmp_path / 'out')
   monkeypatch.undo()
-  kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('out/*/*/*')}
+  kept = {
+    path: path.stat().st_mtime_ns for path in tmp_path.rglob('out/*/*/*.csv')
+  }
   assert len(kept) == 3
   run(members, tmp_path / 'c', tmp_path / 'out')
   bytes_of = {

@@ -37,6 +37,8 @@ from etils import epath
 from utils import digests, image_records, member_paths, storage
 
 FORMAT = 1
+# Kinds of `member_paths.KINDS` that a description lies beside.
+DESCRIBED = ('saved_model', 'keras', 'tflite')
 LOGITS, PROBABILITIES = OUTPUTS = ('logits', 'probabilities')
 RGB, BGR = CHANNELS = ('RGB', 'BGR')
 NHWC, NCHW = LAYOUTS = ('NHWC', 'NCHW')
@@ -241,10 +243,10 @@ def path(checkpoint: member_paths.Checkpoint) -> str:
 def files(checkpoint: member_paths.Checkpoint) -> list[str]:
   """The files that say what a network is.
 
-  Of a bundle it is the index, which has the checksums of all tensors; of others
-  all that they lie in, and the description.
+  Of a bundle it is the index, which has the checksums of all tensors; of those
+  of other frameworks all that they lie in, and the description.
   """
-  if checkpoint.kind == 'bundle':
+  if checkpoint.kind not in DESCRIBED:
     return [checkpoint.completed_by]
   return [*_content(checkpoint), checkpoint.described_by]
 
@@ -255,21 +257,22 @@ def identities(
   """What a record says of networks, by the stem of the files made from them.
 
   Returns:
-    Of a bundle the digest of its index. Of others `content`, the digest of all
-    that they lie in, whatever its size, and `description`, in full.
+    Of a bundle the digest of its index. Of those of other frameworks `content`,
+    the digest of all that they lie in, whatever its size, and `description`, in
+    full.
 
   Raises:
     FileNotFoundError, ValueError: as of `read`.
   """
   checkpoints = list(checkpoints)
-  bundles = [c for c in checkpoints if c.kind == 'bundle']
-  others = [c for c in checkpoints if c.kind != 'bundle']
+  described = [c for c in checkpoints if c.kind in DESCRIBED]
+  others = [c for c in checkpoints if c.kind not in DESCRIBED]
   found: dict[str, object] = dict(
-    digests.of_each({c.file_stem: c.completed_by for c in bundles})
+    digests.of_each({c.file_stem: c.completed_by for c in others})
   )
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    described = pool.map(_identity, others)
-    found |= dict(zip((c.file_stem for c in others), described, strict=True))
+    known = pool.map(_identity, described)
+    found |= dict(zip((c.file_stem for c in described), known, strict=True))
   return found
 
 

@@ -103,7 +103,7 @@ def check_alike(checkpoints: Iterable[member_paths.Checkpoint]) -> None:
 
 
 def _read(checkpoint: member_paths.Checkpoint) -> Mapping[str, Any]:
-  if checkpoint.kind == 'bundle':
+  if checkpoint.kind not in network_files.DESCRIBED:
     return {}
   return network_files.read(checkpoint.described_by).made_from
 

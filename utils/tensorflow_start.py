@@ -2,7 +2,7 @@
 
 TF_CPP_MIN_LOG_LEVEL is 2 unless the user sets it: TensorFlow's C++ code reports
 errors, and no longer which processor it was built for or which dataset it will
-not optimise. Two remarks come before it reads that variable, and on a machine
+not optimise. Some remarks come before it reads that variable, and on a machine
 without a GPU it reports as an error that it found none; they are left out of
 what is printed during its import, unless the user sets the variable to 0.
 """
@@ -19,6 +19,7 @@ _LEVEL = 'TF_CPP_MIN_LOG_LEVEL'
 _REMARKS = (
   'All log messages before absl::InitializeLog() is called',
   'Could not find cuda drivers on your machine, GPU will not be used.',
+  'oneDNN custom operations are on.',
 )
 _NO_GPU = 'failed call to cuInit'
 # Where the drivers of NVIDIA's GPUs show them, those of boards and of Windows
