@@ -149,7 +149,7 @@ def main(argv):
       precision='float32',
       label_smoothing=0.1,
     )
-    open_network, opened = predictor._open, {}
+    open_network, opened = predictor.open, {}
 
     def open_once(checkpoint, described):
       """Opening is no part of the rates."""
@@ -157,7 +157,7 @@ def main(argv):
         opened[checkpoint] = open_network(checkpoint, described)
       return opened[checkpoint]
 
-    predictor._open = open_once
+    predictor.open = open_once
     data_set = inference.DataSet(_RECORDS, [shard])
 
     def predict(checkpoint):
