@@ -247,11 +247,12 @@ def count_shard(
     level: collections.Counter() for level in drawn
   }
   dense = predictions.columns_of(populations.DENSE)
+  paired = {level for level, groups in drawn.items() if groups.paired}
   for start in range(0, len(predictions.image_key), _BLOCK_IMAGES):
     images = slice(start, start + _BLOCK_IMAGES)
     part = shard_predictions.part_of(predictions, images)
     for level, (frame, added) in votes.count_votes(
-      part, list(drawn), tie_rule
+      part, list(drawn), tie_rule, paired
     ).items():
       columns, resampled = pie_resampling.count_pies(
         part, dense, part.columns_of(level), drawn[level], tie_rule

@@ -51,6 +51,7 @@ from pie_dataset_gen import people, pie_resampling, rounding, shard_predictions
 from utils import (
   command_line,
   csvs,
+  membership,
   paths,
   populations,
   provenance,
@@ -268,7 +269,7 @@ def _by_chance(ways: np.ndarray) -> dict[str, float]:
     'by_chance': float(others.mean()),
     'by_chance_low': float(low),
     'by_chance_high': float(high),
-    'pvalue': float((ways >= ways[0]).mean()),
+    'pvalue': float(membership.pvalue(ways)),
   }
 
 

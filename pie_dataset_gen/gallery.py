@@ -418,7 +418,7 @@ def _read_labels(
 ) -> tuple[list[str], pd.DataFrame]:
   """Files of modal labels and their rows, which are of these shards, if any."""
   files = csvs.find(tables.MODAL_LABELS, labels_folder)
-  labels = csvs.read_all(tables.MODAL_LABELS, files, gallery_data.LABEL_COLUMNS)
+  labels = csvs.read_all(tables.MODAL_LABELS, files, suspects_of.COLUMNS)
   known = set(map(storage.name, shards))
   strange = sorted(set(labels['filename']) - known)
   if shards and strange:

@@ -8,26 +8,6 @@ import pandas as pd
 from pie_dataset_gen import gallery_images, glossary, solidity
 from utils import digests, populations, prediction_files, tables
 
-LABEL_COLUMNS = (
-  'pruning_method',
-  'pruning_fraction',
-  'filename',
-  'image_key',
-  'image_index',
-  'true_class_label',
-  'baseline_modal_label',
-  'baseline_number_observ',
-  'baseline_vote_share',
-  'baseline_correct_share',
-  'variant_modal_label',
-  'variant_number_observ',
-  'variant_vote_share',
-  'variant_correct_share',
-  'taxicab_distance',
-  'vote_pvalue',
-  'vote_qvalue',
-  'pie_frequency',
-)
 _VOTE_COLUMNS = (*tables.MEMBER_KEY, 'image_key', 'predictions')
 
 

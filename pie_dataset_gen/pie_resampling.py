@@ -16,7 +16,6 @@ import numpy as np
 from scipy import stats
 
 from pie_dataset_gen import (
-  image_test,
   shard_predictions,
   vote_distance,
   votes,
@@ -99,10 +98,8 @@ def count_pies(
 
   Returns:
     Columns of `tables.MODAL_LABELS` by name, [images] each: how often an image
-    is a PIE between halves; of paired members the p-value and whether it can
-    be significant, which `image_test` does not know. And sums over the images
-    by name: of PIEs, and of shares of members that are right about PIEs,
-    [repeats] or [ways] each.
+    is a PIE between halves. And sums over the images by name: of PIEs, and of
+    shares of members that are right about PIEs, [repeats] or [ways] each.
   """
   both = np.concatenate([dense, compressed])
   label = predictions.label[:, both]
@@ -139,12 +136,6 @@ def count_pies(
       held_out = right[:, of].astype(np.float32) @ others / others.sum(axis=0)
       sums[f'chance_{who}'] = (share * chance).sum(axis=0)
       sums[f'held_out_{who}'] = (held_out * pie).sum(axis=0)
-  if drawn.paired:
-    # `votes` takes the members to be on their own.
-    images['vote_pvalue'], smallest = image_test.paired_pvalues(
-      predictions.label[:, dense], predictions.label[:, compressed]
-    )
-    images['vote_qvalue'] = image_test.to_be_corrected(smallest)
   if drawn.memberships is not None:
     is_dense = drawn.memberships.is_dense
     first, second = winners(is_dense), winners(~is_dense)

@@ -1,6 +1,6 @@
 """The vote of populations about images: who won, and by how much."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -118,6 +118,7 @@ def count_votes(
   predictions: shard_predictions.Predictions,
   levels: Sequence[populations.Level],
   tie_rule: str,
+  paired: Collection[populations.Level] = (),
 ) -> dict[populations.Level, tuple[pd.DataFrame, dict[str, int]]]:
   """The modal labels of some images, at each level.
 
@@ -125,6 +126,7 @@ def count_votes(
     predictions: what all members predicted.
     levels: those to hold against the dense one.
     tie_rule: one of `TIE_RULES`.
+    paired: levels whose i-th member and the i-th dense one belong together.
 
   Returns:
     For each level the rows of `tables.MODAL_LABELS` but the shard's name, and
@@ -162,7 +164,15 @@ def count_votes(
         ),
       }
     cast = full.counts[:, [0, i]].astype(np.int64)
-    pvalue, smallest = image_test.pvalues(cast[:, 0], cast[:, 1], ballots.first)
+    if level in paired:
+      pvalue, smallest = image_test.paired_pvalues(
+        predictions.label[:, columns[populations.DENSE]],
+        predictions.label[:, columns[level]],
+      )
+    else:
+      pvalue, smallest = image_test.pvalues(
+        cast[:, 0], cast[:, 1], ballots.first
+      )
     distance = np.abs(cast[:, 0] - cast[:, 1])
     frame = pd.DataFrame(
       {
