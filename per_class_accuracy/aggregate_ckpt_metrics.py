@@ -23,8 +23,10 @@ cover the same images; those of a data set whose image_records.json counts them
 must be complete.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -47,6 +49,7 @@ from utils import (
   storage,
   tables,
   tfrecords,
+  workers,
 )
 
 _COLUMNS = (
@@ -142,6 +145,7 @@ def define_flags() -> None:
     lower_bound=0,
     upper_bound=1,
   )
+  command_line.define_scheduler()
   flags.DEFINE_boolean(
     'test_small_sample',
     False,
@@ -160,13 +164,14 @@ def run(
   dataset_name: str,
   num_classes: int | None,
   groups_file: str,
-  batch_size: int,
-  preprocessing: str,
-  compute_precision: str,
-  label_smoothing: float,
   classes_file: str = '',
+  place: workers.Place = workers.HERE,
+  **options: Any,
 ) -> list[str]:
   """Measures every network; arguments as the flags say.
+
+  Of the flags the options are batch_size, preprocessing, compute_precision and
+  label_smoothing.
 
   Returns:
     The files of all networks, those that were skipped included.
@@ -188,10 +193,10 @@ def run(
       ckpt_dir,
       data_directory,
       mode,
-      batch_size=batch_size,
-      preprocessing_name=preprocessing,
-      precision=compute_precision,
-      label_smoothing=label_smoothing,
+      batch_size=options['batch_size'],
+      preprocessing_name=options['preprocessing'],
+      precision=options['compute_precision'],
+      label_smoothing=options['label_smoothing'],
     )
     if classes_file:
       names = class_names.read(classes_file, source.records)
@@ -229,14 +234,75 @@ def run(
       len(outputs) - len(todo),
       len(outputs),
     )
-  images = None
-  for checkpoint, predictions in source.predictions_of(todo):
-    _check_complete(predictions, source.records, checkpoint)
-    images = _check_same_images(predictions, images, checkpoint)
+  pieces = source.plan(todo)
+  measure = functools.partial(
+    _measure,
+    predict=source.predict,
+    records=source.records,
+    class_names=source.class_names,
+    groups=groups,
+    groups_file=groups_file,
+    mode=mode,
+  )
+  first: Measured | None = None
+  with workers.mapper(place, 1) as mapped:
+    for one in itertools.chain.from_iterable(mapped(measure, pieces)):
+      first = first or one
+      if one.images != first.images:
+        _refuse_other_images(
+          _images_of(source, one.checkpoint),
+          _images_of(source, first.checkpoint),
+          one.checkpoint,
+        )
+      record.start()
+      csvs.write(tables.CLASS_METRICS, one.metrics, outputs[one.checkpoint])
+      logging.info(
+        '%s: top-1 %.4f over %d images',
+        outputs[one.checkpoint],
+        one.metrics['eval_accuracy'].iloc[0],
+        one.num_images,
+      )
+  given = [path for path in (classes_file, groups_file) if path]
+  record.finish([*source.inputs, *given])
+  return list(outputs.values())
+
+
+class Measured(NamedTuple):
+  """A network that was measured.
+
+  Attributes:
+    checkpoint: which.
+    metrics: the rows of `tables.CLASS_METRICS`.
+    num_images: of how many images.
+    images: digest of their keys and classes.
+  """
+
+  checkpoint: member_paths.Checkpoint
+  metrics: pd.DataFrame
+  num_images: int
+  images: str
+
+
+def _measure(
+  piece: Any,
+  *,
+  predict: Callable[
+    ..., Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]]
+  ],
+  records: image_records.ImageRecords | None,
+  class_names: Sequence[str],
+  groups: pd.DataFrame | None,
+  groups_file: str,
+  mode: str,
+) -> list[Measured]:
+  """Measures the networks of a piece, as `Source.plan` gives it."""
+  measured = []
+  for checkpoint, predictions in predict(piece):
+    _check_complete(predictions, records, checkpoint)
     if groups is not None:
       _check_group_members(groups, predictions, groups_file)
     metrics = class_level_metrics.member_metrics(
-      predictions, source.class_names, groups
+      predictions, class_names, groups
     ).assign(
       # The same words on both ways, and on every machine.
       ckpt=checkpoint.path_in_study,
@@ -245,17 +311,10 @@ def run(
       compute_precision=_only(predictions, 'precision', checkpoint),
       made_from=_only(predictions, 'made_from', checkpoint),
     )
-    record.start()
-    csvs.write(tables.CLASS_METRICS, metrics, outputs[checkpoint])
-    logging.info(
-      '%s: top-1 %.4f over %d images',
-      outputs[checkpoint],
-      metrics['eval_accuracy'].iloc[0],
-      len(predictions),
-    )
-  given = [path for path in (classes_file, groups_file) if path]
-  record.finish([*source.inputs, *given])
-  return list(outputs.values())
+    classes = _classes_by_image(predictions)
+    images = digests.of_json([classes.index.tolist(), classes.tolist()])
+    measured.append(Measured(checkpoint, metrics, len(predictions), images))
+  return measured
 
 
 class Source(NamedTuple):
@@ -267,7 +326,8 @@ class Source(NamedTuple):
     class_names: [num_classes].
     inputs: files that are read.
     settings: all that decides about the predictions, for the record.
-    predictions_of: yields some of the networks, each with its predictions.
+    plan: cuts some of the networks into pieces.
+    predict: yields the networks of a piece, each with its predictions.
   """
 
   checkpoints: Sequence[member_paths.Checkpoint]
@@ -275,24 +335,22 @@ class Source(NamedTuple):
   class_names: Sequence[str]
   inputs: Sequence[str]
   settings: Mapping[str, object]
-  predictions_of: Callable[
-    [Sequence[member_paths.Checkpoint]],
-    Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]],
+  plan: Callable[[Sequence[member_paths.Checkpoint]], Sequence[Any]]
+  predict: Callable[
+    [Any], Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]]
   ]
 
 
 def _by_networks(
   ckpt_dir: Sequence[str], data_directory: str, mode: str, **options
 ) -> Source:
-  """Networks that are evaluated; options are those of inference.predict."""
+  """Networks that are evaluated; options are those of `Predictor`."""
   checkpoints = member_paths.find(ckpt_dir)
   shards = image_records.find_shards(data_directory, mode)
   records = tfrecords.describe(shards)
 
-  def predictions_of(todo):
-    predicted = inference.predict(todo, shards, records, **options)
-    yield from _complete_members(predicted, len(shards))
-
+  predictor = inference.Predictor(**options)
+  data_set = inference.DataSet(records, shards)
   return Source(
     checkpoints,
     records,
@@ -306,7 +364,8 @@ def _by_networks(
       'shards': digests.of_each({storage.name(s): s for s in shards}),
       'checkpoints': network_files.identities(checkpoints),
     },
-    predictions_of,
+    lambda todo: predictor.plan(todo, [data_set], whole=True),
+    functools.partial(_predict_members, predictor),
   )
 
 
@@ -332,13 +391,6 @@ def _from_csvs(
     inputs,
   )
 
-  def predictions_of(todo):
-    for checkpoint in todo:
-      files = files_of[checkpoint]
-      predictions = _read_predictions(files, mode, numbers)
-      _check_class_ids(predictions, len(names), files)
-      yield checkpoint, predictions
-
   return Source(
     sorted(files_of),
     records,
@@ -349,8 +401,25 @@ def _from_csvs(
         c.file_stem: digests.of_files(files_of[c]) for c in sorted(files_of)
       }
     },
-    predictions_of,
+    lambda todo: [(checkpoint, files_of[checkpoint]) for checkpoint in todo],
+    functools.partial(
+      _read_member, mode=mode, numbers=numbers, num_classes=len(names)
+    ),
   )
+
+
+def _read_member(
+  piece: tuple[member_paths.Checkpoint, Sequence[str]],
+  *,
+  mode: str,
+  numbers: Mapping[str, int],
+  num_classes: int,
+) -> Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]]:
+  """The predictions of a network that lie in these files."""
+  checkpoint, files = piece
+  predictions = _read_predictions(files, mode, numbers)
+  _check_class_ids(predictions, num_classes, files)
+  yield checkpoint, predictions
 
 
 def _only(
@@ -432,17 +501,16 @@ def _check_class_ids(
       )
 
 
-def _complete_members(
-  predicted: Iterator[tuple[member_paths.Checkpoint, str, pd.DataFrame]],
-  num_shards: int,
+def _predict_members(
+  predictor: inference.Predictor, piece: inference.Piece
 ) -> Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]]:
-  """Joins the shards of each network, and lets go of those that are done."""
+  """Predicts all shards by the networks of a piece."""
   parts: dict[member_paths.Checkpoint, list[pd.DataFrame]] = {}
-  for checkpoint, shard, frame in predicted:
+  for checkpoint, shard, frame in predictor.predict_piece(piece):
     checked = csvs.check(tables.PREDICTIONS, frame, shard)
     parts.setdefault(checkpoint, []).append(checked[list(_COLUMNS)])
-    if len(parts[checkpoint]) == num_shards:
-      yield checkpoint, pd.concat(parts.pop(checkpoint), ignore_index=True)
+  for checkpoint in piece.checkpoints:
+    yield checkpoint, pd.concat(parts.pop(checkpoint), ignore_index=True)
 
 
 def _check_complete(
@@ -476,17 +544,25 @@ def _check_complete(
     )
 
 
-def _check_same_images(
-  predictions: pd.DataFrame,
-  images: pd.Series | None,
-  checkpoint: member_paths.Checkpoint,
-) -> pd.Series:
-  """Returns the class ids by image key, which all networks must share."""
-  own = pd.Series(
+def _classes_by_image(predictions: pd.DataFrame) -> pd.Series:
+  """The class ids by image key, which all networks must share."""
+  return pd.Series(
     predictions['true_class'].to_numpy(), predictions['image_key']
   ).sort_index()
-  if images is None or own.equals(images):
-    return own
+
+
+def _images_of(
+  source: Source, checkpoint: member_paths.Checkpoint
+) -> pd.Series:
+  (piece,) = source.plan([checkpoint])
+  ((_, predictions),) = source.predict(piece)
+  return _classes_by_image(predictions)
+
+
+def _refuse_other_images(
+  own: pd.Series, images: pd.Series, checkpoint: member_paths.Checkpoint
+) -> None:
+  """Says in what a network's images differ from those before it."""
   differing = own.index.symmetric_difference(images.index)
   if len(differing):
     problem = (

@@ -26,10 +26,10 @@ memory; they are written about as fast as TensorFlow copies them.
 """
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -48,6 +48,7 @@ from utils import (
   storage,
   tables,
   tfrecords,
+  workers,
 )
 
 PIE, NON_PIE = 'pie', 'non_pie'
@@ -102,6 +103,7 @@ def define_flags() -> None:
     'Shards worked on at once.',
     lower_bound=1,
   )
+  command_line.define_scheduler()
 
 
 class Decision(NamedTuple):
@@ -270,7 +272,7 @@ def run(
   subdirectory: str = '',
   dataset_name: str = '',
   is_pie: str = PIE,
-  num_cores: int = 1,
+  place: workers.Place = workers.HERE,
 ) -> None:
   """Writes the records and statistics of all shards and levels."""
   shards = image_records.find_shards(data_directory, mode)
@@ -294,33 +296,64 @@ def run(
     },
   )
 
-  def work(shard):
-    name = storage.name(shard)
-    found = find_levels(
-      str(epath.Path(folder) / name), end_sparsity, pruning_method
-    )
-    decisions = {
-      level: Decision(
-        csv,
-        labels,
-        digests.of_file(csv),
-        _outputs(output_file, dataset_name, mode, level, name),
-      )
-      for level, (csv, labels) in found.items()
-    }
-    return set(decisions), write_shard(
-      shard, records, decisions, _KINDS[is_pie], mode, record
-    )
-
+  work = functools.partial(
+    _write_levels,
+    folder=folder,
+    fractions=end_sparsity,
+    method=pruning_method,
+    outputs=functools.partial(_outputs, output_file, dataset_name, mode),
+    records=records,
+    kinds=_KINDS[is_pie],
+    mode=mode,
+    record=record,
+  )
   # TensorFlow reads and writes outside of Python's lock.
-  with concurrent.futures.ThreadPoolExecutor(num_cores) as pool:
-    levels, of_shards = zip(*pool.map(work, chosen), strict=True)
+  with workers.mapper(place, len(chosen), in_threads=True) as mapped:
+    levels, of_shards = zip(*mapped(work, chosen), strict=True)
   for level in sorted(set().union(*levels)):
     _describe(output_file, dataset_name, mode, level, shards, records)
   made = [path for inputs in of_shards for path in inputs]
   if not made:
     logging.info('nothing to do: all records are there and up to date')
   record.finish(made)
+
+
+def _write_levels(
+  shard: str,
+  *,
+  folder: str,
+  fractions: Sequence[float],
+  method: str,
+  outputs: Callable[[populations.Level, str], dict[str, str]],
+  records: image_records.ImageRecords,
+  kinds: Sequence[str],
+  mode: str,
+  record: provenance.Provenance,
+) -> tuple[set[populations.Level], list[str]]:
+  """Writes what is missing of a shard.
+
+  Args:
+    shard: its path.
+    folder: of the modal labels of all shards.
+    fractions: as of `find_levels`.
+    method: likewise.
+    outputs: the files of a level and of a shard's name.
+    records: as of `write_shard`, like all that follow.
+    kinds: likewise.
+    mode: likewise.
+    record: likewise.
+
+  Returns:
+    Its levels, and the files that something was made from.
+  """
+  name = storage.name(shard)
+  found = find_levels(storage.within(folder, name), fractions, method)
+  decisions = {
+    level: Decision(csv, labels, digests.of_file(csv), outputs(level, name))
+    for level, (csv, labels) in found.items()
+  }
+  made = write_shard(shard, records, decisions, kinds, mode, record)
+  return set(decisions), made
 
 
 def write_shard(
@@ -481,7 +514,7 @@ def main(argv: list[str]) -> None:
     subdirectory=f.subdirectory,
     dataset_name=f.dataset_name,
     is_pie=f.is_pie,
-    num_cores=f.num_cores,
+    place=workers.Place(f.num_cores, f.scheduler),
   )
 
 

@@ -17,13 +17,17 @@ Writes, for each member and shard, one CSV (utils/tables.py: PREDICTIONS)
 A row is an image: predicted and true class id, probability of the prediction,
 the five likeliest classes as "[682 141 933]", the image's key, the member.
 Finished files are skipped, so the same command goes on after an interruption.
-Several machines can share the work by taking different shards or checkpoints;
-all GPUs of one machine, or a TPU (--tpu), share every batch.
+A cluster can share the work (--scheduler: a shard by eight networks at a time),
+or machines that take different shards or checkpoints; all GPUs of one machine,
+or a TPU (--tpu), share every batch.
 
   python -m pie_dataset_gen.imagenet_predictions --study=runs/digits
 
 The 897 evaluation digits by 30 members take about 20 seconds on two cores.
 """
+
+import functools
+from collections.abc import Callable
 
 from absl import flags, logging
 
@@ -42,6 +46,7 @@ from utils import (
   storage,
   tables,
   tfrecords,
+  workers,
 )
 
 FLAGS = flags.FLAGS
@@ -73,6 +78,7 @@ def define_flags() -> None:
     'legacy: the grid of TensorFlow 1, as the original; modern: '
     'half-pixel centres.',
   )
+  command_line.define_scheduler()
   flags.DEFINE_enum(
     'precision',
     'float32',
@@ -116,6 +122,7 @@ def run(
   precision: str,
   label_smoothing: float,
   tpu: tuple[str, str, str] = ('', '', ''),
+  place: workers.Place = workers.HERE,
 ) -> None:
   """Predicts; the arguments are the flags."""
   checkpoints = member_paths.find(ckpt_dir)
@@ -123,11 +130,7 @@ def run(
   records = tfrecords.describe(shards, inference.num_classes(checkpoints[0]))
   dataset = dataset_name or records.name
 
-  def output(checkpoint, shard):
-    return paths.predictions(
-      output_path, dataset, mode, storage.name(shard), checkpoint
-    )
-
+  output = functools.partial(_output, output_path, dataset, mode)
   folder = paths.predictions_folder(output_path, dataset, mode)
   record = provenance.Provenance(
     folder,
@@ -141,25 +144,28 @@ def run(
       'checkpoints': network_files.identities(checkpoints),
     },
   )
-  written = 0
-  for checkpoint, shard, frame in inference.predict(
-    checkpoints,
-    shards,
-    records,
+  predictor = inference.Predictor(
     batch_size=batch_size,
     preprocessing_name=preprocessing_name,
     precision=precision,
     label_smoothing=label_smoothing,
-    strategy=devices.strategy(*tpu),
-    wanted=lambda *work: not storage.exists(output(*work)),
-  ):
-    if frame.empty:
-      continue  # A shard that is declared to be empty, of PIEs, say.
-    record.start()
-    csvs.write(
-      tables.PREDICTIONS, frame.assign(split=mode), output(checkpoint, shard)
-    )
-    written += 1
+    strategy=functools.partial(devices.strategy, *tpu),
+  )
+  pieces = predictor.plan(
+    checkpoints,
+    [inference.DataSet(records, shards)],
+    lambda *work: not storage.exists(output(*work)),
+  )
+  written = 0
+  if pieces:
+    work = functools.partial(_predict, predictor, output, mode, record)
+    with (
+      predictor.progress(pieces) as progress,
+      workers.mapper(place, 1) as mapped,
+    ):
+      for piece, files in zip(pieces, mapped(work, pieces), strict=True):
+        written += files
+        progress.update(predictor.count(piece))
   total = len(checkpoints) * len(shards)
   logging.info(
     'wrote %d of %d files below %s, the others were there',
@@ -170,6 +176,38 @@ def run(
   record.finish(
     [*shards, *(f for c in checkpoints for f in network_files.files(c))]
   )
+
+
+def _output(
+  output_path: str,
+  dataset: str,
+  mode: str,
+  checkpoint: member_paths.Checkpoint,
+  shard: str,
+) -> str:
+  return paths.predictions(
+    output_path, dataset, mode, storage.name(shard), checkpoint
+  )
+
+
+def _predict(
+  predictor: inference.Predictor,
+  output: Callable[..., str],
+  mode: str,
+  record: provenance.Provenance,
+  piece: inference.Piece,
+) -> int:
+  """Writes the predictions of a piece; returns the number of files."""
+  written = 0
+  for checkpoint, shard, frame in predictor.predict_piece(piece):
+    if frame.empty:
+      continue  # A shard that is declared to be empty, of PIEs, say.
+    record.start()
+    csvs.write(
+      tables.PREDICTIONS, frame.assign(split=mode), output(checkpoint, shard)
+    )
+    written += 1
+  return written
 
 
 def main(argv: list[str]) -> None:
@@ -202,6 +240,7 @@ def main(argv: list[str]) -> None:
     FLAGS.precision,
     FLAGS.label_smoothing,
     (FLAGS.tpu, FLAGS.gcp_project, FLAGS.tpu_zone),
+    workers.Place(scheduler=FLAGS.scheduler),
   )
 
 

@@ -107,6 +107,10 @@ class FolderReader:
       )
 
     self._dataset = dataset
+    self._given = records, preprocessing_name, batch_size
+
+  def __reduce__(self) -> tuple:
+    return FolderReader, self._given  # Other processes trace anew.
 
   def read(
     self, path: str, records: image_records.ImageRecords

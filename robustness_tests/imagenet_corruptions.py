@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from absl import flags, logging
@@ -62,6 +62,7 @@ from utils import (
   provenance,
   storage,
   tables,
+  workers,
 )
 
 with epy.lazy_imports():
@@ -128,6 +129,7 @@ def define_flags() -> None:
     'Share of the target spread over all classes in the loss, in [0, 1); '
     '0 is off.',
   )
+  command_line.define_scheduler()
   flags.DEFINE_boolean(
     'test_small_sample',
     False,
@@ -149,6 +151,7 @@ def run(
   label_smoothing: float,
   clean_data_directory: str = '',
   modal_labels: str = '',
+  place: workers.Place = workers.HERE,
 ) -> None:
   """Measures what is missing; the arguments are the flags."""
   found = member_paths.find(ckpt_dir)
@@ -211,22 +214,34 @@ def run(
       preprocessing_name,
       batch_size,
     )
-    to_do = {(checkpoint, one) for checkpoint, one, _ in missing}
-    for checkpoint, one, predictions in _predict(
-      predictor, found, data_sets, to_do
+    to_do = {(checkpoint, one.folder) for checkpoint, one, _ in missing}
+    set_of = {
+      shard: one.folder
+      for one, data_set in data_sets.items()
+      for shard in data_set.shards
+    }
+    pieces = predictor.plan(
+      found,
+      list(data_sets.values()),
+      lambda checkpoint, shard: (checkpoint, set_of[shard]) in to_do,
+      whole=True,
+    )
+    measure = functools.partial(
+      _measure,
+      predictor=predictor,
+      sets=[(one, of.records.class_names) for one, of in data_sets.items()],
+      dataset_name=dataset_name,
+      is_pie=is_pie,
+      mode=mode,
+      dest_dir=dest_dir,
+      record=record,
+    )
+    with (
+      predictor.progress(pieces) as progress,
+      workers.mapper(place, 1) as mapped,
     ):
-      of_views = views.views_of(predictions, dataset_name, is_pie)
-      for name, rows in of_views.items():
-        record.start()
-        write_metrics(
-          checkpoint,
-          one,
-          rows,
-          data_sets[one].records.class_names,
-          name,
-          mode,
-          outputs[checkpoint, one, name],
-        )
+      for piece, _ in zip(pieces, mapped(measure, pieces), strict=True):
+        progress.update(predictor.count(piece))
   record.finish(
     [
       *(file for one in found for file in network_files.files(one)),
@@ -291,32 +306,36 @@ def _open_sets(
   }
 
 
-def _predict(
+def _measure(
+  piece: inference.Piece,
+  *,
   predictor: inference.Predictor,
-  found: Sequence[member_paths.Checkpoint],
-  data_sets: Mapping[image_sets.CorruptedSet, inference.DataSet],
-  to_do: Collection[tuple[member_paths.Checkpoint, image_sets.CorruptedSet]],
-) -> Iterator[
-  tuple[member_paths.Checkpoint, image_sets.CorruptedSet, pd.DataFrame]
-]:
-  """Yields checkpoint, set and its predictions for all shards of the set."""
-  set_of = {
-    shard: one
-    for one, data_set in data_sets.items()
-    for shard in data_set.shards
-  }
-  parts: dict[tuple, list[pd.DataFrame]] = {}
-  for checkpoint, shard, frame in predictor.predict(
-    found,
-    list(data_sets.values()),
-    wanted=lambda checkpoint, shard: (checkpoint, set_of[shard]) in to_do,
-  ):
-    one = set_of[shard]
-    frames = parts.setdefault((checkpoint, one), [])
-    frames.append(frame)
-    if len(frames) == len(data_sets[one].shards):
-      whole = pd.concat(parts.pop((checkpoint, one)), ignore_index=True)
-      yield checkpoint, one, whole
+  sets: Sequence[tuple[image_sets.CorruptedSet, Sequence[str]]],
+  dataset_name: str,
+  is_pie: pd.Series | None,
+  mode: str,
+  dest_dir: str,
+  record: provenance.Provenance,
+) -> None:
+  """Writes the metrics of a few checkpoints on a set.
+
+  Args:
+    piece: these.
+    predictor: predicts it.
+    sets: the sets as they were planned, each with the names of its classes.
+    dataset_name: as of `run`, like all that follow.
+    is_pie: likewise.
+    mode: likewise.
+    dest_dir: likewise.
+    record: started before the first file appears.
+  """
+  one, class_names = sets[piece.data_set]
+  for checkpoint, predictions in predictor.predict_whole(piece).items():
+    of_views = views.views_of(predictions, dataset_name, is_pie)
+    for name, rows in of_views.items():
+      record.start()
+      path = paths.robustness(dest_dir, name, one.name, checkpoint)
+      write_metrics(checkpoint, one, rows, class_names, name, mode, path)
 
 
 def write_metrics(
@@ -380,6 +399,7 @@ def main(argv: list[str]) -> None:
     f.label_smoothing,
     f.clean_data_directory,
     f.modal_labels,
+    workers.Place(scheduler=f.scheduler),
   )
 
 

@@ -56,7 +56,7 @@ class Evaluator:
       preprocessing_name=settings.preprocessing,
       precision=settings.precision,
       label_smoothing=settings.label_smoothing,
-      strategy=strategy,
+      strategy=lambda: strategy,
     )
 
   def evaluate(self, prefix: str) -> dict[str, float]:

@@ -120,6 +120,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_processes', 2, 'Members quantised at once.', lower_bound=1
   )
+  command_line.define_scheduler()
 
 
 def target_of(
@@ -158,7 +159,7 @@ def run(
   calibration_batch_size: int = 8,
   seed: int = 0,
   preprocessing_name: str = 'legacy',
-  num_processes: int = 1,
+  place: workers.Place = workers.HERE,
 ) -> list[member_paths.Checkpoint]:
   """Quantises members; the arguments are the flags.
 
@@ -229,7 +230,7 @@ def run(
   if missing:
     record.start()
     with (
-      storage.scratch_folder() as scratch,
+      workers.scratch_folder(place, output_dir) as scratch,
       tqdm.tqdm(
         desc='quantising',
         unit=' members',
@@ -243,14 +244,14 @@ def run(
         _read_calibration, chosen, calibration_images, seed, preprocessing_name
       )
       work = functools.partial(
-        _quantise, records, images, calibration_batch_size
+        _quantise,
+        records=records,
+        images=images,
+        batch_size=calibration_batch_size,
+        hows=hows,
       )
-      for source, networks in _in_processes(
-        num_processes, missing, images, read, work
-      ):
-        for of, network in networks.items():
-          write(source, targets[source][of], network, hows[of], records)
-          progress.update()
+      for number in _spread(place, missing, targets, images, read, work):
+        progress.update(number)
   record.finish([source.completed_by for source in sources])
   return sorted(found)
 
@@ -276,24 +277,29 @@ def _missing(
   return missing
 
 
-def _in_processes(
-  num_processes: int,
+def _spread(
+  place: workers.Place,
   missing: Mapping[member_paths.Checkpoint, Sequence[str]],
+  targets: Mapping[
+    member_paths.Checkpoint, Mapping[str, member_paths.Checkpoint]
+  ],
   images: str,
   read: Callable[[str], None],
-  work: Callable[..., dict[str, bytes]],
-) -> Iterator[tuple[member_paths.Checkpoint, dict[str, bytes]]]:
-  """Yields each member with its networks, in order."""
+  work: Callable[..., int],
+) -> Iterator[int]:
+  """Yields, member by member, how many networks were written of it."""
   sources = list(missing)
-  of_all = num_processes * _MEMBERS_PER_PROCESS
+  # Processes are replaced in time; a cluster's workers are by their own flags.
+  of_all = place.processes * _MEMBERS_PER_PROCESS
+  if place.scheduler:
+    of_all = len(sources)
   for start in range(0, len(sources), of_all):
     part = sources[start : start + of_all]
-    with workers.mapper(workers.Place(num_processes), len(part)) as mapped:
+    with workers.mapper(place, len(part)) as mapped:
       if start == 0 and any(quantisation.INT8 in m for m in missing.values()):
         list(mapped(read, [images]))
-      yield from zip(
-        part, mapped(work, part, [missing[s] for s in part]), strict=True
-      )
+      wanted = [{of: targets[one][of] for of in missing[one]} for one in part]
+      yield from mapped(work, part, wanted)
 
 
 def _read_calibration(
@@ -311,20 +317,26 @@ def _read_calibration(
 
 
 def _quantise(
+  source: member_paths.Checkpoint,
+  targets: Mapping[str, member_paths.Checkpoint],
+  *,
   records: image_records.ImageRecords,
   images: str,
   batch_size: int,
-  source: member_paths.Checkpoint,
-  quantisations: Sequence[str],
-) -> dict[str, bytes]:
-  calibrated = quantisation.INT8 in quantisations
-  return quantisation.quantise(
+  hows: Mapping[str, Mapping[str, object]],
+) -> int:
+  """Writes a member's networks, by quantisation; returns their number."""
+  calibrated = quantisation.INT8 in targets
+  networks = quantisation.quantise(
     source,
-    quantisations,
+    list(targets),
     records,
     np.load(images, mmap_mode='r') if calibrated else None,
     batch_size,
   )
+  for of, network in networks.items():
+    write(source, targets[of], network, hows[of], records)
+  return len(networks)
 
 
 def write(
@@ -371,7 +383,7 @@ def main(argv: list[str]) -> None:
     f.calibration_batch_size,
     f.seed,
     f.preprocessing,
-    f.num_processes,
+    workers.Place(f.num_processes, f.scheduler),
   )
 
 

@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 
+import dask
 import pytest
 
-from utils import workers
+from tests.stages import STAGES, assert_same
+from utils import cluster, workers
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -64,6 +66,11 @@ class Cluster:
     )
     return self._processes[-1]
 
+  def stop_when_begun(self, folder):
+    while not list(folder.glob('*.*')):
+      time.sleep(0.01)
+    self._processes[0].kill()
+
   def stop(self):
     for process in self._processes:
       process.poll() is None and os.killpg(process.pid, signal.SIGKILL)
@@ -80,6 +87,28 @@ def two(tmp_path_factory):
   running.start('worker', *WORKERS)
   yield running
   running.stop()
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'build_image_data',
+    'quantise_checkpoints',
+    'imagenet_predictions',
+    'aggregate_predictions',
+    'measure_costs',
+    'generate_pie_dataset',
+    'aggregate_ckpt_metrics',
+    'build_corruptions',
+    'imagenet_corruptions',
+  ],
+)
+def test_a_cluster_writes_what_this_machine_writes(runner, chain, two, name):
+  before, after, *_ = chain[name]
+  folder = runner.copy(before)
+  stage = next(stage for stage in STAGES if str(stage) == name)
+  runner.finish(stage.but(f'--scheduler={two.file}'), folder)
+  assert_same(folder, after)
 
 
 def mapped(of, work, *pieces):
@@ -99,6 +128,75 @@ def test_results_come_in_order_and_pieces_of_no_end_take_no_memory(two):
 def test_what_is_wrong_with_a_piece_ends_all_in_its_words(two):
   with pytest.raises(ValueError, match='piece 3 is damaged'):
     mapped(two, bad, range(100))
+
+
+def test_a_piece_that_kills_its_workers_is_named(two):
+  with pytest.raises(OSError, match=r'4 workers died.*die.*their own logs'):
+    mapped(two, die, range(1))
+
+
+def test_no_scheduler_is_said_in_one_line(tmp_path):
+  for where, what in (
+    (str(tmp_path / 'scheduler.json'), 'there is no file'),
+    ('127.0.0.1:1', 'no scheduler answers at --scheduler=127.0.0.1:1'),
+  ):
+    place = workers.Place(scheduler=where)
+    with (
+      dask.config.set({'distributed.comm.timeouts.connect': '1s'}),
+      pytest.raises(OSError, match=what),
+      workers.mapper(place, 1),
+    ):
+      pass
+
+
+def test_without_dask_the_file_of_requirements_is_named(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'distributed', None)
+  lazy = cluster.distributed  # As in a process that has not imported it.
+  monkeypatch.setattr(cluster, 'distributed', lazy)
+  with (
+    pytest.raises(ValueError, match='pip install -r requirements-cluster.txt'),
+    workers.mapper(workers.Place(scheduler='127.0.0.1:1'), 1),
+  ):
+    pass
+
+
+@pytest.mark.parametrize(
+  ('cwd', 'variables', 'what'),
+  [
+    ('elsewhere', {}, 'a worker cannot import'),
+    (ROOT, {'TF_ENABLE_ONEDNN_OPTS': '0'}, 'has TF_ENABLE_ONEDNN_OPTS 0, the'),
+  ],
+)
+def test_a_worker_that_is_not_like_the_command_is_refused(
+  tmp_path, cwd, variables, what
+):
+  (tmp_path / 'elsewhere').mkdir()
+  other = Cluster(tmp_path)
+  try:
+    other.start(
+      'worker', *WORKERS[:1], '--no-nanny', cwd=tmp_path / cwd, **variables
+    )
+    with pytest.raises(ValueError, match=what):
+      mapped(other, abs, range(3))
+  finally:
+    other.stop()
+
+
+def test_a_scheduler_that_dies_ends_the_command_in_one_line(tmp_path):
+  other = Cluster(tmp_path)
+  other.start('worker', *WORKERS[:1], '--no-nanny')
+  (tmp_path / 'wait').touch()
+  try:
+    with (
+      pytest.raises(OSError, match='is gone; finished files are complete'),
+      workers.mapper(workers.Place(scheduler=other.file), 1) as spread,
+    ):
+      results = spread(pid_once, [str(tmp_path)] * 3, range(3))
+      thread = threading.Thread(target=other.stop_when_begun, args=[tmp_path])
+      thread.start()
+      next(results)
+  finally:
+    other.stop()
 
 
 def test_a_dead_workers_pieces_are_done_by_others(two, tmp_path):

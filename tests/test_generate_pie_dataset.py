@@ -18,6 +18,7 @@ from utils import (
   storage,
   tables,
   tfrecords,
+  workers,
 )
 
 CLASSES = ('zero', 'one', 'two', 'three')
@@ -248,7 +249,7 @@ def test_shards_at_once_give_the_same_bytes(folders):
   run(folders)
   one_by_one = contents(folders / 'out')
   (folders / 'out').rename(folders / 'first')
-  run(folders, num_cores=3)
+  run(folders, place=workers.Place(3))
   assert contents(folders / 'out') == one_by_one
 
 

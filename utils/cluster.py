@@ -43,6 +43,8 @@ _OF_THE_MACHINE = {
   'OMP_NUM_THREADS',
   'TF_NUM_INTEROP_THREADS',
   'TF_NUM_INTRAOP_THREADS',
+  # Written by a library as it is imported.
+  'TF_USE_LEGACY_KERAS',
 }
 _one_at_a_time = threading.Lock()
 
@@ -105,6 +107,18 @@ def _map(
   """The results of pieces, of which a few for each worker are under way."""
   try:
     yield from _in_order(client, work, *pieces)
+  except ImportError as error:
+    raise ValueError(
+      f'a worker cannot import {error.name}: start workers in {_ROOT}, with '
+      'the environment of this command'
+    ) from None
+  except RuntimeError as error:
+    if 'deserialization of the task graph' not in str(error):
+      raise
+    raise ValueError(
+      f'the scheduler {scheduler} cannot read what it is sent: start it in '
+      f'{_ROOT}, with the environment of this command'
+    ) from None
   except distributed.scheduler.KilledWorker as error:
     raise OSError(
       f'{error.allowed_failures + 1} workers died, one after the other, while '
@@ -127,7 +141,10 @@ def _in_order(client, work, *pieces) -> Iterator[Any]:
   # Sent once, and from worker to worker, not with each piece. As bytes: a
   # worker looks before it imports anything.
   shared = client.submit(
-    bytes, messages.dumps(work), key=(f'settings of {name}-{run}', 0)
+    # Of this run: what a worker has opened for another one may have changed.
+    bytes,
+    messages.dumps((run, work)),
+    key=(f'settings of {name}-{run}', 0),
   )
   wanted, folder = _this_process(), os.getcwd()
   left = enumerate(zip(*pieces, strict=True))
@@ -219,7 +236,7 @@ def _work_on(
 
 @functools.lru_cache(maxsize=1)
 def _loaded(work: bytes) -> Callable[..., Any]:
-  return messages.loads(work)
+  return messages.loads(work)[1]
 
 
 @functools.cache

@@ -9,8 +9,9 @@ likeliest classes, probabilities, the cross entropy) is common to all kinds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -183,8 +184,25 @@ class DataSet:
   reader: Reader | None = None
 
 
+class Piece(NamedTuple):
+  """What is predicted at once: each image is decoded once.
+
+  Attributes:
+    checkpoints: the networks, so many that they fit into memory together.
+    data_set: number of the data set, as `Predictor.plan` was given them.
+    shards: of the data set.
+  """
+
+  checkpoints: tuple[member_paths.Checkpoint, ...]
+  data_set: int
+  shards: tuple[str, ...]
+
+
 class Predictor:
-  """Predicts by many networks; what is traced once serves all calls."""
+  """Predicts by many networks; what is traced once serves all calls.
+
+  Sent to another process, it opens networks and traces anew there, once.
+  """
 
   def __init__(
     self,
@@ -194,7 +212,7 @@ class Predictor:
     precision: str,
     label_smoothing: float,
     class_subset: Sequence[int] = (),
-    strategy: tf.distribute.Strategy | None = None,
+    strategy: Callable[[], tf.distribute.Strategy] | None = None,
   ):
     """Keeps what all predictions share.
 
@@ -206,7 +224,8 @@ class Predictor:
       class_subset: class ids; frames have two further columns, the likeliest of
         these, restricted_predictions, and its probability among them,
         restricted_probability. Empty for none.
-      strategy: where networks run; None for the devices at hand.
+      strategy: gives, where networks run, the strategy; None for the devices at
+        hand.
     """
     if batch_size < 1:
       raise ValueError(f'batch_size is {batch_size}, wanted 1 or more')
@@ -215,16 +234,169 @@ class Predictor:
         f'precision is {precision!r}, wanted one of {PRECISIONS}'
       )
     check_label_smoothing(label_smoothing)
+    self._given = {
+      'batch_size': batch_size,
+      'preprocessing_name': preprocessing_name,
+      'precision': precision,
+      'label_smoothing': label_smoothing,
+      'class_subset': tuple(class_subset),
+      'strategy': strategy,
+    }
     self._batch_size = batch_size
     self._preprocessing_name = preprocessing_name
     self._version = preprocessing.version(preprocessing_name)
     self._precision = precision
     self._label_smoothing = label_smoothing
     self._class_subset = tuple(class_subset)
-    self._strategy = strategy or devices.strategy()
+    self._find_strategy = strategy or devices.strategy
     self._openers: dict[str, Opener] = {}
+    self._networks: dict[member_paths.Checkpoint, Network] = {}
+    self._made_from: dict[member_paths.Checkpoint, str] = {}
     self._outcomes: dict[int, Callable] = {}
+    self._data_sets: Sequence[DataSet] = ()
+    self._dialects: dict[int, tfrecords.Dialect] = {}
     self._readers: dict = {}
+
+  def __getstate__(self) -> tuple:
+    planned = self._data_sets, self._dialects, self._made_from
+    return self._given, planned
+
+  def __setstate__(self, state: tuple) -> None:
+    given, planned = state
+    self.__init__(**given)  # type: ignore[misc]
+    self._data_sets, self._dialects, self._made_from = planned
+
+  @functools.cached_property
+  def _strategy(self) -> tf.distribute.Strategy:
+    """Found by who predicts: finding it takes the memory of GPUs."""
+    return self._find_strategy()
+
+  def plan(
+    self,
+    checkpoints: Sequence[member_paths.Checkpoint],
+    data_sets: Sequence[DataSet],
+    wanted: Callable[[member_paths.Checkpoint, str], bool] | None = None,
+    whole: bool = False,
+  ) -> list[Piece]:
+    """What is to be predicted, by one group of networks after the other.
+
+    Args:
+      checkpoints: the networks.
+      data_sets: what to predict.
+      wanted: says of a checkpoint and a shard whether it is still to be done.
+      whole: whether a piece is a data set, not a shard.
+
+    Raises:
+      FileNotFoundError, ValueError: a checkpoint or a shard is missing,
+        damaged or does not fit its description; names it.
+    """
+    cut = [
+      (number, shards)
+      for number, data_set in enumerate(data_sets)
+      for shards in (
+        [tuple(data_set.shards)]
+        if whole
+        else [(shard,) for shard in data_set.shards]
+      )
+    ]
+    to_do = {
+      checkpoint: {
+        shards
+        for _, shards in cut
+        if wanted is None or any(wanted(checkpoint, s) for s in shards)
+      }
+      for checkpoint in checkpoints
+    }
+    pending = [checkpoint for checkpoint, missing in to_do.items() if missing]
+    if not pending:
+      return []
+    member_checks.check_together(checkpoints)
+    quantised.check_alike(checkpoints)
+    self._made_from = {
+      checkpoint: quantised.check(checkpoint) for checkpoint in pending
+    }
+    self._data_sets = data_sets
+    self._dialects = {}
+    for number, data_set in enumerate(data_sets):
+      if data_set.reader is None:
+        self._dialects[number] = tfrecords.detect(data_set.shards)
+        shard_files.check_sizes(data_set.shards, data_set.records)
+    member_checks.check_data(checkpoints, [of.records for of in data_sets])
+    pieces = []
+    for start in range(0, len(pending), _GROUP_SIZE):
+      for number, shards in cut:
+        chosen = tuple(
+          checkpoint
+          for checkpoint in pending[start : start + _GROUP_SIZE]
+          if shards in to_do[checkpoint]
+        )
+        if chosen:
+          pieces.append(Piece(chosen, number, shards))
+    return pieces
+
+  def count(self, piece: Piece) -> int:
+    """Number of images x networks; 0 where it is not declared."""
+    records = self._data_sets[piece.data_set].records
+    of_shards = [records.shard(storage.name(path)) for path in piece.shards]
+    images = sum(shard.examples for shard in of_shards if shard)
+    return images * len(piece.checkpoints)
+
+  def predict_piece(
+    self, piece: Piece, progress: Callable[[int], object] = int
+  ) -> Iterator[tuple[member_paths.Checkpoint, str, pd.DataFrame]]:
+    """Predicts what was planned: see `predict`.
+
+    Args:
+      piece: one of `plan`.
+      progress: told after each batch how many images x networks it was.
+    """
+    data_set = self._data_sets[piece.data_set]
+    described = [of.records for of in self._data_sets]
+    if missing := set(piece.checkpoints) - set(self._networks):
+      if len(self._networks) + len(missing) > _GROUP_SIZE:
+        self._networks.clear()
+      for checkpoint in piece.checkpoints:
+        if checkpoint not in self._networks:
+          self._networks[checkpoint] = self.open(checkpoint, described)
+    reader = self._reader(data_set, self._dialects.get(piece.data_set))
+    for shard in piece.shards:
+      frames = self._predict_shard(
+        reader.read(shard, data_set.records),
+        shard,
+        data_set.records,
+        {checkpoint: self._networks[checkpoint] for checkpoint in piece[0]},
+        progress,
+      )
+      for checkpoint, frame in frames.items():
+        frame['preprocessing'] = self._version
+        frame['precision'] = self._precision
+        frame['made_from'] = self._made_from[checkpoint]
+        if not self._class_subset:
+          frame = frame.drop(columns=list(_RESTRICTED))
+        yield checkpoint, shard, frame
+
+  def predict_whole(
+    self, piece: Piece
+  ) -> dict[member_paths.Checkpoint, pd.DataFrame]:
+    """The rows of all shards of a piece, by checkpoint."""
+    parts: dict[member_paths.Checkpoint, list[pd.DataFrame]] = {}
+    for checkpoint, _, frame in self.predict_piece(piece):
+      parts.setdefault(checkpoint, []).append(frame)
+    return {
+      checkpoint: pd.concat(frames, ignore_index=True)
+      for checkpoint, frames in parts.items()
+    }
+
+  def progress(self, pieces: Iterable[Piece], **options) -> tqdm.tqdm:
+    """A bar that counts images x networks."""
+    return tqdm.tqdm(
+      desc='predicting',
+      unit=' images x models',
+      total=sum(map(self.count, pieces)) or None,
+      mininterval=1.0,
+      dynamic_ncols=True,
+      **options,
+    )
 
   def predict(
     self,
@@ -233,12 +405,12 @@ class Predictor:
     wanted: Callable[[member_paths.Checkpoint, str], bool] | None = None,
     show_progress: bool = True,
   ) -> Iterator[tuple[member_paths.Checkpoint, str, pd.DataFrame]]:
-    """Predicts every image of every shard by every checkpoint.
+    """Predicts every image of every shard by every checkpoint, here.
 
     Args:
-      checkpoints: the networks.
-      data_sets: what to predict.
-      wanted: says of a checkpoint and a shard whether it is still to be done.
+      checkpoints: as of `plan`.
+      data_sets: likewise.
+      wanted: likewise.
       show_progress: whether to draw a progress bar.
 
     Yields:
@@ -246,62 +418,14 @@ class Predictor:
       row for each image in the order of the records.
 
     Raises:
-      FileNotFoundError, ValueError: a checkpoint or a shard is missing,
-        damaged or does not fit its description; names it.
+      FileNotFoundError, ValueError: as `plan`.
     """
-    shards = [shard for data_set in data_sets for shard in data_set.shards]
-    to_do = {
-      checkpoint: [s for s in shards if wanted is None or wanted(checkpoint, s)]
-      for checkpoint in checkpoints
-    }
-    pending = [checkpoint for checkpoint, missing in to_do.items() if missing]
-    if not pending:
-      return
-    member_checks.check_together(checkpoints)
-    quantised.check_alike(checkpoints)
-    made_from = {
-      checkpoint: quantised.check(checkpoint) for checkpoint in pending
-    }
-    readers = [self._reader(data_set) for data_set in data_sets]
-    described = [data_set.records for data_set in data_sets]
-    member_checks.check_data(checkpoints, described)
-    progress = tqdm.tqdm(
-      desc='predicting',
-      unit=' images x models',
-      total=_count(to_do, data_sets),
-      mininterval=1.0,
-      dynamic_ncols=True,
-      disable=not show_progress,
-    )
-    with progress:
-      for start in range(0, len(pending), _GROUP_SIZE):
-        networks = {
-          checkpoint: self.open(checkpoint, described)
-          for checkpoint in pending[start : start + _GROUP_SIZE]
-        }
-        for data_set, reader in zip(data_sets, readers, strict=True):
-          for shard in data_set.shards:
-            chosen = {
-              checkpoint: network
-              for checkpoint, network in networks.items()
-              if shard in to_do[checkpoint]
-            }
-            if not chosen:
-              continue
-            frames = self._predict_shard(
-              reader.read(shard, data_set.records),
-              shard,
-              data_set.records,
-              chosen,
-              progress,
-            )
-            for checkpoint, frame in frames.items():
-              frame['preprocessing'] = self._version
-              frame['precision'] = self._precision
-              frame['made_from'] = made_from[checkpoint]
-              if not self._class_subset:
-                frame = frame.drop(columns=list(_RESTRICTED))
-              yield checkpoint, shard, frame
+    pieces = self.plan(checkpoints, data_sets, wanted)
+    # Files may have changed since the last call.
+    self._networks.clear()
+    with self.progress(pieces, disable=not show_progress) as bar:
+      for piece in pieces:
+        yield from self.predict_piece(piece, bar.update)
 
   def open(
     self,
@@ -357,7 +481,7 @@ class Predictor:
     shard: str,
     records: image_records.ImageRecords,
     group: dict[member_paths.Checkpoint, Network],
-    progress: tqdm.tqdm,
+    progress: Callable[[int], object],
   ) -> dict[member_paths.Checkpoint, pd.DataFrame]:
     read_scores = self._traced_outcomes(records.num_classes)
     keys, classes = [], []
@@ -371,7 +495,7 @@ class Predictor:
         found[checkpoint].append(
           [part.numpy() for part in read_scores(scores, labels)]
         )
-      progress.update(len(batch_keys) * len(group))
+      progress(len(batch_keys) * len(group))
     if not keys:
       # Declared so, or the reader would have complained: no image, no row.
       nothing = csvs.empty(tables.PREDICTIONS).assign(
@@ -388,11 +512,12 @@ class Predictor:
         _check_offset(checkpoint, shard, frame)
     return frames
 
-  def _reader(self, data_set: DataSet) -> Reader:
+  def _reader(
+    self, data_set: DataSet, dialect: tfrecords.Dialect | None
+  ) -> Reader:
     if data_set.reader is not None:
       return data_set.reader
-    dialect = tfrecords.detect(data_set.shards)
-    shard_files.check_sizes(data_set.shards, data_set.records)
+    assert dialect is not None
     # Sets that differ in their shards only, as corrupted copies do, share one
     # traced pipeline.
     records = data_set.records
@@ -419,20 +544,6 @@ def predict(
   return Predictor(**options).predict(
     checkpoints, [DataSet(records, shards)], wanted
   )
-
-
-def _count(
-  to_do: dict[member_paths.Checkpoint, list[str]], data_sets: Sequence[DataSet]
-) -> int | None:
-  """Number of images x models, or None where it is not declared."""
-  examples = {}
-  for data_set in data_sets:
-    for path in data_set.shards:
-      shard = data_set.records.shard(storage.name(path))
-      if shard is None:
-        return None
-      examples[path] = shard.examples
-  return sum(examples[path] for missing in to_do.values() for path in missing)
 
 
 def _frame(

@@ -60,13 +60,16 @@ HERE = Place()
 
 
 @contextlib.contextmanager
-def mapper(place: Place, at_most: float) -> Iterator[Callable[..., Iterable]]:
+def mapper(
+  place: Place, at_most: float, in_threads: bool = False
+) -> Iterator[Callable[..., Iterable]]:
   """A function like `map`; results come in the order of the pieces.
 
   Args:
     place: where they are worked on.
     at_most: processes that are worth their start, rounded up. A cluster's have
       started.
+    in_threads: whether threads of this process do as well as others here.
   """
   number = math.ceil(min(place.processes, at_most))
   if place.scheduler:
@@ -74,6 +77,9 @@ def mapper(place: Place, at_most: float) -> Iterator[Callable[..., Iterable]]:
       yield mapped
   elif number <= 1:
     yield map
+  elif in_threads:
+    with concurrent.futures.ThreadPoolExecutor(number) as threads:
+      yield threads.map
   else:
     with processes(number) as pool:
       yield pool.map

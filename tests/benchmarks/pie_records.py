@@ -33,6 +33,7 @@ from utils import (
   storage,
   tables,
   tfrecords,
+  workers,
 )
 
 # The mean of ImageNet's validation images.
@@ -135,7 +136,7 @@ def main(argv: list[str]) -> None:
         f'{root}/pie_{repeat}',
         mode='eval',
         is_pie='both',
-        num_cores=f.num_cores,
+        place=workers.Place(f.num_cores),
       )
       seconds['PIE records'].append(time.perf_counter() - start)
     rate = {what: megabytes / min(times) for what, times in seconds.items()}

@@ -1,0 +1,137 @@
+r"""What a cluster costs, and what it gives, on this machine.
+
+Starts a scheduler and workers, and prints
+
+- the time of a piece that does nothing, over --pieces of them (180 members x
+  128 shards), and the CPU time of it, of this process and of the scheduler:
+  wanted below 5 ms;
+- the memory of this process before and after them, which should not grow;
+- how many pieces of a second of CPU time one worker does in a minute, and two,
+  each held on a core of its own: wanted 1.8 times as many.
+
+  python -m tests.benchmarks.cluster --pieces=2000
+
+takes a minute or two. The machine should be idle.
+"""
+
+import contextlib
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from absl import app, flags, logging
+
+from utils import workers
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def define_flags() -> None:
+  """Defines the flags of this script."""
+  flags.DEFINE_integer('pieces', 23_040, 'Empty pieces.', lower_bound=1)
+  flags.DEFINE_integer(
+    'busy', 20, 'Pieces that take a second of CPU time.', lower_bound=2
+  )
+
+
+def nothing(number: int) -> int:
+  """An empty piece."""
+  return number
+
+
+def busy(number: int) -> int:
+  """A piece that takes a second of CPU time."""
+  until = time.process_time() + 1
+  while time.process_time() < until:
+    pass
+  return number
+
+
+@contextlib.contextmanager
+def cluster(number: int) -> Iterator[tuple[str, int]]:
+  """A scheduler's file and process id, with so many workers, a core each."""
+  with contextlib.ExitStack() as stack:
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    file = f'{folder}/scheduler.json'
+    log = stack.enter_context(open(f'{folder}/log', 'w'))
+
+    def start(what, *flags):
+      process = subprocess.Popen(
+        [
+          *(sys.executable, '-m', 'dask', what, f'--scheduler-file={file}'),
+          *('--no-dashboard', *flags),
+        ],
+        cwd=ROOT,
+        stdout=log,
+        stderr=log,
+      )
+      stack.callback(process.wait)
+      stack.callback(process.terminate)
+      return process.pid
+
+    scheduler = start('scheduler', '--port=0', '--host=127.0.0.1')
+    while not os.path.exists(file):
+      time.sleep(0.1)
+    for core in range(number):
+      worker = start('worker', '--nthreads=1', '--no-nanny')
+      os.sched_setaffinity(worker, {core % (os.cpu_count() or 1)})
+    yield file, scheduler
+
+
+def cpu_seconds(pid: int) -> float:
+  """CPU time of a process so far."""
+  fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rsplit(')')[1].split()
+  return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+def megabytes() -> float:
+  """The largest memory of this process so far."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def time_pieces(file: str, work, number: int) -> float:
+  """Seconds of pieces, once all workers are there."""
+  with workers.mapper(workers.Place(scheduler=file), 1) as mapped:
+    list(mapped(time.sleep, [0.1] * 100))
+    started = time.perf_counter()
+    for result, wanted in zip(
+      mapped(work, range(number)), range(number), strict=True
+    ):
+      assert result == wanted
+    return time.perf_counter() - started
+
+
+def main(argv: list[str]) -> None:
+  """Prints the figures."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  number = flags.FLAGS.pieces
+  with cluster(2) as (file, scheduler):
+    time_pieces(file, nothing, 100)
+    before = megabytes()
+    own, of_scheduler = time.process_time(), cpu_seconds(scheduler)
+    seconds = time_pieces(file, nothing, number)
+    print(
+      f'{number} empty pieces: {1e3 * seconds / number:.2f} ms each; CPU '
+      f'{1e3 * (time.process_time() - own) / number:.2f} ms here, '
+      f'{1e3 * (cpu_seconds(scheduler) - of_scheduler) / number:.2f} ms of the '
+      f'scheduler; memory {before:.0f} MB before, {megabytes():.0f} MB after'
+    )
+  seconds = []
+  for many in (1, 2):
+    with cluster(many) as (file, _):
+      seconds.append(time_pieces(file, busy, flags.FLAGS.busy))
+  print(
+    f'{flags.FLAGS.busy} pieces of a second: {seconds[0]:.1f} s by a worker, '
+    f'{seconds[1]:.1f} s by two, {seconds[0] / seconds[1]:.2f} times the rate'
+  )
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)
