@@ -25,7 +25,7 @@ def main(number: int, prefix: str, shard: str) -> None:
     preprocessing_name='legacy',
     precision='float32',
     label_smoothing=0.1,
-    strategy=tf.distribute.MirroredStrategy(
+    strategy=lambda: tf.distribute.MirroredStrategy(
       [f'CPU:{i}' for i in range(number)]
     ),
   )

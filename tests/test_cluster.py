@@ -16,7 +16,7 @@ import dask
 import pytest
 
 from tests.stages import STAGES, assert_same
-from utils import cluster, workers
+from utils import workers
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -149,15 +149,27 @@ def test_no_scheduler_is_said_in_one_line(tmp_path):
       pass
 
 
-def test_without_dask_the_file_of_requirements_is_named(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'distributed', None)
-  lazy = cluster.distributed  # As in a process that has not imported it.
-  monkeypatch.setattr(cluster, 'distributed', lazy)
-  with (
-    pytest.raises(ValueError, match='pip install -r requirements-cluster.txt'),
-    workers.mapper(workers.Place(scheduler='127.0.0.1:1'), 1),
-  ):
-    pass
+def test_without_dask_the_file_of_requirements_is_named():
+  script = """if True:
+    import sys
+    from utils import command_line, workers
+    sys.modules['distributed'] = None
+    def main(argv):
+      with workers.mapper(workers.Place(scheduler='127.0.0.1:1'), 1):
+        pass
+    command_line.run_script(main, lambda: None)
+  """
+  process = subprocess.run(
+    [sys.executable, '-c', script],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert process.returncode == 1
+  assert process.stderr.startswith('error: --scheduler asks for Dask (')
+  assert 'pip install -r requirements-cluster.txt' in process.stderr
+  assert len(process.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ def test_a_set_of_the_input_size_is_not_cropped_again(
   )
   for folder in ('small', 'whole'):
     data_set = open_tiny(tmp_path / folder, clean)
-    reader = predictor._reader(data_set)
+    reader = predictor._reader(data_set, tfrecords.TFDS)
     keys, _, pixels = next(reader.read(data_set.shards[0], data_set.records))
     assert pixels.shape[1:] == (SIZE, SIZE, 3)
     stored = tf.io.decode_jpeg(picture(int(keys[0][4:8]))).numpy()

@@ -190,6 +190,9 @@ class _Workers:
     now = time.monotonic()
     if now >= self._counted + _SECONDS_BETWEEN_COUNTS:
       self._counted = now
+      if self._client.status != 'running':
+        # Which would be tried for half a minute.
+        raise distributed.comm.CommClosedError('the scheduler does not answer')
       threads = list(self._client.nthreads().values())
       if threads != self._threads:
         logging.info('%d workers', len(threads))
