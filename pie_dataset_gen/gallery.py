@@ -359,6 +359,7 @@ def _read_parts(
     (tables.PIE_NULL, paths.pie_null(*of_results)),
     (tables.SUSPECTS, paths.suspects(*of_results)),
     (tables.COSTS, paths.costs(*of_results)),
+    (tables.GAINS, paths.gains(results_directory, dataset_name)),
     (tables.GROUP_COSTS, paths.group_costs(*of_results)),
     (tables.CORRUPTED_COSTS, paths.corrupted_costs(*of_results)),
     (tables.RELIABILITY, paths.reliability(*of_results)),
@@ -372,9 +373,12 @@ def _read_parts(
     null, costs = parts[tables.PIE_NULL.name], parts[tables.COSTS.name]
     if len(costs):
       same_networks.check_costs(labels, costs, paths.costs(*of_results))
-    of_groups = parts[tables.GROUP_COSTS.name]
     parts[tables.VERDICTS.name] = verdicts.of_levels(
-      null, impacts, costs, of_groups
+      null,
+      impacts,
+      costs,
+      parts[tables.GROUP_COSTS.name],
+      parts[tables.GAINS.name],
     )
     inputs += files
     metrics = paths.class_metrics_folder(*of_results)

@@ -335,7 +335,7 @@ def run(
   levels = populations.sort_levels(level for row in rows for level in row.cells)
   write_rows(rows, levels, paths.headline_table(results_directory))
   said = verdicts.of_levels(
-    parts.null, parts.impacts, parts.costs, parts.group_costs
+    parts.null, parts.impacts, parts.costs, parts.group_costs, parts.gains
   )
   csvs.write(
     tables.VERDICTS,

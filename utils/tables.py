@@ -559,7 +559,8 @@ VERDICTS = Table(
     Column(
       'about',
       'text',
-      "'images', 'PIEs', 'classes', 'groups', 'flips', 'calibration' or 'odds'",
+      "'gains', 'images', 'PIEs', 'classes', 'groups', 'flips', 'calibration' "
+      "or 'odds'",
     ),
     Column(
       'verdict',
