@@ -309,16 +309,18 @@ def of_gains(
   stored = of.get(headline_rows.GZIPPED, np.nan)
   share = stored / dense.get(headline_rows.GZIPPED, np.nan)
   if not np.isnan(share):
-    bought.append(f"{share:.0%} of the dense network's bytes, gzipped")
+    bought.append(
+      f"{100 * share:.0f} % of the dense network's bytes when gzipped"
+    )
   speed_up = of.get(headline_rows.SPEED_UP, np.nan)
   if not np.isnan(speed_up):
     bought.append(
-      f'{1 / speed_up:.0%} of its multiply-adds, where zeros are skipped (here '
-      'they are not)'
+      f'{100 / speed_up:.0f} % of its multiply-adds where zeros are skipped '
+      '(here they are not)'
     )
   said = f'{level.words}: in short, '
   said += (
-    f'it takes {" and ".join(bought)}'
+    f'it takes {", and ".join(bought)}'
     if bought
     else 'what it saves is not known'
   )
@@ -344,16 +346,17 @@ def _newly_wrong(row: Mapping[str, Any]) -> str:
   """How many images become wrong, of a number that people can picture."""
 
   def images(name):
-    return rounding.count(1000 * row[name], 1000 * row['value'])
+    number = 1000 * row[name]
+    return f'about {number:.0f}' if number >= 1 else 'fewer than 1'
 
   found = (
-    f'of 1,000 images it has about {images("value")} wrong that a dense '
-    'network has right'
+    f'of 1,000 images it has {images("value")} wrong that a dense network has '
+    'right'
   )
   if not np.isnan(row['reference']):
-    beside = 'if which of a pair is dense were dealt out'
-    if not row['is_paired']:
-      beside = 'between two dense networks'
+    beside = 'between two dense networks'
+    if row['is_paired']:
+      beside = 'by chance'
     found += f', {images("reference")} {beside}'
   words = {
     'differs': 'chance does not explain the difference',
