@@ -86,6 +86,7 @@ def define_flags() -> None:
     'Sets measured at once, each in a process and memory of its own.',
     lower_bound=1,
   )
+  command_line.define_scheduler()
 
 
 class Measured(NamedTuple):
@@ -152,7 +153,7 @@ def run(
   corrupted_name: str,
   num_permutations: int = 999,
   seed: int = 0,
-  num_cores: int = 1,
+  place: workers.Place = workers.HERE,
 ) -> pd.DataFrame:
   """Measures and writes the table; returns its rows.
 
@@ -175,7 +176,7 @@ def run(
     )
   sets = prediction_files.find(folder)
   measure = functools.partial(measure_set, mode=mode)
-  with workers.mapper(min(num_cores, len(sets))) as mapped:
+  with workers.mapper(place, len(sets)) as mapped:
     found: Mapping[str, Measured] = dict(
       zip(sets, mapped(measure, sets.values()), strict=True)
     )
@@ -224,7 +225,7 @@ def main(argv: list[str]) -> None:
     corrupted_name=f.corrupted_name or f'{dataset_name}_c',
     num_permutations=f.num_permutations,
     seed=f.seed,
-    num_cores=f.num_cores,
+    place=workers.Place(f.num_cores, f.scheduler),
   )
 
 

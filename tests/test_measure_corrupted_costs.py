@@ -9,7 +9,7 @@ import pytest
 from pie_dataset_gen import headline_rows, measure_corrupted_costs
 from tests import test_measure_costs
 from tests.test_measure_costs import LEVELS, SHARDS, aggregate, exact
-from utils import csvs, paths, populations, tables
+from utils import csvs, paths, populations, tables, workers
 
 # The shards of the other tests are the sets here.
 SETS = dict(zip(SHARDS, ('fog_1', 'fog_3'), strict=True))
@@ -82,7 +82,7 @@ def test_order_and_processes_do_not_matter(study, tmp_path):
   path = paths.corrupted_costs(str(again / 'results'), NAME, 'eval')
   with open(path, 'rb') as file:
     before = file.read()
-  run(again, num_cores=2)
+  run(again, place=workers.Place(2))
   with open(path, 'rb') as file:
     assert file.read() == before
 

@@ -269,8 +269,8 @@ GAINED = {
         'is_paired': 1,
         'verdict': 'not shown',
       },
-      "takes 25 % of the dense network's bytes when gzipped; of 1,000 images it "
-      'has fewer than 1 wrong that a dense network has right, about 1 by '
+      "takes 25 % of the dense network's bytes when gzipped; of 1,000 images "
+      'it has fewer than 1 wrong that a dense network has right, about 1 by '
       'chance: no difference is shown.',
     ),
     (
