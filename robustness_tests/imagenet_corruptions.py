@@ -27,7 +27,9 @@ its images have the network's input size, as ImageNet-C's usually have.
 Writes, for each member and set, one CSV (utils/tables.py: ROBUSTNESS)
   <dest_dir>/<dataset_name>/<corruption>_<severity>/<member>.csv
 with support, recall and precision of every class, top-1, top-5 and loss. Each
-image is decoded once for a group of members. Finished files are skipped.
+image is decoded once for a group of members. Finished files are skipped. With
+--predictions_directory also the predictions of each image (PREDICTIONS), of
+which measure_corrupted_costs finds churn, flips and calibration.
 --dataset_name=imagenet_a gives two data sets: imagenet_a, where networks choose
 among its 200 classes, which is its official score, and imagenet_a_all_classes.
 --modal_labels adds <dataset_name>_pie and <dataset_name>_non_pie.
@@ -42,6 +44,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from absl import flags, logging
@@ -103,6 +106,12 @@ def define_flags() -> None:
     "Name of what is measured, in the results. Empty: the study's with _c; "
     'without --study imagenet_c.',
   )
+  flags.DEFINE_string(
+    'predictions_directory',
+    '',
+    "Folder that every image's prediction goes into as well, in a folder of "
+    '--dataset_name, for measure_corrupted_costs. Empty: they are not kept.',
+  )
   flags.DEFINE_list(
     'corruption_type',
     '',
@@ -145,15 +154,22 @@ def run(
   dataset_name: str,
   corruption_type: Sequence[str],
   mode: str,
-  batch_size: int,
-  preprocessing_name: str,
-  compute_precision: str,
-  label_smoothing: float,
   clean_data_directory: str = '',
   modal_labels: str = '',
+  predictions_directory: str = '',
   place: workers.Place = workers.HERE,
+  *,
+  batch_size: int,
+  **options: Any,
 ) -> None:
-  """Measures what is missing; the arguments are the flags."""
+  """Measures what is missing; the arguments are the flags.
+
+  Of the flags the options are preprocessing_name, compute_precision and
+  label_smoothing.
+  """
+  preprocessing_name = options['preprocessing_name']
+  compute_precision = options['compute_precision']
+  label_smoothing = options['label_smoothing']
   found = member_paths.find(ckpt_dir)
   sets = image_sets.find_sets(data_directory, corruption_type)
   names = views.view_names(dataset_name, bool(modal_labels))
@@ -164,6 +180,13 @@ def run(
     for checkpoint in found
     for one in sets
     for name in names
+  }
+  kept = {
+    (checkpoint, one): paths.predictions(
+      predictions_directory, dataset_name, mode, one.name, checkpoint
+    )
+    for checkpoint, one, _ in outputs
+    if predictions_directory
   }
   label_files = (
     csvs.find(tables.MODAL_LABELS, modal_labels) if modal_labels else []
@@ -189,7 +212,10 @@ def run(
     },
   )
   missing = {
-    which for which, path in outputs.items() if not storage.exists(path)
+    (checkpoint, one, name)
+    for (checkpoint, one, name), path in outputs.items()
+    if not storage.exists(path)
+    or (kept and not storage.exists(kept[checkpoint, one]))
   }
   logging.info(
     '%d of %d files below %s are finished',
@@ -234,6 +260,7 @@ def run(
       is_pie=is_pie,
       mode=mode,
       dest_dir=dest_dir,
+      predictions_directory=predictions_directory,
       record=record,
     )
     with (
@@ -315,6 +342,7 @@ def _measure(
   is_pie: pd.Series | None,
   mode: str,
   dest_dir: str,
+  predictions_directory: str,
   record: provenance.Provenance,
 ) -> None:
   """Writes the metrics of a few checkpoints on a set.
@@ -327,13 +355,22 @@ def _measure(
     is_pie: likewise.
     mode: likewise.
     dest_dir: likewise.
+    predictions_directory: likewise.
     record: started before the first file appears.
   """
   one, class_names = sets[piece.data_set]
   for checkpoint, predictions in predictor.predict_whole(piece).items():
     of_views = views.views_of(predictions, dataset_name, is_pie)
+    record.start()
+    if predictions_directory:
+      csvs.write(
+        tables.PREDICTIONS,
+        of_views[dataset_name].assign(split=mode),
+        paths.predictions(
+          predictions_directory, dataset_name, mode, one.name, checkpoint
+        ),
+      )
     for name, rows in of_views.items():
-      record.start()
       path = paths.robustness(dest_dir, name, one.name, checkpoint)
       write_metrics(checkpoint, one, rows, class_names, name, mode, path)
 
@@ -393,13 +430,14 @@ def main(argv: list[str]) -> None:
     f.dataset_name or 'imagenet_c',
     f.corruption_type,
     f.mode,
-    f.batch_size,
-    f.preprocessing,
-    f.precision,
-    f.label_smoothing,
     f.clean_data_directory,
     f.modal_labels,
+    f.predictions_directory,
     workers.Place(scheduler=f.scheduler),
+    batch_size=f.batch_size,
+    preprocessing_name=f.preprocessing,
+    compute_precision=f.precision,
+    label_smoothing=f.label_smoothing,
   )
 
 

@@ -311,10 +311,10 @@ def test_an_image_that_stands_twice_is_refused(tmp_path, population, keys):
       'digits',
       [],
       'eval',
-      4,
-      'legacy',
-      'float32',
-      0.0,
+      batch_size=4,
+      preprocessing_name='legacy',
+      compute_precision='float32',
+      label_smoothing=0.0,
     )
   assert not list(tmp_path.rglob('digits/digits/*.csv'))
 
