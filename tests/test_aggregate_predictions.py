@@ -812,6 +812,15 @@ def test_an_image_in_two_shards_is_refused(tmp_path):
     run(folder, tmp_path / 'out')
 
 
+def test_shards_that_the_names_of_others_promise_are_missed(tmp_path, caplog):
+  folder = write_population(tmp_path / 'in')
+  run(folder, tmp_path / 'whole')
+  assert 'of these images only' not in caplog.text
+  shutil.rmtree(folder / 'validation-00000-of-00002')
+  run(folder, tmp_path / 'out')
+  assert 'not of 1 others, for example validation-00000-of-00002' in caplog.text
+
+
 def test_missing_parts_are_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match='no CSV of predictions'):
     run(tmp_path / 'nothing', tmp_path / 'out')

@@ -11,6 +11,7 @@ flags of one name), and bad input ends in one clear line and exit code 1. What
 """
 
 import dataclasses
+import logging as python_logging
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,10 +52,12 @@ def run_script(
   """Defines the flags and runs main; bad input exits with one clear line.
 
   ValueError and OSError are what input can cause: a wrong flag, a damaged or
-  missing file, a full disk. Anything else is a fault of the program and shows
-  its traceback.
+  missing file, a full disk; a bucket that gave no answer, errors of its client.
+  Anything else is a fault of the program and shows its traceback.
   """
   tensorflow_start.hush()
+  # It shows a traceback whenever it gives up.
+  python_logging.getLogger('gcsfs').setLevel(python_logging.CRITICAL)
   define_flags()
   logging.set_verbosity(logging.INFO)
 
@@ -63,13 +66,22 @@ def run_script(
       sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
     try:
       main(argv)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
       logging.debug('%s', error, exc_info=True)
       sys.exit(f'error: {error}')
+    except OSError as error:
+      logging.debug('%s', error, exc_info=True)
+      # A bucket's answer may have many lines.
+      sys.exit(f'error: {" ".join(str(error).splitlines())}')
     except Interrupted as error:
       sys.exit(say_interrupted(str(error), error.number))
     except KeyboardInterrupt:
       sys.exit(say_interrupted())
+    except Exception as error:
+      if not storage.is_of_bucket(error):
+        raise
+      logging.debug('%s', error, exc_info=True)
+      sys.exit(f'error: {storage.say_of_bucket(error)}')
 
   app.run(guarded_main)
 
