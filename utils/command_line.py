@@ -11,8 +11,8 @@ flags of one name), and bad input ends in one clear line and exit code 1. What
 """
 
 import dataclasses
-import logging as python_logging
 import importlib
+import logging as python_logging
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
