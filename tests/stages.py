@@ -45,6 +45,7 @@ _TINY = {
   'aggregate_predictions': ('--num_cores=1',),
   'generate_pie_dataset': ('--num_cores=1',),
   'measure_costs': ('--num_cores=1',),
+  'measure_corrupted_costs': ('--num_cores=1',),
   'build_corruptions': ('--corruptions=brightness', '--severities=1,3'),
   'gallery': ('--others_per_class=1',),
 }

@@ -30,6 +30,7 @@ TABLES = (
   'gen_tstatistic',
   'plot_class_impact',
   'summarize',
+  'measure_corrupted_costs',
   'rank_suspects',
   'headline_table',
 )

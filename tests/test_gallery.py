@@ -801,6 +801,13 @@ def test_costs_stand_beside_what_training_alone_gives(copy_of_run):
           row['reference'], measure, row['value']
         )
       assert verdict.startswith(row['verdict'])
+  results = str(copy_of_run / 'results')
+  # The same of corrupted images.
+  csvs.write(
+    tables.CORRUPTED_COSTS,
+    costs.assign(data_set='fog_1', images=IMAGES),
+    paths.corrupted_costs(results, 'pets', 'eval'),
+  )
   # Without the table there is no place for it.
   csvs.write(
     tables.COSTS,
@@ -809,6 +816,7 @@ def test_costs_stand_beside_what_training_alone_gives(copy_of_run):
   )
   html = pathlib.Path(gallery.run(**arguments(copy_of_run))).read_text()
   assert 'id="costs-table"' not in html
+  assert 'fog_1: ' in html.split('id="corrupted-costs-table"')[1]
 
 
 def test_what_is_paid_is_drawn_against_what_is_bought():
