@@ -853,7 +853,7 @@ def test_runs_from_the_command_line_without_tensorflow(tmp_path):
   )
   flags = [f'--data_directory={folder}', f'--output_path={tmp_path / "out"}']
   flags += ['--dataset_name=toy', '--sparsity_fraction=0.5,0.9']
-  flags += ['--place=workers.Place(2)']
+  flags += ['--num_cores=2']
   subprocess.run([sys.executable, '-c', code, *flags], check=True)
   run(folder, tmp_path / 'again', num_resamples=100)
   assert csv_bytes(tmp_path / 'out') == csv_bytes(tmp_path / 'again')
