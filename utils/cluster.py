@@ -2,8 +2,8 @@
 
 A piece has to be safe to do twice: it writes files that appear complete or not
 at all, or nothing. Of a worker that dies the pieces are done by others. Workers
-run this very code, in the same folder of a file system that all machines share;
-each looks before a piece. How a cluster is started: docs/cluster.md.
+run this very code, from its folder on a file system that all machines share,
+and look before each piece. How a cluster is started: docs/cluster.md.
 """
 
 from __future__ import annotations
@@ -107,18 +107,6 @@ def _map(
   """The results of pieces, of which a few for each worker are under way."""
   try:
     yield from _in_order(client, work, *pieces)
-  except ImportError as error:
-    raise ValueError(
-      f'a worker cannot import {error.name}: start workers in {_ROOT}, with '
-      'the environment of this command'
-    ) from None
-  except RuntimeError as error:
-    if 'deserialization of the task graph' not in str(error):
-      raise
-    raise ValueError(
-      f'the scheduler {scheduler} cannot read what it is sent: start it in '
-      f'{_ROOT}, with the environment of this command'
-    ) from None
   except distributed.scheduler.KilledWorker as error:
     raise OSError(
       f'{error.allowed_failures + 1} workers died, one after the other, while '
@@ -146,7 +134,7 @@ def _in_order(client, work, *pieces) -> Iterator[Any]:
     messages.dumps((run, work)),
     key=(f'settings of {name}-{run}', 0),
   )
-  wanted, folder = _this_process(), os.getcwd()
+  send, wanted, folder = _sent(), _this_process(), os.getcwd()
   left = enumerate(zip(*pieces, strict=True))
   waiting: collections.deque[distributed.Future] = collections.deque()
   workers = _Workers(client)
@@ -157,12 +145,13 @@ def _in_order(client, work, *pieces) -> Iterator[Any]:
       batch := list(itertools.islice(left, ahead - len(waiting)))
     ):
       waiting += client.map(
-        _work_on,
+        send,
         [messages.dumps(piece) for _, piece in batch],
         key=[(f'{name}-{run}', number) for number, _ in batch],
         retries=0,
         wanted=wanted,
         folder=folder,
+        root=str(_ROOT),
         work=shared,
       )
     if not waiting:
@@ -205,7 +194,34 @@ class _Workers:
     return max(1, len(self._threads or ()))
 
 
-def _work_on(
+def _sent() -> Callable[..., Any]:
+  """`work_on` for processes that may not know this code.
+
+  What is defined in a function is sent as it is, not by its name: a worker that
+  cannot read a name dies of it.
+  """
+
+  def import_and_work(piece, *, root, **given):
+    import importlib
+    import socket
+    import sys
+
+    if root not in sys.path:
+      sys.path.insert(0, root)
+    try:
+      module = importlib.import_module('utils.cluster')
+    except ImportError as error:
+      raise ValueError(
+        f'a worker on {socket.gethostname()} cannot import what is in {root} '
+        f'({error}): wanted a file system that all machines share, and the '
+        'environment of the command'
+      ) from None
+    return module.work_on(piece, **given)
+
+  return import_and_work
+
+
+def work_on(
   piece: bytes, *, work: bytes, folder: str, wanted: dict[str, str]
 ) -> Any:
   """What a worker does: a piece, if it is like the command's process.
@@ -222,8 +238,8 @@ def _work_on(
       if own.get(what) != value:
         raise ValueError(
           f'a worker on {socket.gethostname()} has {what} {own.get(what)}, the '
-          f'command has {value}: start workers in {_ROOT}, with the same '
-          'environment, after every change'
+          f'command has {value}: start workers with its environment, '
+          'and anew after every change'
         )
     try:
       os.chdir(folder)
