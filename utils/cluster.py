@@ -115,6 +115,7 @@ def _map(
     ) from None
   except (
     distributed.client.FutureCancelledError,
+    distributed.client.FuturesCancelledError,
     distributed.comm.CommClosedError,
   ):
     raise OSError(
