@@ -6,8 +6,8 @@ Starts a scheduler and workers, and prints
   128 shards), and the CPU time of it, of this process and of the scheduler:
   wanted below 5 ms;
 - the memory of this process before and after them, which should not grow;
-- the time of pieces of a second of CPU time by one worker, and by two, each held
-  on a core of its own: wanted 1.8 times the rate.
+- the time of pieces of a second of CPU time by one worker, and by two, each
+  held on a core of its own: wanted 1.8 times the rate.
 
   python -m tests.benchmarks.cluster --pieces=2000
 
@@ -131,8 +131,8 @@ def main(argv: list[str]) -> None:
         of.append(time_pieces(file, busy, flags.FLAGS.busy))
   one, two = map(min, seconds.values())
   print(
-    f'{flags.FLAGS.busy} pieces of a second: {one:.1f} s by a worker, {two:.1f} '
-    f's by two, {one / two:.2f} times the rate (fastest of '
+    f'{flags.FLAGS.busy} pieces of a second: {one:.1f} s by a worker, '
+    f'{two:.1f} s by two, {one / two:.2f} times the rate (fastest of '
     f'{flags.FLAGS.rounds})'
   )
 
