@@ -263,6 +263,7 @@ class Predictor:
       checkpoint: quantised.check(checkpoint) for checkpoint in pending
     }
     readers = [self._reader(data_set) for data_set in data_sets]
+    compared = set()
     described = [data_set.records for data_set in data_sets]
     member_checks.check_data(checkpoints, described)
     progress = tqdm.tqdm(
@@ -288,6 +289,10 @@ class Predictor:
             }
             if not chosen:
               continue
+            if not data_set.reader and shard not in compared:
+              # Two shards of one size may have been swapped.
+              shard_files.check_digest(shard, data_set.records)
+              compared.add(shard)
             frames = self._predict_shard(
               reader.read(shard, data_set.records),
               shard,

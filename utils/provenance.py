@@ -7,6 +7,7 @@ skipped and results of other settings or inputs are never mixed or replaced
 without a word.
 """
 
+import concurrent.futures
 import datetime
 import importlib.metadata
 import json
@@ -215,6 +216,24 @@ def of_this_process(script: str) -> dict[str, Any]:
     'packages': _versions(),
     'environment': environment(),
   }
+
+
+def outputs(folder: str, files: Iterable[str]) -> dict[str, str]:
+  """What a record says of figures and the like: SHA-256 by their paths in it.
+
+  Tables, shards and networks have checksums of their own.
+
+  Args:
+    folder: of the record.
+    files: below it.
+  """
+  files = list(files)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    found = pool.map(digests.of_file, files)
+    return {
+      str(epath.Path(path).relative_to(folder)): digest
+      for path, digest in zip(files, found, strict=True)
+    }
 
 
 def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:
