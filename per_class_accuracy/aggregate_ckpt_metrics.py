@@ -13,7 +13,8 @@ Writes one CSV per network, `tables.CLASS_METRICS`:
 with support, recall and precision of every class, and top-1, top-5 and mean
 loss over all images in every row. A network whose file exists is skipped. With
 --groups_file the rows are groups instead of classes, the folder is
-group_metrics, and gen_tstatistic reads it as it reads classes.
+group_metrics, and gen_tstatistic reads it as it reads classes. A study whose
+data has groups (build_image_data --group_columns) has both measured.
 
   python -m per_class_accuracy.aggregate_ckpt_metrics --study=runs/digits
 
@@ -115,7 +116,8 @@ def define_flags() -> None:
     'groups_file',
     '',
     'CSV with a column group beside one of class_id, class or image_key: '
-    'measure these groups instead of classes. Empty for classes.',
+    'measure these groups instead of classes. Empty for classes; where the '
+    'data of --study has groups, for both.',
   )
   flags.DEFINE_integer(
     'batch_size', 64, 'Images per step, with --ckpt_dir.', lower_bound=1
@@ -563,24 +565,31 @@ def main(argv: list[str]) -> None:
     f.ckpt_dir = [folder]
   if f.study and not f.ckpt_dir:
     required |= {'predictions_directory': 'predictions'}
+  measured = [f.groups_file]
   command_line.with_study(
-    f, required, {'data_directory': 'data', 'classes_file': 'classes'}
+    f,
+    required,
+    {'data_directory': 'data', 'classes_file': 'classes'}
+    | ({} if f.test_small_sample else {'groups_file': 'groups'}),
   )
-  run(
-    ckpt_dir=f.ckpt_dir,
-    predictions_directory=f.predictions_directory,
-    data_directory=f.data_directory,
-    output_path=f.output_path,
-    mode=f.mode,
-    dataset_name=f.dataset_name,
-    num_classes=f.num_classes,
-    groups_file=f.groups_file,
-    classes_file=f.classes_file,
-    batch_size=f.batch_size,
-    preprocessing=f.preprocessing,
-    compute_precision=f.precision,
-    label_smoothing=f.label_smoothing,
-  )
+  if f.groups_file not in measured:
+    measured.append(f.groups_file)
+  for groups_file in measured:
+    run(
+      ckpt_dir=f.ckpt_dir,
+      predictions_directory=f.predictions_directory,
+      data_directory=f.data_directory,
+      output_path=f.output_path,
+      mode=f.mode,
+      dataset_name=f.dataset_name,
+      num_classes=f.num_classes,
+      groups_file=groups_file,
+      classes_file=f.classes_file,
+      batch_size=f.batch_size,
+      preprocessing=f.preprocessing,
+      compute_precision=f.precision,
+      label_smoothing=f.label_smoothing,
+    )
 
 
 if __name__ == '__main__':

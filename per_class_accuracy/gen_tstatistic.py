@@ -34,6 +34,8 @@ pairs, and the two of a pair change places; is_paired says where.
 
   python -m per_class_accuracy.gen_tstatistic --study=runs/digits
 
+A study that has metrics of groups has these tested, too, below results/groups.
+
 Expect a second for each level of 1,000 classes and 30 models beside 30 dense
 ones. Cells without an answer are empty.
 """
@@ -53,6 +55,7 @@ from utils import (
   paths,
   populations,
   provenance,
+  storage,
   tables,
 )
 
@@ -329,21 +332,30 @@ def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
   f = flags.FLAGS
+  is_given = f.data_directory or f.output_file
   command_line.with_study(
     f, {'data_directory': 'class_metrics', 'output_file': 'results'}
   )
-  run(
-    data_directory=f.data_directory,
-    output_file=f.output_file,
-    dataset_name=f.dataset_name or 'imagenet',
-    mode=f.mode,
-    fractions=command_line.fractions('sparsity_fraction', f.sparsity_fraction),
-    paired_methods=f.paired_methods,
-    normalisation=f.normalisation,
-    accuracy_constants=parse_constants(f.accuracy_constants),
-    num_permutations=f.num_permutations,
-    seed=f.seed,
-  )
+  tested = [(f.data_directory, f.output_file)]
+  if not is_given:
+    groups = paths.group_metrics_folder(f.output_file, f.dataset_name, f.mode)
+    if storage.exists(groups):
+      tested.append((groups, paths.group_tests(f.output_file)))
+  for data_directory, output_file in tested:
+    run(
+      data_directory=data_directory,
+      output_file=output_file,
+      dataset_name=f.dataset_name or 'imagenet',
+      mode=f.mode,
+      fractions=command_line.fractions(
+        'sparsity_fraction', f.sparsity_fraction
+      ),
+      paired_methods=f.paired_methods,
+      normalisation=f.normalisation,
+      accuracy_constants=parse_constants(f.accuracy_constants),
+      num_permutations=f.num_permutations,
+      seed=f.seed,
+    )
 
 
 if __name__ == '__main__':

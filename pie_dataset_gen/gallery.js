@@ -25,7 +25,7 @@ const term = (text, name) =>
   make('span', {title: window.gallery.terms[name] || ''}, text);
 
 const gallery = (() => {
-  const {levels, images, solidity, suspects} = window.gallery;
+  const {levels, images, solidity, suspects, groups} = window.gallery;
   // Cards are made as they are needed: thousands of them open at once.
   const CHUNK = 120;
   let shown = [];
@@ -96,6 +96,7 @@ const gallery = (() => {
     const at = level();
     const kind = byId('kind').value;
     const label = byId('class').value;
+    const group = groups.length ? byId('group').value : '';
     const wanted = byId('direction').value;
     const search = byId('search').value;
     return images
@@ -103,6 +104,7 @@ const gallery = (() => {
         (image) =>
           KINDS[kind](image, at) &&
           (label === '' || image.label === Number(label)) &&
+          (group === '' || image.groups.includes(Number(group))) &&
           (!wanted || wanted === direction(image, at)) &&
           image.key.includes(search),
       )
@@ -277,6 +279,9 @@ const gallery = (() => {
     const suspect = suspectOf.get(image.key);
     byId('large-votes').replaceChildren(
       make('p', {}, `Label: ${className(image.label)} (${image.shard})`),
+      ...(image.groups.length
+        ? [make('p', {}, `Groups: ${image.groups.map((at) => groups[at]).join('; ')}`)]
+        : []),
       ...(suspect && suspect.suggested !== null
         ? [
             make(
@@ -334,6 +339,7 @@ const gallery = (() => {
   byId('class').append(
     ...present.sort((a, b) => a - b).map((label) => option(label, className(label))),
   );
+  if (groups.length) byId('group').append(...groups.map((name, at) => option(at, name)));
   byId('filters').addEventListener('input', update);
   byId('filters').addEventListener('submit', (event) => event.preventDefault());
   byId('large-previous').addEventListener('click', () => turn(-1));

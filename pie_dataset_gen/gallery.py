@@ -5,7 +5,8 @@ Reads
   --image_directory        a folder or tar of images, each at its key
   --results_directory      what the other scripts wrote: the modal labels of
                            aggregate_predictions; and, if they are there, its
-                           PIE null, the costs of measure_costs, the predictions
+                           PIE null, the costs of measure_costs, those of
+                           groups too, the predictions
                            of the members, for the full vote of each image, the
                            tests of gen_tstatistic, the verdicts and table of
                            headline_table, the suspects of rank_suspects and the
@@ -56,6 +57,7 @@ from pie_dataset_gen import (
   gallery_images,
   gallery_tables,
   glossary,
+  group_costs,
   headline_rows,
   same_networks,
   solidity,
@@ -118,6 +120,12 @@ def define_flags() -> None:
     'CSV with the columns class_id and class_name, for the names of the '
     'classes; has to agree with those of --data_directory. Empty: those, or '
     'the class ids.',
+  )
+  flags.DEFINE_string(
+    'groups_file',
+    '',
+    'CSV of groups of images, for a filter: columns group and image_key. '
+    'Empty: those of the data of --study, if it has any.',
   )
   flags.DEFINE_string(
     'results_directory',
@@ -201,14 +209,16 @@ def run(
   ckpt_dir: str | Sequence[str] = '',
   robustness_directory: str = '',
   others_per_class: int = 20,
-  image_size: int = 500,
-  thumbnail_size: int = 160,
+  sizes: tuple[int, int] = (500, 160),
   suspects: int = 50,
   image_directory: str = '',
   predictions_directory: str = '',
   classes_file: str = '',
+  groups_file: str = '',
 ) -> str:
   """Writes the page; returns the path of its index.html.
+
+  Args are as the flags; sizes are the longest sides of images and thumbnails.
 
   Raises:
     FileNotFoundError: something that was asked for is not there.
@@ -249,7 +259,6 @@ def run(
   )
   folder = paths.gallery(*of_results)
   wanted = chosen.groupby('filename')['image_key'].agg(set).to_dict()
-  sizes = image_size, thumbnail_size
   missing: list[str] = []
   if image_directory or not records:
     pictures, missing = _write_found(image_directory, wanted, folder, *sizes)
@@ -262,8 +271,9 @@ def run(
     level: (int(populations.is_pie(rows).sum()), len(rows))
     for level, rows in populations.by_level(labels).items()
   }
+  groups = group_costs.read_groups(groups_file) if groups_file else {}
   data = gallery_data.page_data(
-    chosen, totals, pictures, votes, first, names, dataset_name, mode
+    chosen, totals, pictures, votes, first, names, dataset_name, mode, groups
   )
   headline = parts[tables.HEADLINE.name]
   figures = gallery_figures.write_figures(
@@ -286,6 +296,7 @@ def run(
     levels=gallery_tables.levels(labels, parts[tables.PIE_NULL.name]),
     headline=gallery_tables.headline(headline),
     costs=gallery_tables.costs(parts[tables.COSTS.name]),
+    group_costs=gallery_tables.group_costs(parts[tables.GROUP_COSTS.name]),
     figures=figures,
     missing=missing,
     image_directory=image_directory,
@@ -350,6 +361,7 @@ def _read_parts(
     (tables.PIE_NULL, paths.pie_null(*of_results)),
     (tables.SUSPECTS, paths.suspects(*of_results)),
     (tables.COSTS, paths.costs(*of_results)),
+    (tables.GROUP_COSTS, paths.group_costs(*of_results)),
     (tables.RELIABILITY, paths.reliability(*of_results)),
   ):
     parts[table.name] = csvs.empty(table)
@@ -361,7 +373,10 @@ def _read_parts(
     null, costs = parts[tables.PIE_NULL.name], parts[tables.COSTS.name]
     if len(costs):
       same_networks.check_costs(labels, costs, paths.costs(*of_results))
-    parts[tables.VERDICTS.name] = verdicts.of_levels(null, impacts, costs)
+    of_groups = parts[tables.GROUP_COSTS.name]
+    parts[tables.VERDICTS.name] = verdicts.of_levels(
+      null, impacts, costs, of_groups
+    )
     inputs += files
     metrics = paths.class_metrics_folder(*of_results)
     if storage.exists(metrics):
@@ -496,6 +511,7 @@ def main(argv: list[str]) -> None:
     {
       'data_directory': 'data',
       'classes_file': 'classes',
+      'groups_file': 'groups',
       'ckpt_dir': 'checkpoints',
       'robustness_directory': 'robustness',
     },
@@ -508,12 +524,12 @@ def main(argv: list[str]) -> None:
     ckpt_dir=f.ckpt_dir,
     robustness_directory=f.robustness_directory,
     others_per_class=f.others_per_class,
-    image_size=f.image_size,
-    thumbnail_size=f.thumbnail_size,
+    sizes=(f.image_size, f.thumbnail_size),
     suspects=f.suspects,
     image_directory=f.image_directory,
     predictions_directory=f.predictions_directory,
     classes_file=f.classes_file,
+    groups_file=f.groups_file,
   )
 
 

@@ -197,6 +197,7 @@ def page_data(
   classes: Sequence[str],
   dataset_name: str,
   mode: str,
+  groups: Mapping[str, Collection[str]],
 ) -> dict[str, object]:
   """What the page's scripts read; the numbers are those of the CSVs.
 
@@ -211,6 +212,7 @@ def page_data(
     classes: [num_classes] their names.
     dataset_name: of the results.
     mode: split.
+    groups: group -> keys of its images; empty where there are none.
   """
 
   def cast(key, level):
@@ -286,6 +288,11 @@ def page_data(
   data['digest'] = digests.of_bytes(to_json({**about, 'images': drawn_from}))[
     :16
   ]
+  data['groups'] = list(groups)
+  for image in images:
+    image['groups'] = [
+      i for i, of in enumerate(groups.values()) if image['key'] in of
+    ]
   data['suspects'] = [
     {
       'key': row.image_key,

@@ -148,6 +148,20 @@ def costs(rows: pd.DataFrame) -> dict[str, list]:
   }
 
 
+def group_costs(rows: pd.DataFrame) -> dict[str, list]:
+  """The same of each group of images, whose lines follow one another.
+
+  Args:
+    rows: of `tables.GROUP_COSTS`.
+  """
+  found: dict[str, list] = {'levels': [], 'rows': []}
+  for group, of in rows.groupby('group', sort=False):
+    part = costs(of)
+    found['levels'] = part['levels']
+    found['rows'] += [{'group': group, **row} for row in part['rows']]
+  return found
+
+
 def verdicts(found: pd.DataFrame) -> list[dict[str, object]]:
   """The sentences of each level, in the order of `tables.VERDICTS`.
 

@@ -181,6 +181,19 @@ TERMS: Mapping[str, str] = {
   'overconfidence': (
     'The mean confidence less the top-1: above 0 a member is too sure.'
   ),
+  'share of PIEs': (
+    'How many of the PIEs are of the group; beside it, how many of all images.'
+  ),
+  'false positive rate': (
+    'The share of images of class 0 that a member calls 1, of two classes.'
+  ),
+  'false negative rate': (
+    'The share of images of class 1 that a member calls 0, of two classes.'
+  ),
+  'equalised odds difference': (
+    'How far groups are apart in their false positive rates, or in their false '
+    'negative rates if that is further. It is above 0 by chance, too.'
+  ),
   'top-1': 'The share of images whose class a member predicts rightly.',
   'error, dense = 1': (
     "The compressed members' error over that of the dense members on the same "

@@ -15,7 +15,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pie_dataset_gen import comparisons, cost_rows, shard_predictions, verdicts
+from pie_dataset_gen import (
+  comparisons,
+  cost_rows,
+  headline_rows,
+  shard_predictions,
+  verdicts,
+)
 from utils import csvs, populations, tables
 
 ALL_GROUPS = 'all groups'
@@ -23,7 +29,7 @@ PIE_SHARE = 'share of PIEs'
 ERROR = 'error'
 FALSE_POSITIVE = 'false positive rate'
 FALSE_NEGATIVE = 'false negative rate'
-EQUALISED_ODDS = 'equalised odds difference'
+EQUALISED_ODDS = headline_rows.EQUALISED_ODDS
 _NOT_BINARY = 'false positives are of labels that are 0 and 1'
 _NO_IMAGES = 'the group has no such image'
 

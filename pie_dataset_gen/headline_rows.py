@@ -18,6 +18,8 @@ BEYOND_NOISE = 'churn beyond noise'
 NEWLY_WRONG = 'newly wrong'
 NEWLY_RIGHT = 'newly right'
 CALIBRATION_ERROR = 'ECE of the predicted class'
+LOWEST_OF_GROUPS = 'lowest recall of a group'
+EQUALISED_ODDS = 'equalised odds difference'
 COMPRESSION = 'compression ratio'
 SPEED_UP = 'theoretical speed-up'
 GZIPPED = 'bytes, gzipped'
@@ -33,6 +35,8 @@ SHORT = (
   'classes that fell against the whole',
   'classes that rose against the whole',
   'p of so many classes, by chance',
+  LOWEST_OF_GROUPS,
+  EQUALISED_ODDS,
   AGAINST_DENSE,
   NEWLY_WRONG,
   NEWLY_RIGHT,
@@ -295,7 +299,23 @@ def _lowest_of_dense(row: pd.Series) -> Cell:
 def group_rows(summary: pd.DataFrame) -> list[Row]:
   """The group that does worst: `tables.CLASS_IMPACT_SUMMARY` of groups."""
   row = class_rows(summary)[-1]
-  return [row._replace(measure='lowest recall of a group')]
+  return [row._replace(measure=LOWEST_OF_GROUPS)]
+
+
+def odds_rows(costs: pd.DataFrame) -> list[Row]:
+  """How far groups are apart: `tables.GROUP_COSTS`; none of other labels."""
+  row = Row(EQUALISED_ODDS, {})
+  for line in costs[costs['measure'] == EQUALISED_ODDS].to_dict('records'):
+    reason = line['not_available'] if np.isnan(line['low']) else ''
+    row.cells[populations.level_of(line)] = Cell(
+      line['value'], line['low'], line['high'], reason
+    )
+    row.cells[populations.DENSE] = Cell(
+      line['reference'],
+      not_available=NO_PIES if np.isnan(line['reference']) else '',
+    )
+  is_known = any(not np.isnan(cell.value) for cell in row.cells.values())
+  return [row] if is_known else []
 
 
 def cost_rows(costs: pd.DataFrame) -> list[Row]:

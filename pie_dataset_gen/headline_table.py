@@ -10,7 +10,8 @@ Reads in --results_directory what the other scripts wrote there:
                   against the whole; and of groups, if its --output_file was
                   <results_directory>/groups
 
-  costs           of pie_dataset_gen.measure_costs: churn, flips, calibration
+  costs           of pie_dataset_gen.measure_costs: churn, flips, calibration,
+                  and equalised odds of groups
   gains           of pie_dataset_gen.measure_gains: weights, operations, bytes
 
 and in --robustness_directory the summary of robustness_tests.summarize:
@@ -172,6 +173,7 @@ class _Parts(NamedTuple):
     null: rows of `tables.PIE_NULL`.
     impacts: what gen_tstatistic wrote of classes, and of groups.
     costs: rows of `tables.COSTS`.
+    group_costs: rows of `tables.GROUP_COSTS`.
     gains: rows of `tables.GAINS`.
     speed: rows of `tables.SPEED`.
     metrics: folder of the class metrics.
@@ -183,6 +185,7 @@ class _Parts(NamedTuple):
   null: pd.DataFrame | None
   impacts: list[verdicts.Impact]
   costs: pd.DataFrame | None
+  group_costs: pd.DataFrame | None
   gains: pd.DataFrame | None
   speed: pd.DataFrame | None
   metrics: str
@@ -219,6 +222,7 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
     null,
     impacts,
     costs,
+    _read_if_there(tables.GROUP_COSTS, paths.group_costs(*place), inputs),
     _read_if_there(tables.GAINS, paths.gains(*of_networks), inputs),
     _read_if_there(tables.SPEED, paths.speed(*of_networks), inputs),
     metrics,
@@ -234,6 +238,17 @@ def _read_if_there(
     return None
   inputs.append(path)
   return csvs.read(table, path)
+
+
+def _rows_of_groups(parts: _Parts) -> list[headline_rows.Row]:
+  """The rows of groups; none where nobody asked for them."""
+  rows: list[headline_rows.Row] = []
+  for of in parts.impacts:
+    if of.about == 'groups':
+      rows += headline_rows.group_rows(of.summary)
+  if parts.group_costs is not None:
+    rows += headline_rows.odds_rows(parts.group_costs)
+  return rows
 
 
 def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
@@ -254,9 +269,7 @@ def _rows_of(parts: _Parts) -> list[headline_rows.Row]:
     rows += headline_rows.absent(
       'classes that fell against the whole', tables.CLASS_IMPACT_SUMMARY
     )
-  for of in parts.impacts:
-    if of.about == 'groups':
-      rows += headline_rows.group_rows(of.summary)
+  rows += _rows_of_groups(parts)
   if parts.costs is not None:
     rows += headline_rows.cost_rows(parts.costs)
   else:
@@ -313,7 +326,9 @@ def run(
     )
   levels = populations.sort_levels(level for row in rows for level in row.cells)
   write_rows(rows, levels, paths.headline_table(results_directory))
-  said = verdicts.of_levels(parts.null, parts.impacts, parts.costs)
+  said = verdicts.of_levels(
+    parts.null, parts.impacts, parts.costs, parts.group_costs
+  )
   csvs.write(
     tables.VERDICTS,
     said,

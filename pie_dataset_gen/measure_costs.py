@@ -9,9 +9,10 @@ pairs, and the modal labels. Writes in <results_directory>/<dataset_name>
                           it is beyond that
   <mode>_class_costs.csv  for each level and class: PIEs beside the share of
                           images, and flips
-  <mode>_group_costs.csv  with --groups_file, for each level and group of images
-                          PIEs beside the share of images, error, and of labels
-                          0 and 1 false positives and negatives, equalised odds
+  <mode>_group_costs.csv  of groups of images, if there are any, for each level
+                          and group PIEs beside the share of images, error, and
+                          of labels 0 and 1 false positives and negatives,
+                          equalised odds
   <mode>_newly_wrong.csv  what the images that became wrong are taken for
   <mode>_reliability.csv  how often members are right, by how sure they are
 
@@ -104,7 +105,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'groups_file',
     '',
-    'CSV of groups of images: columns group and image_key. Empty: none.',
+    'CSV of groups of images: columns group and image_key. Empty: those of the '
+    'data of --study (build_image_data --group_columns), if it has any.',
   )
   flags.DEFINE_enum(
     'mode', 'eval', ['eval', 'train'], 'Split that was predicted.'
@@ -424,7 +426,7 @@ def main(argv: list[str]) -> None:
   command_line.with_study(
     f,
     {'data_directory': 'predictions', 'results_directory': 'results'},
-    {'records_directory': 'data'},
+    {'records_directory': 'data', 'groups_file': 'groups'},
   )
   run(
     f.data_directory,

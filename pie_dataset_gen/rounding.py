@@ -5,7 +5,7 @@ import math
 _SHARES = (
   *('top-', 'error', 'loss', 'lowest recall', 'churn', 'newly', 'NLL', 'Brier'),
   *('ECE', 'mean confidence', 'confidence', 'overconfidence'),
-  *('compression ratio', 'theoretical speed-up'),
+  *('compression ratio', 'theoretical speed-up', 'false ', 'equalised odds'),
 )
 # Of the size of a hundredth of a share.
 _SQUARES = 'squared'

@@ -243,17 +243,25 @@ _COSTS = {
     'overconfidence',
     'the mean confidence less top-1',
   ),
+  # Of labels 0 and 1 only.
+  'odds': (
+    'equalised odds difference',
+    'the widest range over the groups of false positives or false negatives',
+  ),
 }
 
 
 def of_costs(rows: pd.DataFrame) -> list[Verdict]:
-  """What rows of `tables.COSTS` say of one level: a question, a measure."""
+  """What rows of `tables.COSTS` say of one level: a question, a measure.
+
+  Or of `tables.GROUP_COSTS`, of which only the odds are of all groups.
+  """
   said = []
   level = populations.level_of(rows.iloc[0].to_dict()).words
   by_measure = {row['measure']: row for row in rows.to_dict('records')}
   for about, (measure, words) in _COSTS.items():
     row = by_measure.get(measure)
-    if row is None:
+    if row is None or (about == 'odds' and np.isnan(row['value'])):
       continue
     value, reference = (
       '' if np.isnan(row[name]) else rounding.number(row[name], measure)
@@ -288,6 +296,7 @@ def of_levels(
   null: pd.DataFrame | None,
   impacts: Sequence[Impact],
   costs: pd.DataFrame | None = None,
+  group_costs: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
   """What is said of all levels.
 
@@ -295,6 +304,7 @@ def of_levels(
     null: rows of `tables.PIE_NULL`, or None.
     impacts: of classes, of groups.
     costs: rows of `tables.COSTS`, or None.
+    group_costs: rows of `tables.GROUP_COSTS`, or None.
 
   Returns:
     Rows of `tables.VERDICTS`.
@@ -309,8 +319,9 @@ def of_levels(
       level = populations.level_of(row)
       verdict = of_impact(about, row, of_level.get(level, tests[:0]))
       said.setdefault(level, []).append(verdict)
-  if costs is not None:
-    for level, rows in populations.by_level(costs).items():
+  for found in (costs, group_costs):
+    of_levels = {} if found is None else populations.by_level(found)
+    for level, rows in of_levels.items():
       if not level.is_dense:
         said.setdefault(level, []).extend(of_costs(rows))
   return pd.DataFrame(

@@ -12,7 +12,9 @@ What it reads, by --source:
               a tar of either, or, with --validation_labels, a folder or tar of
               images without classes. --validation_fraction takes the
               evaluation images, by a hash of their names, out of
-              --train_directory.
+              --train_directory. With --image_table, images that lie in no
+              class's folder, and a CSV that says of each its class, groups,
+              and maybe its split, as CelebA has them.
   imagenet  the same, as downloaded, with ImageNet's name, sizes, channel
             statistics and numbers of shards as defaults:
               --train_directory=ILSVRC2012_img_train.tar
@@ -35,8 +37,9 @@ and are counted in the log. Anything else is an error that names the file.
 What it writes to --output_dir: train-00000-of-NNNNN ... in an order fixed by a
 hash, validation-00000-of-NNNNN ... in the order of file names, records in the
 original's dialect (labels from 1), and last image_records.json: where it stands
-the data set is complete. Killed, the same command goes on where it was;
-finished shards are not written again.
+the data set is complete. With --group_columns also groups_train.csv and
+groups_eval.csv, which other scripts find there by --study. Killed, the same
+command goes on where it was; finished shards are not written again.
 
   python -m save_checkpoint.build_image_data --source=digits --study=runs/digits
 
@@ -45,6 +48,14 @@ takes a few seconds, and a folder of one's own is read by
   python -m save_checkpoint.build_image_data --source=folders \
       --train_directory=pets/train --validation_directory=pets/val \
       --study=runs/pets
+
+CelebA's faces, in groups (docs/your_data.md makes the CSV of its lists):
+
+  python -m save_checkpoint.build_image_data --study=runs/celeba \
+      --source=folders --train_directory=img_align_celeba \
+      --image_table=celeba.csv --class_column=Blond_Hair \
+      --group_columns=Male,Young,Male+Young \
+      --split_column=split --split_values=0,2
 
 ImageNet is bound by decoding every image once, as a check: about 700 images a
 second and core, half an hour on two cores.
@@ -64,11 +75,20 @@ from etils import epath
 from save_checkpoint import (
   cifar_archives,
   image_sources,
+  image_tables,
   planned_shards,
   same_images,
   source_facts,
 )
-from utils import command_line, image_records, paths, provenance, storage
+from utils import (
+  command_line,
+  csvs,
+  image_records,
+  paths,
+  provenance,
+  storage,
+  tables,
+)
 
 FLAGS = flags.FLAGS
 _IMAGES_PER_SHARD = 500
@@ -149,11 +169,17 @@ def _find_pictures(
   archive: str,
   train_directory: str,
   validation_directory: str,
-  validation_labels: str,
+  validation_labels: str | image_tables.ImageTable,
   validation_fraction: float,
 ) -> dict[str, list[image_sources.Picture]]:
   """Lists the images by split, from an archive or from elsewhere."""
   of_archive = source_facts.SOURCES[source].archive
+  if isinstance(validation_labels, image_tables.ImageTable):
+    if source != 'folders' or archive:
+      raise ValueError(f'--image_table with --source={source}, wanted folders')
+    return validation_labels.find(
+      train_directory, validation_directory, validation_fraction
+    )
   directories = (train_directory, validation_directory, validation_labels)
   if validation_fraction and source != 'folders':
     raise ValueError(
@@ -166,6 +192,38 @@ def _find_pictures(
   image_sources.raise_unless_empty(source, *directories)
   path = archive or cifar_archives.fetch(of_archive, output_dir)
   return cifar_archives.read(of_archive, path)
+
+
+def _write_groups(
+  output_dir: str,
+  pictures: Mapping[str, Sequence[image_sources.Picture]],
+  table: image_tables.ImageTable | None,
+) -> None:
+  """Writes which image is of which group.
+
+  Raises:
+    ValueError: output_dir holds a complete data set with other groups.
+  """
+  is_complete = storage.exists(paths.image_records(output_dir))
+  for split, mode in (('train', 'train'), ('validation', 'eval')):
+    path = paths.image_groups(output_dir, mode)
+    rows = csvs.empty(tables.GROUPS)
+    if table:
+      rows = table.groups(pictures.get(split, ()))
+    if is_complete:
+      there = csvs.empty(tables.GROUPS)
+      if storage.exists(path):
+        there = csvs.read(tables.GROUPS, path)
+      names = ['group', 'image_key']
+      if set(map(tuple, there[names].to_numpy())) != set(
+        map(tuple, rows[names].to_numpy())
+      ):
+        raise ValueError(
+          f'{path} holds, or lacks, other groups than these flags make: choose '
+          'another --output_dir'
+        )
+    elif len(rows):
+      csvs.write(tables.GROUPS, rows, path)
 
 
 def _shard(result: Mapping[str, Any]) -> image_records.Shard:
@@ -233,7 +291,7 @@ def run(
   output_dir: str,
   train_directory: str = '',
   validation_directory: str = '',
-  validation_labels: str = '',
+  validation_labels: str | image_tables.Columns = '',
   labels_file: str = '',
   num_shards: dict[str, int | None] | None = None,
   statistics: str | None = None,
@@ -250,7 +308,8 @@ def run(
     output_dir: where the shards go.
     train_directory: as the flag.
     validation_directory: as the flag.
-    validation_labels: as the flag.
+    validation_labels: as the flag; or where a table says the classes of all
+      images, as the flags from image_table on.
     labels_file: as the flag.
     num_shards: split -> number of shards; None for the source's default.
     statistics: 'train', 'imagenet' or None, as the flag channel_statistics.
@@ -267,17 +326,22 @@ def run(
   """
   storage.check_writable(output_dir)
   facts = source_facts.SOURCES[source]
+  table, labels = None, validation_labels
+  if isinstance(labels, image_tables.Columns):
+    table, labels = image_tables.ImageTable(labels), labels.path
   pictures = _find_pictures(
     source,
     output_dir,
     archive,
     train_directory,
     validation_directory,
-    validation_labels,
+    table or labels,
     validation_fraction,
   )
   measured = _is_measured(source, statistics, pictures)
   classes = image_sources.find_classes(pictures, labels_file)
+  if table and not labels_file:
+    classes |= {key: table.classes[key] for key in classes}
   if test_small_sample:
     pictures = {
       split: sorted(images, key=planned_shards.hash_of_key)[:_SMALL_SAMPLE]
@@ -295,7 +359,7 @@ def run(
     **({'crop_area_min': 1.0} if given.get('crop_padding') else {}),
     **given,
     'class_names': tuple(classes.values()),
-    'class_keys': tuple(classes) if facts.keyed else (),
+    'class_keys': tuple(classes) if facts.keyed and not table else (),
   }
   image_records.ImageRecords(**fields)  # refuses bad flags before hours of work
   counts = _shard_counts(source, pictures, num_shards or {})
@@ -304,6 +368,7 @@ def run(
   )
   together = [plan for of_split in plans.values() for plan in of_split]
   _check_output(output_dir, together)
+  _write_groups(output_dir, pictures, table)
   results = planned_shards.write_shards(together, num_workers)
   same_images.check(plans, results)
   converted: collections.Counter[str] = collections.Counter()
@@ -331,7 +396,7 @@ def run(
       )
     logging.info('%s is complete', output_dir)
     return records
-  sources = (archive, train_directory, validation_directory, validation_labels)
+  sources = (archive, train_directory, validation_directory, labels)
   provenance.write(
     output_dir,
     'save_checkpoint.build_image_data',
@@ -400,6 +465,43 @@ def define_flags() -> None:
     'called as its folder in the train split (wnids, not the numbers of '
     "ImageNet's development kit, which go in another order). Empty for images "
     'in folders.',
+  )
+  flags.DEFINE_string(
+    'image_table',
+    '',
+    'CSV with a row for each image, for images that lie in no folder of their '
+    'class; of the source folders. Empty: the folders say the class.',
+  )
+  flags.DEFINE_string(
+    'image_column',
+    '',
+    'Column of --image_table: the name of the file, which becomes the image '
+    'key. Empty: the first one.',
+  )
+  flags.DEFINE_string(
+    'class_column',
+    '',
+    'Column of --image_table: the class. One of -1 and 1, 0 and 1, or False '
+    'and True makes the classes "not <column>", which is 0, and "<column>".',
+  )
+  flags.DEFINE_list(
+    'group_columns',
+    [],
+    'Columns of --image_table whose values make groups of images, such as '
+    'Male,Young,Male+Young: columns joined by + make a group of each '
+    'combination. Images without a value are of none. Empty: no groups.',
+  )
+  flags.DEFINE_string(
+    'split_column',
+    '',
+    'Column of --image_table: the split of each image of --train_directory. '
+    'Empty: it says none.',
+  )
+  flags.DEFINE_list(
+    'split_values',
+    ['train', 'test'],
+    'What --split_column holds for training images and for evaluation images '
+    '(0,2 for CelebA); images with other values are left out.',
   )
   flags.DEFINE_string(
     'labels_file',
@@ -475,6 +577,25 @@ def define_flags() -> None:
   )
 
 
+def _labels(f: flags.FlagValues) -> str | image_tables.Columns:
+  """The flags that say the classes of images that lie in no class's folder."""
+  of_table = ('image_column', 'class_column', 'group_columns', 'split_column')
+  if not f.image_table:
+    if given := [name for name in of_table if f[name].value]:
+      raise ValueError(f'--{given[0]} without --image_table')
+    return f.validation_labels
+  if f.validation_labels:
+    raise ValueError('wanted one of --image_table and --validation_labels')
+  return image_tables.Columns(
+    f.image_table,
+    f.image_column,
+    f.class_column,
+    tuple(f.group_columns),
+    f.split_column,
+    tuple(f.split_values),
+  )
+
+
 def main(argv: list[str]) -> None:
   """Turns flags into arguments."""
   del argv
@@ -487,7 +608,7 @@ def main(argv: list[str]) -> None:
     FLAGS.output_dir,
     FLAGS.train_directory,
     FLAGS.validation_directory,
-    FLAGS.validation_labels,
+    _labels(FLAGS),
     FLAGS.labels_file,
     {split: FLAGS[f'{split}_shards'].value for split in image_sources.SPLITS},
     FLAGS.channel_statistics,

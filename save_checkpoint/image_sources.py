@@ -167,16 +167,11 @@ def encoded(picture: Image.Image, form: str, **options) -> bytes:
   return file.getvalue()
 
 
-def find_pictures(source: str, labels: str = '') -> list[Picture]:
-  """Lists the images of a split, sorted by key.
-
-  Args:
-    source: a folder or a tar, as in this file's docstring.
-    labels: a list of classes for images that lie in no class's folder: one
-      class a line in the order of file names, or `<file name> <class>`.
+def list_pictures(source: str) -> list[Picture]:
+  """Lists all images of a folder or tar, in folders or not, sorted by key.
 
   Raises:
-    ValueError: it holds no image, or files where only folders are wanted.
+    ValueError: it holds no image.
     FileNotFoundError: it is not there.
   """
   if not storage.exists(source):
@@ -191,7 +186,22 @@ def find_pictures(source: str, labels: str = '') -> list[Picture]:
       raise ValueError(
         f'{source} holds {picture.key!r}, whose name is not UTF-8'
       ) from None
-  found.sort(key=lambda picture: picture.key)
+  return sorted(found, key=lambda picture: picture.key)
+
+
+def find_pictures(source: str, labels: str = '') -> list[Picture]:
+  """Lists the images of a split, sorted by key.
+
+  Args:
+    source: a folder or a tar, as in this file's docstring.
+    labels: a list of classes for images that lie in no class's folder: one
+      class a line in the order of file names, or `<file name> <class>`.
+
+  Raises:
+    ValueError: it holds no image, or files where only folders are wanted.
+    FileNotFoundError: it is not there.
+  """
+  found = list_pictures(source)
   loose = [picture for picture in found if not picture.class_key]
   if labels:
     if len(loose) < len(found):
@@ -377,6 +387,27 @@ def find_source(
     return digits()
   if validation_labels and not validation_directory:
     raise ValueError('--validation_labels without --validation_directory')
+  check_directories(
+    source, train_directory, validation_directory, validation_fraction
+  )
+  pictures = {}
+  for split, directory in directories.items():
+    if directory:
+      labels = validation_labels if split == 'validation' else ''
+      pictures[split] = find_pictures(directory, labels)
+      logging.info('%s: %d images', directory, len(pictures[split]))
+  if validation_fraction:
+    return split_off(pictures['train'], validation_fraction)
+  return pictures
+
+
+def check_directories(
+  source: str,
+  train_directory: str,
+  validation_directory: str,
+  validation_fraction: float,
+) -> None:
+  """Raises ValueError for folders and a fraction that make no splits."""
   if train_directory and train_directory.rstrip('/') == (
     validation_directory.rstrip('/')
   ):
@@ -390,20 +421,11 @@ def find_source(
       '--validation_fraction is of the images of --train_directory, without '
       '--validation_directory'
     )
-  pictures = {}
-  for split, directory in directories.items():
-    if directory:
-      labels = validation_labels if split == 'validation' else ''
-      pictures[split] = find_pictures(directory, labels)
-      logging.info('%s: %d images', directory, len(pictures[split]))
-  if not pictures:
+  if not train_directory and not validation_directory:
     raise ValueError(
       f'--source={source} wants --train_directory, --validation_directory or '
       'both'
     )
-  if validation_fraction:
-    return split_off(pictures['train'], validation_fraction)
-  return pictures
 
 
 def raise_unless_empty(source: str, *directories: str) -> None:

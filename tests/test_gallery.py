@@ -47,6 +47,8 @@ CLASSES = ('cat', HTML, 'a "quoted", class', "d'og & co")
 HOSTILE_KEY = '../../<script>alert(1)</script>,"'
 IMAGES, SHARDS, MEMBERS = 60, 2, 4
 SUSPECTS = 6
+# Of every n-th image.
+GROUPS = {HTML: 3, 'even': 2}
 LEVELS = tuple(
   populations.Level(*level)
   for level in (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
@@ -179,7 +181,23 @@ def write_run(folder):
   aggregate_predictions.run(
     str(predictions), results, mode='eval', dataset_name='pets', num_resamples=4
   )
-  measure_costs.run(str(predictions), results, mode='eval', dataset_name='pets')
+  rows = [
+    (name, key(i))
+    for name, step in GROUPS.items()
+    for i in range(0, IMAGES, step)
+  ]
+  csvs.write(
+    tables.GROUPS,
+    pd.DataFrame(rows, columns=['group', 'image_key']),
+    str(folder / 'groups.csv'),
+  )
+  measure_costs.run(
+    str(predictions),
+    results,
+    mode='eval',
+    dataset_name='pets',
+    groups_file=str(folder / 'groups.csv'),
+  )
   set_chances(results)
   headline_table.run(results, mode='eval', dataset_name='pets')
   verdicts = [
@@ -207,6 +225,7 @@ def arguments(folder, **changes):
     'results_directory': str(folder / 'results'),
     'mode': 'eval',
     'suspects': SUSPECTS,
+    'groups_file': str(folder / 'groups.csv'),
     **changes,
   }
 
@@ -788,7 +807,7 @@ def test_costs_stand_beside_what_training_alone_gives(copy_of_run):
     paths.costs(str(copy_of_run / 'results'), 'pets', 'eval'),
   )
   html = pathlib.Path(gallery.run(**arguments(copy_of_run))).read_text()
-  assert 'costs-table' not in html
+  assert 'id="costs-table"' not in html
 
 
 def test_what_is_paid_is_drawn_against_what_is_bought():
@@ -1148,6 +1167,11 @@ def test_filters_give_the_right_sets(open_page, page_folder):
   assert seen > 30
   page.select_option('#class', '')
   page.select_option('#direction', '')
+  for at, (name, step) in enumerate(sorted(GROUPS.items())):
+    page.select_option('#group', label=name)
+    assert page.input_value('#group') == str(at)
+    assert set(keys_shown(page)) == {key(i) for i in index if i % step == 0}
+  page.select_option('#group', '')
   page.fill('#search', '<script>')
   assert keys_shown(page) == [HOSTILE_KEY]
 

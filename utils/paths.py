@@ -50,6 +50,11 @@ class Study:
     return self._in('data')
 
   @property
+  def groups(self) -> str:
+    """Which image is of which group, where the data has groups."""
+    return image_groups(self.data, self.mode)
+
+  @property
   def classes(self) -> str:
     """Names of the classes of data from elsewhere."""
     return self._in('classes.csv')
@@ -117,6 +122,11 @@ def split_of_shard(shard_name: str) -> str:
 def image_records(folder: str) -> str:
   """The description of a data set, beside its shards."""
   return str(epath.Path(folder) / 'image_records.json')
+
+
+def image_groups(folder: str, mode: str) -> str:
+  """Which image of a split is of which group, beside its records."""
+  return str(epath.Path(folder) / f'groups_{mode}.csv')
 
 
 def shard(folder: str, split: str, index: int, count: int) -> str:

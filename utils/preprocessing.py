@@ -78,7 +78,12 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
   than 2**27 pixels, or one side over 128 times the other, are refused before
   memory is taken for them.
   """
-  with tf.control_dependencies([_shape(encoded)]):
+  return _decode(encoded, _shape(encoded))
+
+
+def _decode(encoded: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+  """Decodes, after its shape was found to be acceptable."""
+  with tf.control_dependencies([shape]):
     return tf.image.decode_jpeg(encoded, channels=3)
 
 
@@ -93,23 +98,20 @@ def _shape(encoded: tf.Tensor) -> tf.Tensor:
     lambda: tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64),
     lambda: _png_shape(encoded),
   )
-  checks = [
-    # First each, since the product of two has no room in 64 bits.
-    tf.debugging.assert_less_equal(
-      number,
-      tf.constant(_MAX_PIXELS, tf.int64),
-      message='its header declares an image too large',
-    )
-    for number in (tf.reduce_max(shape), tf.reduce_prod(shape))
-  ]
-  checks.append(
-    tf.debugging.assert_less_equal(
-      tf.reduce_max(shape),
-      tf.reduce_min(shape) * _MAX_ASPECT,
-      message='its header declares an image too narrow',
-    )
+  most = tf.constant(_MAX_PIXELS, tf.int64)
+  shorter, longer = tf.reduce_min(shape), tf.reduce_max(shape)
+  # Plain ops: those of tf.debugging branch, which takes longer than to decode a
+  # small image.
+  too_large = tf.raw_ops.Assert(
+    # First one side, since the product of two has no room in 64 bits.
+    condition=(longer <= most) & (shorter * longer <= most),
+    data=['its header declares an image too large', shape],
   )
-  with tf.control_dependencies([check for check in checks if check]):
+  too_narrow = tf.raw_ops.Assert(
+    condition=longer <= shorter * _MAX_ASPECT,
+    data=['its header declares an image too narrow', shape],
+  )
+  with tf.control_dependencies([too_large, too_narrow]):
     return tf.concat([tf.cast(shape, tf.int32), [3]], axis=0)
 
 
@@ -133,7 +135,7 @@ def _decode_window(
   return tf.cond(
     _is_jpeg(encoded),
     jpeg_window,
-    lambda: tf.slice(decode(encoded), begin, size),
+    lambda: tf.slice(_decode(encoded, shape), begin, size),
   )
 
 
@@ -141,12 +143,12 @@ def _png_shape(encoded: tf.Tensor) -> tf.Tensor:
   # A PNG begins with 8 bytes of signature and an IHDR chunk: 8 bytes of
   # length and type, then width and height, big endian.
   header = tf.strings.substr(encoded, 0, 24)
-  check = tf.debugging.Assert(
-    (tf.strings.substr(header, 0, 8) == _PNG_SIGNATURE)
+  is_png = tf.raw_ops.Assert(
+    condition=(tf.strings.substr(header, 0, 8) == _PNG_SIGNATURE)
     & (tf.strings.length(header) == 24),
-    ['it begins as neither a JPEG nor a PNG', tf.strings.length(encoded)],
+    data=['it begins as neither a JPEG nor a PNG', tf.strings.length(encoded)],
   )
-  with tf.control_dependencies([check] if check is not None else []):
+  with tf.control_dependencies([is_png]):
     size = tf.io.decode_raw(tf.strings.substr(header, 16, 8), tf.uint8)
   size = tf.reshape(tf.cast(size, tf.int64), (2, 4))
   scale = tf.constant([2**24, 2**16, 2**8, 1], tf.int64)
@@ -228,7 +230,9 @@ def random_crop(
     # for all its channels.
     image = tf.cond(
       tf.reduce_all(size[:2] == shape[:2]),
-      lambda: central_crop(decode(encoded), image_size, image_size, name),
+      lambda: central_crop(
+        _decode(encoded, shape), image_size, image_size, name
+      ),
       lambda: resize(
         _decode_window(encoded, shape, begin, size),
         tf.constant([image_size] * 2),

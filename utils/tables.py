@@ -536,7 +536,7 @@ VERDICTS = Table(
     Column(
       'about',
       'text',
-      "'images', 'PIEs', 'classes', 'groups', 'flips' or 'calibration'",
+      "'images', 'PIEs', 'classes', 'groups', 'flips', 'calibration' or 'odds'",
     ),
     Column(
       'verdict',
@@ -765,8 +765,8 @@ CLASS_METRICS = Table(
 GROUPS = Table(
   'groups',
   'a class or an image, and a group that it is of',
-  'a person',
-  'given as --groups_file',
+  'save_checkpoint.build_image_data, or a person',
+  'data/groups_<mode>.csv, or given as --groups_file',
   (
     Column('group', 'text', 'name of the group'),
     _count('class_id', 'a class of the group', nullable=True, default=np.nan),

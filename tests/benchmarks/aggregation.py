@@ -84,6 +84,7 @@ def write_shard(folder: pathlib.Path, images: int, replicates: int) -> None:
           'cross_entropy': random.random(images, np.float32),
           'preprocessing': 'legacy',
           'precision': 'float32',
+          'made_from': '',
         }
       )
       frame.to_csv(
