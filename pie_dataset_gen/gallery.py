@@ -366,6 +366,7 @@ def _read_parts(
   ):
     parts[table.name] = csvs.empty(table)
     if storage.exists(path):
+      same_networks.check_inputs(table, path)
       parts[table.name] = csvs.read(table, path)
       inputs.append(path)
   if not len(parts[tables.VERDICTS.name]):

@@ -35,7 +35,8 @@ _LOOKED_AT = 100
 # On so many no network is always right.
 _MANY_IMAGES = 100
 _NAMED = 3
-# Of class ids from here on it is not counted what they are taken for.
+# Of so many classes it is counted what they are taken for; the last are all
+# others.
 _COUNTED_CLASSES = 256
 # Classes stand in another order if of so many images of one so large a share is
 # taken for another, so small a one for what they are, and that in a circle.
@@ -163,7 +164,10 @@ def _taken(
 ) -> np.ndarray:
   label = predictions.label[:, members]
   true = np.broadcast_to(predictions.true_class[:, None], label.shape)
-  counted = (true < _COUNTED_CLASSES) & (label < _COUNTED_CLASSES)
+  # The last column is of all that is not counted.
+  rest = _COUNTED_CLASSES - 1
+  label = np.where((label >= 0) & (label < rest), label, rest)
+  counted = true < rest
   places = true[counted] * _COUNTED_CLASSES + label[counted]
   counts = np.bincount(places, minlength=_COUNTED_CLASSES**2)
   return counts.reshape(_COUNTED_CLASSES, _COUNTED_CLASSES)
@@ -281,11 +285,13 @@ def _check_copies(members, facts: Facts, agreement: np.ndarray) -> None:
         f'{said}: a copy is no independent replicate, and counted as one it '
         'makes chance look like an effect; remove the copies'
       )
+    if len({facts.content[i] for i in copies}) > 1:
+      continue  # By their probabilities they are two.
     logging.warning(
       '%s: with so few it may be chance; if one is a copy, remove it', said
     )
   for level, population in of_level.items():
-    dense = of_level[populations.DENSE]
+    dense = of_level.get(populations.DENSE, ())
     found = {facts.content[i]: i for i in dense}
     same = [i for i in population if facts.content[i] in found]
     if (
@@ -387,7 +393,8 @@ def _warn_of_probabilities(members, facts: Facts) -> None:
     if count.min() < _TAKEN_IMAGES:
       continue
     mean = total / count
-    error = np.sqrt(((squares / count - mean**2) / count).sum())
+    variance = np.maximum(squares / count - mean**2, 0)
+    error = np.sqrt((variance / count).sum())
     if mean[1] < mean[0] - _STANDARD_ERRORS * error:
       logging.warning(
         'the predicted_probability of %s is lower where it is right (%.3f) '

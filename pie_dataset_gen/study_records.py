@@ -104,6 +104,15 @@ class Record:
     return ''
 
   @property
+  def roots(self) -> list[str]:
+    """Where the study lay, as its command called that and from the root."""
+    named = str(self.content.get('flags', {}).get('study') or '')
+    folder = str(self.content.get('folder') or '')
+    end = f'/{self.folder}'
+    root = folder.removesuffix(end) if folder.endswith(end) else ''
+    return [place for place in (named, root) if place]
+
+  @property
   def outputs(self) -> Mapping[str, str]:
     """Path in the study -> SHA-256 of files that the record itself notes."""
     noted = self.content.get('outputs', {})
@@ -166,16 +175,17 @@ class Records:
           return found[script]
     return None
 
-  def find(self, path: str, study: str) -> str | None:
+  def find(self, path: str, roots: Iterable[str]) -> str | None:
     """An input's path in the study; None for one that lies elsewhere.
 
     Args:
       path: as the command was given it.
-      study: as the command was given that; '' if it was not.
+      roots: where the study lay then, if that is known.
     """
     path = _plain(path)
-    if study and (inner := _inner(path, study)) is not None:
-      return inner
+    for root in roots:
+      if (inner := _inner(path, root)) is not None:
+        return inner
     parts = path.split('/')
     ends = ('/'.join(parts[i:]) for i in range(len(parts)))
     return next((file for file in ends if file in self._files), None)
@@ -187,21 +197,20 @@ class Records:
       digest_of: `digests.describe_file` of a path.
     """
     for record in self.all:
-      study = str(record.content.get('flags', {}).get('study') or '')
       if record.script == _TRAINING:
         self._compare_images(record)
         continue
       for described in record.content.get('inputs', []):
-        self._compare(record, study, described, digest_of)
+        self._compare(record, described, digest_of)
       if record.script == _AGGREGATING and record.finished:
         self._compare_predictions(record)
     for record in self.all:
       if record.finished:
         self._find_later(record)
 
-  def _compare(self, record, study, described, digest_of) -> None:
+  def _compare(self, record, described, digest_of) -> None:
     path = str(described['path'])
-    file = self.find(path, study)
+    file = self.find(path, record.roots)
     if file is not None and file not in self._files:
       # Where its whole folder is not there, it lies elsewhere by now.
       siblings = posixpath.dirname(file) in self._folders

@@ -218,6 +218,39 @@ def of_this_process(script: str) -> dict[str, Any]:
   }
 
 
+def changed_inputs(folder: str, script: str) -> list[str]:
+  """Files that are others by now than when a command read them.
+
+  Nothing is said of files that are gone, and of a folder that was moved: what
+  lies where its inputs lay may be another's.
+
+  Args:
+    folder: of the record.
+    script: the module's name, `room.script`.
+  """
+  path = paths.provenance(folder, script.rsplit('.', 1)[-1])
+  if not storage.exists(path):
+    return []
+  record = read(path)
+  if record.get('folder') != _absolute(folder):
+    return []
+  before = {
+    file['path']: file
+    for file in record.get('inputs', [])
+    if storage.exists(file['path'])
+  }
+  return [
+    str(file['path'])
+    for file in digests.describe_files(before)
+    if file != before[file['path']]
+  ]
+
+
+def _absolute(folder: str) -> str:
+  folder = str(folder)
+  return folder if '://' in folder else os.path.abspath(folder)
+
+
 def outputs(folder: str, files: Iterable[str]) -> dict[str, str]:
   """What a record says of figures and the like: SHA-256 by their paths in it.
 
@@ -248,6 +281,7 @@ def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:
   record = {
     **of_this_process(script),
     'finished': _now(),
+    'folder': _absolute(folder),
     'inputs': digests.describe_files(inputs),
     **facts,
   }
