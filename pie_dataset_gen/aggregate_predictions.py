@@ -49,6 +49,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -169,6 +170,7 @@ def define_flags() -> None:
     'Shards aggregated at once, each in a process and memory of its own.',
     lower_bound=1,
   )
+  command_line.define_scheduler()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +286,7 @@ def aggregate_shard(
     record: started before the first table appears.
     outdated: the nulls of former runs, removed before: where one lies, the
       modal labels beside it are complete.
-    aside: folder of this machine that keeps them until `finish_shard`.
+    aside: folder that keeps them until `finish_shard`.
     settings: of the run.
   """
   predictions = shard_predictions.read_shard(
@@ -364,7 +366,9 @@ def _put_aside(frame: pd.DataFrame, path: str) -> None:
     name: of.to_numpy() if is_number(of) else of.to_numpy(str)
     for name, of in frame.items()
   }
-  np.savez(path, **columns)
+  data = io.BytesIO()
+  np.savez(data, **columns)
+  storage.write_complete(path, data.getvalue())
 
 
 def finish_shard(
@@ -447,7 +451,7 @@ def run(
   output_path: str,
   *,
   subdirectory: str = '',
-  num_cores: int = 1,
+  place: workers.Place = workers.HERE,
   **options: Any,
 ) -> pd.DataFrame:
   """Aggregates the predictions of all shards.
@@ -456,7 +460,7 @@ def run(
     data_directory: predictions.
     output_path: folder of the results.
     subdirectory: the one shard to aggregate, or empty for all.
-    num_cores: shards at once.
+    place: where shards are aggregated.
     **options: fields of `Settings`.
 
   Returns:
@@ -502,9 +506,12 @@ def run(
   if record.changed:
     more = '; ...' if record.changed[4:] else ''
     logging.info('made again: %s%s', '; '.join(record.changed[:4]), more)
-  with workers.mapper(min(num_cores, len(shards))) as mapped:
+  with (
+    workers.mapper(place, len(shards)) as mapped,
+    workers.scratch_folder(place, output_path) as aside,
+  ):
     total = _aggregate(
-      mapped, shards, output_path, settings, record, subdirectory
+      mapped, shards, output_path, aside, settings, record, subdirectory
     )
   null = pd.DataFrame(
     [
@@ -527,37 +534,39 @@ def _aggregate(
   mapped: Callable[..., Iterable],
   shards: Mapping[str, Sequence[str]],
   output_path: str,
+  aside: str,
   settings: Settings,
   record: provenance.Provenance,
   subdirectory: str,
 ) -> ShardCounts:
   """Writes the modal labels of all shards; adds up their sums."""
-  place = output_path, settings.dataset_name, settings.mode
-  with storage.scratch_folder() as aside:
-    work: Callable[..., ShardCounts] = functools.partial(
-      aggregate_shard,
-      record=record,
-      # Of all shards, too, where this is one of them.
-      outdated=[paths.pie_null(*place, shard) for shard in (subdirectory, '')],
-      aside=aside,
-      settings=settings,
-    )
-    total = add_up(mapped(work, shards, shards.values()), len(shards))
-    plausibility.check(total.members, total.facts, total.agreement)
-    finish = functools.partial(
-      finish_shard,
-      output_path=output_path,
-      aside=aside,
-      settings=settings,
-      qvalues={
-        level: {} if subdirectory else image_test.qvalues(pvalues)
-        for level, pvalues in total.pvalues.items()
-      },
-    )
-    for found in mapped(finish, shards):
-      for level, counts in found.items():
-        if not subdirectory:
-          total.sums[level].update(counts)
+  of_results = output_path, settings.dataset_name, settings.mode
+  work: Callable[..., ShardCounts] = functools.partial(
+    aggregate_shard,
+    record=record,
+    # Of all shards, too, where this is one of them.
+    outdated=[
+      paths.pie_null(*of_results, shard) for shard in (subdirectory, '')
+    ],
+    aside=aside,
+    settings=settings,
+  )
+  total = add_up(mapped(work, shards, shards.values()), len(shards))
+  plausibility.check(total.members, total.facts, total.agreement)
+  finish = functools.partial(
+    finish_shard,
+    output_path=output_path,
+    aside=aside,
+    settings=settings,
+    qvalues={
+      level: {} if subdirectory else image_test.qvalues(pvalues)
+      for level, pvalues in total.pvalues.items()
+    },
+  )
+  for found in mapped(finish, shards):
+    for level, counts in found.items():
+      if not subdirectory:
+        total.sums[level].update(counts)
   return total
 
 
@@ -632,7 +641,7 @@ def main(argv: list[str]) -> None:
     num_resamples=f.num_resamples,
     num_permutations=f.num_permutations,
     seed=f.seed,
-    num_cores=f.num_cores,
+    place=workers.Place(f.num_cores, f.scheduler),
   )
 
 

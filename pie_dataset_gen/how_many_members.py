@@ -66,6 +66,7 @@ from utils import (
   provenance,
   storage,
   tables,
+  workers,
 )
 
 _LEVEL = tables.SIGNIFICANCE
@@ -136,6 +137,7 @@ def define_flags() -> None:
     'Shards read at once, each in a process and memory of its own.',
     lower_bound=1,
   )
+  command_line.define_scheduler()
 
 
 class Asked(NamedTuple):
@@ -334,7 +336,7 @@ def run(
   class_metrics_directory: str = '',
   group_metrics_directory: str = '',
   asked: Asked | None = None,
-  num_cores: int = 1,
+  place: workers.Place = workers.HERE,
 ) -> str:
   """Writes both tables; returns what there is to print.
 
@@ -376,9 +378,7 @@ def run(
       predictions_directory, dataset_name, mode, ''
     )
     num_predictions = sum(map(len, shards.values()))
-    agreement = pilot.read_agreement(
-      shards, predictions_directory, mode, num_cores
-    )
+    agreement = pilot.read_agreement(shards, predictions_directory, mode, place)
     read.append(agreement.members)
   for other in read[1:]:
     _check_same(read[0], other, asked)
@@ -458,7 +458,7 @@ def main(argv: list[str]) -> None:
         permutations=f.num_permutations,
         seed=f.seed,
       ),
-      num_cores=f.num_cores,
+      place=workers.Place(f.num_cores, f.scheduler),
     )
   )
 

@@ -41,6 +41,7 @@ Without predicted_probability there is no calibration, and the table says so.
 """
 
 import functools
+import io
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -131,6 +132,7 @@ def define_flags() -> None:
     'Shards counted at once, each in a process and memory of its own.',
     lower_bound=1,
   )
+  command_line.define_scheduler()
 
 
 class Settings(NamedTuple):
@@ -231,7 +233,9 @@ def count_shard(
     ('right', right.T),
     ('pie', np.array(list(are_pies.values()))),
   ):
-    np.save(_aside(aside, shard, name), np.ascontiguousarray(values))
+    data = io.BytesIO()
+    np.save(data, np.ascontiguousarray(values))
+    storage.write_complete(_aside(aside, shard, name), data.getvalue())
   groups = None
   if settings.groups:
     groups = group_costs.count(predictions, settings.groups, are_pies)
@@ -307,7 +311,7 @@ def run(
   groups_file: str = '',
   num_permutations: int = 999,
   seed: int = 0,
-  num_cores: int = 1,
+  place: workers.Place = workers.HERE,
 ) -> pd.DataFrame:
   """Measures and writes the tables; returns the rows of `tables.COSTS`.
 
@@ -316,23 +320,23 @@ def run(
     ValueError: they are damaged, or do not belong together.
   """
   membership.check_permutations(num_permutations)
-  place = results_directory, dataset_name, mode
-  null_path = paths.pie_null(*place)
+  of_results = results_directory, dataset_name, mode
+  null_path = paths.pie_null(*of_results)
   null = csvs.read(tables.PIE_NULL, null_path)
   paired = {
     populations.level_of(row): bool(row['is_paired'])
     for row in null.to_dict('records')
   }
   of_groups = group_costs.read_groups(groups_file) if groups_file else {}
-  settings = Settings(*place, paired, num_permutations, seed, of_groups)
+  settings = Settings(*of_results, paired, num_permutations, seed, of_groups)
   shards = shard_predictions.find_shards(data_directory, dataset_name, mode, '')
   flips: dict[populations.Level, disagreement.Flips] = {}
   pairs: Any = None
   groups: Any = None
   members: list[shard_predictions.Identity] = []
   same = shard_predictions.SameMembers()
-  with storage.scratch_folder() as aside:
-    with workers.mapper(min(num_cores, len(shards))) as mapped:
+  with workers.scratch_folder(place, results_directory) as aside:
+    with workers.mapper(place, len(shards)) as mapped:
       count = functools.partial(count_shard, settings=settings, aside=aside)
       for found in mapped(count, shards, shards.values()):
         same.check(found.shard, found.members, found.image_key)
@@ -356,7 +360,7 @@ def run(
       for of in settings.populations(members)
     ]
     csvs.write(
-      tables.GROUP_COSTS, pd.concat(found_of), paths.group_costs(*place)
+      tables.GROUP_COSTS, pd.concat(found_of), paths.group_costs(*of_results)
     )
   costs = _write(settings, members, pairs, flips, scores, records_directory)
   provenance.write(str(epath.Path(null_path).parent), _SCRIPT, [null_path])
@@ -407,12 +411,16 @@ def _write(
       cost_rows.reliability_rows(of.level, [scores[i] for i in of.compressed])
     )
   costs = pd.DataFrame(rows)
-  place = settings.results, settings.dataset, settings.mode
+  of_results = settings.results, settings.dataset, settings.mode
   for table, frame, path in (
-    (tables.CLASS_COSTS, pd.concat(by_class), paths.class_costs(*place)),
-    (tables.NEWLY_WRONG, pd.concat(wrong), paths.newly_wrong(*place)),
-    (tables.RELIABILITY, pd.concat(reliability), paths.reliability(*place)),
-    (tables.COSTS, costs, paths.costs(*place)),
+    (tables.CLASS_COSTS, pd.concat(by_class), paths.class_costs(*of_results)),
+    (tables.NEWLY_WRONG, pd.concat(wrong), paths.newly_wrong(*of_results)),
+    (
+      tables.RELIABILITY,
+      pd.concat(reliability),
+      paths.reliability(*of_results),
+    ),
+    (tables.COSTS, costs, paths.costs(*of_results)),
   ):
     csvs.write(table, frame.reset_index(drop=True), path)
     logging.info('wrote %s', path)
@@ -437,7 +445,7 @@ def main(argv: list[str]) -> None:
     groups_file=f.groups_file,
     num_permutations=f.num_permutations,
     seed=f.seed,
-    num_cores=f.num_cores,
+    place=workers.Place(f.num_cores, f.scheduler),
   )
 
 

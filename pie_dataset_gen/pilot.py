@@ -142,7 +142,10 @@ class Agreement(NamedTuple):
 
 
 def read_agreement(
-  shards: Mapping[str, Sequence[str]], source: str, mode: str, num_cores: int
+  shards: Mapping[str, Sequence[str]],
+  source: str,
+  mode: str,
+  place: workers.Place,
 ) -> Agreement:
   """Reads predictions, as `shard_predictions.find_shards` lists them.
 
@@ -150,14 +153,14 @@ def read_agreement(
     shards: name -> files.
     source: what holds them, for messages.
     mode: split.
-    num_cores: shards that are read at once, each in a process of its own.
+    place: where shards are read.
 
   Raises:
     ValueError: they are damaged, shards differ in their members, or an image
       stands in two of them.
   """
   work = functools.partial(_read_shard, mode=mode)
-  with workers.mapper(min(num_cores, len(shards))) as mapped:
+  with workers.mapper(place, len(shards)) as mapped:
     return _add_up(shards, mapped(work, shards.values()), source)
 
 

@@ -150,8 +150,8 @@ class Study:
   def _state(self, file: str) -> tuple[str, str]:
     name, folder = posixpath.basename(file), posixpath.dirname(file)
     path = self.path(file)
-    if storage.is_unfinished(name):
-      if storage.is_being_written(path):
+    if hidden := _hidden(file):
+      if storage.is_being_written(self.path(hidden)):
         return BEING_WRITTEN, 'by a process that runs'
       return LEFTOVER, 'of a process that was killed'
     if file.endswith('.run.json'):
@@ -224,6 +224,15 @@ class Study:
     if '.data-' in file:
       return UNCHANGED, 'as its index says'
     return UNVERIFIED, 'nothing to compare with'
+
+
+def _hidden(file: str) -> str:
+  """The path of the hidden file or folder that a file is, or lies in, or ''."""
+  parts = file.split('/')
+  for i, part in enumerate(parts, 1):
+    if storage.is_unfinished(part):
+      return '/'.join(parts[:i])
+  return ''
 
 
 def _judge(record: study_records.Record, own: dict, made: list[dict]) -> None:

@@ -13,8 +13,9 @@ is measured is the corruption alone; --image_format=jpeg stores them as the
 official set does, at quality 85. They have the network's input size and are
 not cropped again. A set is complete when it has its image_records.json, and is
 skipped then. The random numbers of an image follow from corruption, severity
-and image key, so processes (--num_workers) share the shards, and machines may
-share the corruptions, without a trace in the bytes.
+and image key, so processes (--num_workers) and a cluster (--scheduler) share
+the shards, and machines may share the corruptions, without a trace in the
+bytes.
 
   python -m robustness_tests.build_corruptions --study=runs/digits \
       --corruptions=gaussian_noise,contrast --severities=1,3,5
@@ -26,7 +27,6 @@ elastic_transform, motion, glass and defocus blur two or three.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -108,6 +108,7 @@ def define_flags() -> None:
     'fewer. Default: one for each core.',
     lower_bound=1,
   )
+  command_line.define_scheduler()
 
 
 def encode_image(image: np.ndarray, image_format: str) -> bytes:
@@ -199,7 +200,7 @@ def run(
   severities: Sequence[int],
   preprocessing_name: str,
   image_format: str,
-  num_workers: int = 1,
+  place: workers.Place = workers.HERE,
 ) -> None:
   """Writes the data sets that are missing; the arguments are the flags."""
   if not severities:
@@ -252,14 +253,9 @@ def run(
   declared = (records.shard(storage.name(shard)) for shard in shards)
   images = sum(shard.examples if shard else math.inf for shard in declared)
   wanted = images * len(missing) / _IMAGES_PER_WORKER
-  num_processes = math.ceil(min(num_workers, len(jobs), wanted))
-  with contextlib.ExitStack() as stack:
-    results: Iterator[image_records.Shard] = map(copy, jobs)
-    if num_processes > 1:
-      pool = stack.enter_context(workers.processes(num_processes))
-      results = pool.map(copy, jobs)
+  with workers.mapper(place, min(len(jobs), wanted)) as mapped:
     progress = tqdm.tqdm(
-      results,
+      mapped(copy, jobs),
       desc='corrupting',
       unit=' shards',
       total=len(jobs),
@@ -318,7 +314,7 @@ def main(argv: list[str]) -> None:
     severities_of(f.severities),
     f.preprocessing,
     f.image_format,
-    f.num_workers,
+    workers.Place(f.num_workers, f.scheduler),
   )
 
 

@@ -88,6 +88,7 @@ from utils import (
   provenance,
   storage,
   tables,
+  workers,
 )
 
 FLAGS = flags.FLAGS
@@ -295,7 +296,7 @@ def run(
   labels_file: str = '',
   num_shards: dict[str, int | None] | None = None,
   statistics: str | None = None,
-  num_workers: int = 1,
+  place: workers.Place = workers.HERE,
   description: dict[str, object] | None = None,
   test_small_sample: bool = False,
   archive: str = '',
@@ -313,7 +314,7 @@ def run(
     labels_file: as the flag.
     num_shards: split -> number of shards; None for the source's default.
     statistics: 'train', 'imagenet' or None, as the flag channel_statistics.
-    num_workers: processes.
+    place: where shards are written.
     description: fields of `image_records.ImageRecords`; those that are None or
       absent take the source's default, then ImageNet's.
     test_small_sample: as the flag.
@@ -369,7 +370,7 @@ def run(
   together = [plan for of_split in plans.values() for plan in of_split]
   _check_output(output_dir, together)
   _write_groups(output_dir, pictures, table)
-  results = planned_shards.write_shards(together, num_workers)
+  results = planned_shards.write_shards(together, place)
   same_images.check(plans, results)
   converted: collections.Counter[str] = collections.Counter()
   for result in results.values():
@@ -569,6 +570,7 @@ def define_flags() -> None:
     'uses fewer. Default: one for each core.',
     lower_bound=1,
   )
+  command_line.define_scheduler()
   flags.DEFINE_bool(
     'test_small_sample',
     False,
@@ -612,7 +614,7 @@ def main(argv: list[str]) -> None:
     FLAGS.labels_file,
     {split: FLAGS[f'{split}_shards'].value for split in image_sources.SPLITS},
     FLAGS.channel_statistics,
-    FLAGS.num_workers,
+    workers.Place(FLAGS.num_workers, FLAGS.scheduler),
     {
       'name': name or None,
       'image_size': FLAGS.image_size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
 import io
 import itertools
@@ -256,9 +255,13 @@ def plan_shards(
 
 
 def write_shards(
-  plans: list[ShardPlan], num_workers: int
+  plans: list[ShardPlan], place: workers.Place
 ) -> dict[str, dict[str, Any]]:
   """Writes the unfinished shards in parallel.
+
+  Args:
+    plans: all shards.
+    place: where.
 
   Returns:
     Path -> what `write_shard` returns.
@@ -267,24 +270,18 @@ def write_shards(
   results = {path: done for path, done in finished.items() if done is not None}
   left = [plan for plan in plans if plan.path not in results]
   logging.info('%d of %d shards are to be written', len(left), len(plans))
+  if not left:
+    return results
   number = sum(len(plan.pictures) for plan in left)
-  num_processes = min(
-    num_workers, len(left), math.ceil(number / _IMAGES_PER_WORKER)
-  )
-  with tqdm.tqdm(
-    total=number, unit=' images', desc='records', disable=not left
-  ) as progress:
-    if num_processes <= 1:
-      for plan in left:
-        results[plan.path] = write_shard(plan)
-        progress.update(len(plan.pictures))
-      return results
-    with workers.processes(num_processes) as pool:
-      futures = {pool.submit(write_shard, plan): plan for plan in left}
-      for future in concurrent.futures.as_completed(futures):
-        plan = futures[future]
-        results[plan.path] = future.result()
-        progress.update(len(plan.pictures))
+  with (
+    tqdm.tqdm(total=number, unit=' images', desc='records') as progress,
+    workers.mapper(
+      place, min(len(left), number / _IMAGES_PER_WORKER)
+    ) as mapped,
+  ):
+    for plan, done in zip(left, mapped(write_shard, left), strict=True):
+      results[plan.path] = done
+      progress.update(len(plan.pictures))
   return results
 
 

@@ -289,7 +289,7 @@ def _in_processes(
   of_all = num_processes * _MEMBERS_PER_PROCESS
   for start in range(0, len(sources), of_all):
     part = sources[start : start + of_all]
-    with workers.mapper(min(num_processes, len(part))) as mapped:
+    with workers.mapper(workers.Place(num_processes), len(part)) as mapped:
       if start == 0 and any(quantisation.INT8 in m for m in missing.values()):
         list(mapped(read, [images]))
       yield from zip(

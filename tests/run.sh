@@ -7,12 +7,14 @@
 #   tests/run.sh -n 0 -s tests/test_tables.py   in one process, with what is printed
 #
 # Makes its own environment in .venv-tests and installs into it what
-# requirements.txt and tests/requirements.txt name, again only when one of them
-# changes. PYTHON=/path/to/python3.12 chooses the Python of a new environment.
+# requirements.txt, requirements-cluster.txt and tests/requirements.txt name, again
+# only when one changes. PYTHON=/path/to/python3.12 chooses the Python of a new
+# environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-./make_environment.sh .venv-tests requirements.txt tests/requirements.txt
+./make_environment.sh .venv-tests requirements.txt requirements-cluster.txt \
+  tests/requirements.txt
 .venv-tests/bin/ruff format --check .
 .venv-tests/bin/ruff check .
 .venv-tests/bin/shellcheck ./*.sh .ci/run tests/run.sh

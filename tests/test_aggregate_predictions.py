@@ -20,7 +20,7 @@ from pie_dataset_gen import (
   votes,
 )
 from tests.benchmarks import pie_verdicts
-from utils import csvs, paths, populations, provenance, tables
+from utils import csvs, paths, populations, provenance, tables, workers
 
 LEVEL = populations.Level('threshold', 0.5)
 NUM_LABELS = 4
@@ -844,7 +844,7 @@ def test_runs_from_the_command_line_without_tensorflow(tmp_path):
   )
   flags = [f'--data_directory={folder}', f'--output_path={tmp_path / "out"}']
   flags += ['--dataset_name=toy', '--sparsity_fraction=0.5,0.9']
-  flags += ['--num_cores=2']
+  flags += ['--place=workers.Place(2)']
   subprocess.run([sys.executable, '-c', code, *flags], check=True)
   run(folder, tmp_path / 'again', num_resamples=100)
   assert csv_bytes(tmp_path / 'out') == csv_bytes(tmp_path / 'again')
@@ -899,7 +899,7 @@ def test_a_level_that_predicts_otherwise_has_a_small_p(tmp_path):
   assert one.loc[0.9, 'energy_pvalue'] == pytest.approx(1 / 1000)
   assert one.loc[0.5, 'energy_pvalue'] > 0.05
   assert one.loc[0.5, 'permutations'] == 999
-  other = run(folder, tmp_path / 'cores', num_cores=2)
+  other = run(folder, tmp_path / 'cores', place=workers.Place(2))
   pd.testing.assert_frame_equal(one.reset_index(), other, check_like=True)
 
 

@@ -15,7 +15,14 @@ from PIL import Image
 from sklearn import datasets
 
 from save_checkpoint import build_image_data, planned_shards
-from utils import image_records, paths, shard_files, storage, tfrecords
+from utils import (
+  image_records,
+  paths,
+  shard_files,
+  storage,
+  tfrecords,
+  workers,
+)
 
 
 def picture(seed, form='JPEG', mode='RGB', size=(12, 9)):
@@ -414,8 +421,8 @@ def test_a_finished_set_is_left_alone_and_guarded(tmp_path, monkeypatch):
 
 def test_number_of_workers_changes_nothing(tmp_path, monkeypatch):
   monkeypatch.setattr(planned_shards, '_IMAGES_PER_WORKER', 1)
-  build_small(tmp_path / 'a' / 'x', num_workers=1)
-  build_small(tmp_path / 'b' / 'x', num_workers=2)
+  build_small(tmp_path / 'a' / 'x', place=workers.Place(1))
+  build_small(tmp_path / 'b' / 'x', place=workers.Place(2))
   assert contents(tmp_path / 'a' / 'x') == contents(tmp_path / 'b' / 'x')
 
 

@@ -194,12 +194,16 @@ def test_predictions_of_a_network_that_is_gone_are_orphans(study):
 def test_leftovers_of_kills_are_removed_and_no_one_else_s_work(study):
   left = study / 'results' / '.x.csv.0123abcd'
   left.write_text('half')
+  scratch = study / 'results' / '.scratch.4567cdef.files' / 'a.npz'
+  scratch.parent.mkdir()
+  scratch.write_text('votes')
   half = study / 'checkpoints' / 'toy' / 'model.ckpt-9.data-00000-of-00001'
   half.write_text('data')
   with storage.unfinished(study / 'results' / 'y.csv') as hidden:
     is_well, rows = check(study)
     assert not is_well
     assert rows.loc[name(study, left), 'state'] == 'leftover'
+    assert rows.loc[name(study, scratch), 'state'] == 'leftover'
     assert rows.loc[name(study, half), 'state'] == 'leftover'
     written = name(study, pathlib.Path(hidden))
     assert rows.loc[written, 'state'] == 'being written'

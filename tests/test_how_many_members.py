@@ -13,7 +13,7 @@ from pie_dataset_gen import (
   member_subsets,
   pilot_report,
 )
-from utils import csvs, paths, provenance, tables
+from utils import csvs, paths, provenance, tables, workers
 
 LEVELS = (('baseline', 0.0), ('threshold', 0.5), ('threshold', 0.9))
 CLASSES = ('a', 'b', 'c, d', 'crane', 'crane')
@@ -100,7 +100,9 @@ def write_study(folder, members=6, shifts=(0, 0, 6), order=None, groups=False):
   return folder
 
 
-def run(folder, kinds=('predictions', 'class_metrics'), num_cores=1, **options):
+def run(
+  folder, kinds=('predictions', 'class_metrics'), place=workers.HERE, **options
+):
   study = paths.Study(str(folder), 'toy')
   asked = how_many_members.Asked(
     **{'num_members': (2, 3, 4, 10), 'permutations': 99, **options}
@@ -110,7 +112,7 @@ def run(folder, kinds=('predictions', 'class_metrics'), num_cores=1, **options):
     mode='eval',
     dataset_name='toy',
     asked=asked,
-    num_cores=num_cores,
+    place=place,
     **{f'{kind}_directory': getattr(study, kind) for kind in kinds},
   )
   return said, study
@@ -458,7 +460,7 @@ def test_any_order_of_files_and_workers_gives_the_same_bytes(tmp_path):
   written = []
   for num_cores, order in ((1, range(12)), (2, reversed(range(12)))):
     folder = write_study(tmp_path / str(num_cores), 4, order=list(order))
-    said, study = run(folder, num_cores=num_cores)
+    said, study = run(folder, place=workers.Place(num_cores))
     written.append([said])
     for of in (paths.members_needed, paths.subset_tests):
       path = pathlib.Path(of(study.results, 'toy', 'eval'))

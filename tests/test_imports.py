@@ -23,6 +23,7 @@ ROOMS = (
 # From the bottom: a module imports none that stands in a higher row.
 UTILS = (
   (
+    'cluster',
     'command_line',
     'csvs',
     'digests',

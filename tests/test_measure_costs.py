@@ -19,7 +19,7 @@ from pie_dataset_gen import (
   measure_costs,
 )
 from tests.benchmarks import costs as simulated
-from utils import csvs, membership, paths, populations, tables
+from utils import csvs, membership, paths, populations, tables, workers
 
 LEVELS = (
   populations.DENSE,
@@ -527,7 +527,7 @@ def test_reliability_is_of_each_members_own_bins(study):
 def test_shards_and_processes_do_not_matter(study, tmp_path):
   folder = study[0]
   shutil.copytree(folder / 'results', tmp_path / 'results')
-  run(folder / 'predictions', tmp_path / 'results', num_cores=2)
+  run(folder / 'predictions', tmp_path / 'results', place=workers.Place(2))
   # The same images, the other way round in one file each.
   together = tmp_path / 'together' / 'shard'
   together.mkdir(parents=True)

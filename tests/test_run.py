@@ -283,8 +283,9 @@ def test_cifar10_has_its_recipe():
     'width': '0.25',
     'stem': '3x3_stride_2',
     'train_batch_size': '128',
-    'train_steps': '3600',
+    'train_steps': '5500',
     'decay': 'linear',
+    'weight_decay': '0.0005',
   }
   assert wanted.items() <= training.items()
   assert 'decay_epochs' not in training

@@ -11,6 +11,7 @@ flags of one name), and bad input ends in one clear line and exit code 1. What
 """
 
 import dataclasses
+import importlib
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,10 @@ def run_script(
   its traceback.
   """
   tensorflow_start.hush()
+  module = sys.modules['__main__'].__spec__
+  if main.__module__ == '__main__' and module:
+    # What a cluster's workers are sent has the name by which they import it.
+    main = importlib.import_module(module.name).main
   define_flags()
   logging.set_verbosity(logging.INFO)
 
@@ -81,6 +86,17 @@ def define_study() -> None:
     '',
     'Folder of the study: the default of every path that this command reads or '
     "writes, and of the data set's name. Empty: each is given by its own flag.",
+  )
+
+
+def define_scheduler() -> None:
+  """Defines --scheduler, which `workers.mapper` takes."""
+  flags.DEFINE_string(
+    'scheduler',
+    '',
+    'Scheduler of a Dask cluster whose workers do the work (docs/cluster.md): '
+    'its address, tcp://10.0.0.1:8786, or the file that dask scheduler '
+    '--scheduler-file writes. Empty: this machine does it.',
   )
 
 

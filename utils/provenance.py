@@ -26,7 +26,6 @@ from utils import digests, paths, storage
 _PACKAGES = (
   'absl-py',
   'ai-edge-litert',
-  'ai-edge-litert',
   'keras',
   'litert-quantizer',
   'matplotlib',
@@ -41,7 +40,7 @@ _PACKAGES = (
 )
 # Variables of the environment that decide how numbers are computed. By name:
 # what else begins with TF_ may be another program's, and secret.
-_VARIABLES = (
+VARIABLES = (
   'CUDA_VISIBLE_DEVICES',
   'EPATH_USE_TF',
   'NVIDIA_TF32_OVERRIDE',
@@ -87,6 +86,8 @@ class Provenance:
       ValueError: results there were made with other settings; names them.
     """
     self._folder, self._script = folder, script
+    # Workers that write the record do so of this command, not of themselves.
+    self._command = of_this_process(script)
     self._settings = json.loads(json.dumps(settings))
     self._made_from = json.loads(json.dumps(made_from or {}))
     self._started = ''
@@ -153,9 +154,9 @@ class Provenance:
   def _write(self, finished, inputs, **facts):
     if self._made_from:
       facts['made_from'] = self._made_from
-    write(
+    _write_record(
       self._folder,
-      self._script,
+      self._command,
       inputs,
       **{'started': self._started, 'finished': finished, **facts},
       settings=self._settings,
@@ -195,7 +196,7 @@ def command(record: Mapping[str, Any]) -> str:
 
 def environment() -> dict[str, str]:
   """The variables that decide how numbers are computed, of this process."""
-  return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+  return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
 def of_this_process(script: str) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def of_this_process(script: str) -> dict[str, Any]:
     },
     'python': platform.python_version(),
     'platform': platform.platform(),
-    'packages': _versions(),
+    'packages': versions(),
     'environment': environment(),
   }
 
@@ -278,15 +279,21 @@ def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:
     inputs: files that were read.
     **facts: anything else a reader should know (seeds, device), as JSON.
   """
+  _write_record(folder, of_this_process(script), inputs, **facts)
+
+
+def _write_record(
+  folder: str, command: Mapping[str, Any], inputs: Iterable[str], **facts
+) -> None:
   record = {
-    **of_this_process(script),
+    **command,
     'finished': _now(),
     'folder': _absolute(folder),
     'inputs': digests.describe_files(inputs),
     **facts,
   }
   storage.write_complete(
-    paths.provenance(folder, script.rsplit('.', 1)[-1]),
+    paths.provenance(folder, command['script'].rsplit('.', 1)[-1]),
     json.dumps(record, indent=1, sort_keys=True, default=str) + '\n',
   )
 
@@ -297,7 +304,8 @@ def _now() -> str:
   )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+  """Those of the packages that decide about results, as they are installed."""
   found = {}
   for package in _PACKAGES:
     try:

@@ -6,6 +6,7 @@ import fcntl
 import glob
 import os
 import re
+import shutil
 import tempfile
 import time
 import uuid
@@ -19,6 +20,7 @@ _NAMED = 8
 _HIDDEN = re.compile(r'(\..+\.[0-9a-f]{8})(\..*)?')
 # In a bucket, where nothing is locked, a write that began so long ago is over.
 _OVER_SECONDS = 24 * 3600
+_SCRATCH = 'scratch'
 
 
 def check_component(what: str, name: str) -> None:
@@ -272,7 +274,27 @@ def within(folder: str, file_name: str) -> str:
 
 
 @contextlib.contextmanager
-def scratch_folder() -> Iterator[str]:
-  """A folder of this machine for what no one else reads; gone afterwards."""
-  with tempfile.TemporaryDirectory() as folder:
-    yield folder
+def scratch_folder(within: str = '') -> Iterator[str]:
+  """A folder for what is read once and by nobody else; gone afterwards.
+
+  Args:
+    within: the local folder that it is made in, without those that killed
+      processes left there; empty for where this machine keeps such.
+  """
+  if not within:
+    with tempfile.TemporaryDirectory() as folder:
+      yield folder
+    return
+  with unfinished(os.path.join(within, _SCRATCH)) as hidden:
+    folder = hidden + '.files'
+    with cannot_be_written(folder):
+      os.mkdir(folder)
+    try:
+      yield folder
+    finally:
+      shutil.rmtree(folder, ignore_errors=True)
+  pattern = os.path.join(glob.escape(within), f'.{_SCRATCH}.*.files')
+  for other in glob.glob(pattern):
+    # In use while there is the file that its name begins with.
+    if not os.path.exists(other.removesuffix('.files')):
+      shutil.rmtree(other, ignore_errors=True)

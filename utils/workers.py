@@ -1,13 +1,20 @@
-"""Worker processes, which end when their script is interrupted."""
+"""Where pieces of work are done: here, in processes, or on a cluster.
+
+A script says what its pieces are and what is done with one; `mapper` takes them
+to where they are worked on. So do pieces of which each writes files of its own,
+complete or not at all, and is safe to do twice.
+"""
 
 import concurrent.futures
 import contextlib
+import dataclasses
+import math
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 
-from utils import tensorflow_start
+from utils import cluster, storage, tensorflow_start
 
 
 @contextlib.contextmanager
@@ -35,14 +42,61 @@ def processes(
     pool.shutdown(cancel_futures=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where pieces are worked on.
+
+  Attributes:
+    processes: of this machine; 1 is this one alone.
+    scheduler: of a cluster whose workers do all instead, as the flag; empty for
+      none.
+  """
+
+  processes: int = 1
+  scheduler: str = ''
+
+
+HERE = Place()
+
+
 @contextlib.contextmanager
-def mapper(number: int) -> Iterator[Callable[..., Iterable]]:
-  """A function like `map`, in so many processes; 1 is this one alone."""
-  if number == 1:
+def mapper(place: Place, at_most: float) -> Iterator[Callable[..., Iterable]]:
+  """A function like `map`; results come in the order of the pieces.
+
+  Args:
+    place: where they are worked on.
+    at_most: processes that are worth their start, rounded up. A cluster's have
+      started.
+  """
+  number = math.ceil(min(place.processes, at_most))
+  if place.scheduler:
+    with cluster.mapper(place.scheduler) as mapped:
+      yield mapped
+  elif number <= 1:
     yield map
-    return
-  with processes(number) as pool:
-    yield pool.map
+  else:
+    with processes(number) as pool:
+      yield pool.map
+
+
+@contextlib.contextmanager
+def scratch_folder(place: Place, shared: str) -> Iterator[str]:
+  """A folder for what pieces leave each other; gone afterwards.
+
+  Args:
+    place: where pieces are worked on.
+    shared: a folder that all machines see, which it lies in if several do.
+
+  Raises:
+    ValueError: several do, and that is in a bucket.
+  """
+  if place.scheduler and '://' in shared:
+    raise ValueError(
+      f'--scheduler with {shared}: the workers leave each other files that are '
+      'read in place, wanted a folder of a file system that they share'
+    )
+  with storage.scratch_folder(shared if place.scheduler else '') as folder:
+    yield folder
 
 
 def _start() -> None:
