@@ -11,7 +11,7 @@ import dataclasses
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from etils import epath
@@ -23,6 +23,7 @@ from utils import (
   member_paths,
   paths,
   provenance,
+  table_digests,
   tables,
 )
 
@@ -31,6 +32,11 @@ _FOLDERS = {'<study>': '.', '<results>': 'results', '<pie>': 'pie'}
 _ROBUSTNESS = 'results/robustness'
 _TRAINING = 'imagenet_train_eval'
 _AGGREGATING = 'aggregate_predictions'
+# What lies in their folders is theirs: shards and descriptions, summaries.
+_DATA = (
+  *('build_image_data', 'build_corruptions', 'generate_pie_dataset'),
+  _TRAINING,
+)
 
 
 def table_of(file: str) -> csvs.Table | None:
@@ -158,22 +164,38 @@ class Records:
     """The record of the command that made a file, or None."""
     if file in self._noted:
       return self._noted[file]
+    name = posixpath.basename(file)
+    if name.endswith('.run.json'):
+      return self._at.get(posixpath.dirname(file), {}).get(
+        name.removesuffix('.run.json')
+      )
+    if name == table_digests.FILE_NAME:
+      return None
     table = table_of(file)
-    scripts: Sequence[str] = ()
     if table:
       scripts = [table.written_by.split('.')[-1]]
     elif is_network(file):
       is_quantised = f'{stem(file)}.tflite' in self._files
       scripts = ['quantise_checkpoints' if is_quantised else _TRAINING]
+    else:
+      scripts = list(_DATA)
     folder = file
     while folder:
       folder = posixpath.dirname(folder)
       found = self._at.get(folder, {})
-      for script in scripts or found:
-        # Where several scripts write, only tables say whose they are.
-        if script in found and (scripts or len(found) == 1):
+      for script in scripts:
+        if script in found:
           return found[script]
-    return None
+    # Of the counts of all shards, the record lies beside the tables of each.
+    below = [
+      record
+      for record in self.all
+      if record.script in scripts
+      and table
+      and record.folder.startswith(posixpath.dirname(file))
+      and name.startswith(posixpath.basename(record.folder))
+    ]
+    return below[0] if len(below) == 1 else None
 
   def find(self, path: str, roots: Iterable[str]) -> str | None:
     """An input's path in the study; None for one that lies elsewhere.

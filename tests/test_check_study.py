@@ -157,10 +157,17 @@ def test_what_was_made_from_other_predictions_is_stale(study, capsys):
   data = path.read_bytes().replace(b'threshold,0.9', b'threshold,0.90', 1)
   path.write_bytes(data)
   table_digests.note(str(path), data)
+  # Of a command whose results lie above those of others.
+  provenance.write(str(study / 'results'), tables.HEADLINE.written_by, [path])
+  path.write_bytes(data := data.replace(b'0.90', b'0.900', 1))
+  table_digests.note(str(path), data)
   is_well, rows = check(study)
   assert not is_well
-  labels = rows[rows['kind'] == tables.MODAL_LABELS.name]
-  assert set(labels['state']) == {'stale'}
+  stale = rows[rows['state'] == 'stale']
+  assert set(stale['kind']) == {
+    *(tables.MODAL_LABELS.name, tables.PIE_NULL.name, 'record')
+  }
+  assert (stale['kind'] == 'record').sum() == 2
   assert 'are others since' in capsys.readouterr().out
   is_well, rows = check(study, remove=('stale',))
   assert is_well
