@@ -3,9 +3,11 @@
 #
 #   ./make_environment.sh <folder> <requirements file>...
 #
-# Installs again only when one of the files changes. PYTHON=/path/to/python3.12
-# chooses the Python of a new environment. OLDEST=1 installs the oldest versions
-# that the files allow, in place of the newest, by uv, which it installs too.
+# Installs the versions that were tested, where tests/constraints-<Python>.txt
+# names them; else, and with NEWEST=1, the newest that the files allow. OLDEST=1
+# installs the oldest, by uv, which it installs too. Installs again only when one
+# of the files changes. PYTHON=/path/to/python3.12 chooses the Python of a new
+# environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -29,7 +31,8 @@ sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
   return 1
 }
 
-wanted=$(cat "$@" | cksum)${OLDEST:+ oldest}
+wanted=$(cat "$@" tests/constraints-*.txt | cksum)
+wanted+=${OLDEST:+ oldest}${NEWEST:+ newest}
 # The stamp is written last: an interrupted installation is done again.
 if [[ ! -x $venv/bin/python ]] ||
   [[ $(cat "$venv/installed" 2>/dev/null) != "$wanted" ]]; then
@@ -42,8 +45,11 @@ if [[ ! -x $venv/bin/python ]] ||
     "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
       --resolution lowest-direct "${@/#/--requirement=}"
   else
+    tested=tests/constraints-$("$venv/bin/python" -c \
+      'import sys; print("%d.%d" % sys.version_info[:2])').txt
+    if [[ -n ${NEWEST:-} || ! -f $tested ]]; then tested=/dev/null; fi
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      "${@/#/--requirement=}"
+      --constraint="$tested" "${@/#/--requirement=}"
   fi
   echo "$wanted" >"$venv/installed"
 fi

@@ -380,9 +380,12 @@ stage corrupted \
   robustness_tests.build_corruptions --study="$STUDY" \
   --corruptions=gaussian_noise,brightness,pixelate --severities=1,3,5
 stage results/robustness/"$name"_c \
-  robustness_tests.imagenet_corruptions --study="$STUDY"
+  robustness_tests.imagenet_corruptions --study="$STUDY" \
+  --predictions_directory="$STUDY"/results
 stage results/robustness/robustness_summary.csv \
   robustness_tests.summarize --study="$STUDY"
+stage results/"$name"/eval_corrupted_costs.csv \
+  pie_dataset_gen.measure_corrupted_costs --study="$STUDY"
 
 # What pruning buys.
 stage results/"$name"/gains.csv \

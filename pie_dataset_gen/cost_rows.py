@@ -3,7 +3,7 @@
 Pure functions on what was counted: no files.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from pie_dataset_gen import (
   comparisons,
   disagreement,
   headline_rows,
+  pie_resampling,
+  shard_predictions,
   verdicts,
 )
 from utils import membership, populations, tables
@@ -91,6 +93,18 @@ def score(
   )
 
 
+def mean_score(of: Sequence[Scores]) -> Scores:
+  """The mean over data sets of one member's scores; of PIEs nothing."""
+  unknown = any(score.bins is None for score in of)
+  return Scores(
+    {
+      name: float(np.mean([score.of[name] for score in of])) for name in _SCORES
+    },
+    None if unknown else of[0].bins,
+    {},
+  )
+
+
 class Population(NamedTuple):
   """A compressed level beside the dense members.
 
@@ -160,10 +174,51 @@ class Population(NamedTuple):
     return self.row(measure, found)
 
 
+def compared(
+  members: Sequence[shard_predictions.Identity],
+  paired: Mapping[populations.Level, bool],
+  permutations: int,
+  seed: int,
+  source: str,
+) -> list[Population]:
+  """Each level beside the dense members.
+
+  Args:
+    members: of the predictions, sorted.
+    paired: level -> whether its members are pairs, of all levels.
+    permutations: memberships beside the true one.
+    seed: of the draws.
+    source: what names the levels, for the message.
+
+  Raises:
+    ValueError: a level has no members.
+  """
+  level_of = list(map(shard_predictions.level_of, members))
+
+  def positions(level):
+    return np.flatnonzero([other == level for other in level_of])
+
+  dense = positions(populations.DENSE)
+  found = []
+  for level, is_paired in paired.items():
+    compressed = positions(level)
+    if not len(compressed):
+      raise ValueError(
+        f'there are no predictions of {tuple(level)}, a level of {source}: '
+        'wanted those of the members that aggregate_predictions read'
+      )
+    drawn = pie_resampling.draw(
+      len(dense), len(compressed), 0, permutations, seed, is_paired
+    ).memberships
+    found.append(Population(level, dense, compressed, is_paired, drawn))
+  return found
+
+
 def rows_of_level(
   population: Population,
   pairs: disagreement.Pairs,
   scores: Mapping[int, Scores],
+  of_pies: bool = True,
 ) -> list[dict[str, object]]:
   """All measures of a compressed level: rows of `tables.COSTS`.
 
@@ -171,6 +226,7 @@ def rows_of_level(
     population: the level.
     pairs: of all members.
     scores: of all members, by position.
+    of_pies: whether to say how sure they are on PIEs and on other images.
   """
   pairs = pairs.of(population.both)
   churn, paired = pairs.churn, population.paired
@@ -204,7 +260,7 @@ def rows_of_level(
     values = np.array([scores[i].of[measure] for i in population.both])
     row = population.compare(measure, comparisons.mean_of_members(values))
     rows.append(_or_why(row, unknown))
-  for at, measure in enumerate(_ON_PIES):
+  for at, measure in enumerate(_ON_PIES if of_pies else ()):
     values = np.array(
       [scores[i].on_pies[population.level][at] for i in population.both]
     )

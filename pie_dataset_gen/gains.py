@@ -30,7 +30,6 @@ MEASURES = (
   *(MULTIPLY_ADDS, EFFECTIVE, headline_rows.SPEED_UP),
   *(BYTES, headline_rows.GZIPPED),
 )
-_NO_RESNET = 'weights are counted of checkpoints in the original format only'
 
 
 def count_layers(
@@ -136,6 +135,7 @@ def measure(
   layers: pd.DataFrame | None,
   dense: pd.DataFrame | None,
   stored: bytes,
+  reason: str = '',
 ) -> list[dict[str, object]]:
   """Rows of `tables.GAINS` of a level.
 
@@ -144,6 +144,7 @@ def measure(
     layers: as `count_layers` gives them, or None where they are not known.
     dense: those of the dense network, or None.
     stored: as `stored_bytes` gives them.
+    reason: why layers are not known.
   """
   # No clock in the header: the same network, the same bytes.
   found: dict[str, float] = {
@@ -172,7 +173,9 @@ def measure(
       'pruning_fraction': level.fraction_pruned,
       'measure': name,
       'value': float(found.get(name, math.nan)),
-      'not_available': '' if name in found else _NO_RESNET,
+      'not_available': ''
+      if name in found
+      else reason or 'those of the dense network are not known',
     }
     for name in MEASURES
   ]

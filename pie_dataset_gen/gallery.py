@@ -5,8 +5,8 @@ Reads
   --image_directory        a folder or tar of images, each at its key
   --results_directory      what the other scripts wrote: the modal labels of
                            aggregate_predictions; and, if they are there, its
-                           PIE null, the costs of measure_costs, those of
-                           groups too, the predictions
+                           PIE null, the costs of measure_costs and
+                           measure_corrupted_costs, the predictions
                            of the members, for the full vote of each image, the
                            tests of gen_tstatistic, the verdicts and table of
                            headline_table, the suspects of rank_suspects and the
@@ -296,7 +296,12 @@ def run(
     levels=gallery_tables.levels(labels, parts[tables.PIE_NULL.name]),
     headline=gallery_tables.headline(headline),
     costs=gallery_tables.costs(parts[tables.COSTS.name]),
-    group_costs=gallery_tables.group_costs(parts[tables.GROUP_COSTS.name]),
+    group_costs=gallery_tables.costs_by(
+      parts[tables.GROUP_COSTS.name], 'group'
+    ),
+    corrupted_costs=gallery_tables.costs_by(
+      parts[tables.CORRUPTED_COSTS.name], 'data_set'
+    ),
     figures=figures,
     missing=missing,
     image_directory=image_directory,
@@ -361,7 +366,9 @@ def _read_parts(
     (tables.PIE_NULL, paths.pie_null(*of_results)),
     (tables.SUSPECTS, paths.suspects(*of_results)),
     (tables.COSTS, paths.costs(*of_results)),
+    (tables.GAINS, paths.gains(results_directory, dataset_name)),
     (tables.GROUP_COSTS, paths.group_costs(*of_results)),
+    (tables.CORRUPTED_COSTS, paths.corrupted_costs(*of_results)),
     (tables.RELIABILITY, paths.reliability(*of_results)),
   ):
     parts[table.name] = csvs.empty(table)
@@ -374,9 +381,12 @@ def _read_parts(
     null, costs = parts[tables.PIE_NULL.name], parts[tables.COSTS.name]
     if len(costs):
       same_networks.check_costs(labels, costs, paths.costs(*of_results))
-    of_groups = parts[tables.GROUP_COSTS.name]
     parts[tables.VERDICTS.name] = verdicts.of_levels(
-      null, impacts, costs, of_groups
+      null,
+      impacts,
+      costs,
+      parts[tables.GROUP_COSTS.name],
+      parts[tables.GAINS.name],
     )
     inputs += files
     metrics = paths.class_metrics_folder(*of_results)

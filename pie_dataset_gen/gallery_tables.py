@@ -148,14 +148,15 @@ def costs(rows: pd.DataFrame) -> dict[str, list]:
   }
 
 
-def group_costs(rows: pd.DataFrame) -> dict[str, list]:
-  """The same of each group of images, whose lines follow one another.
+def costs_by(rows: pd.DataFrame, column: str) -> dict[str, list]:
+  """The same of each group or set of images, whose lines follow one another.
 
   Args:
-    rows: of `tables.GROUP_COSTS`.
+    rows: of `tables.GROUP_COSTS` or `tables.CORRUPTED_COSTS`.
+    column: which names the group or set.
   """
   found: dict[str, list] = {'levels': [], 'rows': []}
-  for group, of in rows.groupby('group', sort=False):
+  for group, of in rows.groupby(column, sort=False):
     part = costs(of)
     found['levels'] = part['levels']
     found['rows'] += [{'group': group, **row} for row in part['rows']]

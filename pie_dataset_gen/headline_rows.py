@@ -47,6 +47,8 @@ SHORT = (
   GZIPPED,
   'top-1 on corrupted images',
   'error on corrupted images, dense = 1',
+  f'{NEWLY_WRONG}, corrupted images',
+  f'{CALIBRATION_ERROR}, corrupted images',
 )
 # Images that accuracies are of: all; PIEs, as in the paper; the rest; PIEs
 # between two halves of the dense members, which chance made; and PIEs that
@@ -332,6 +334,20 @@ def cost_rows(costs: pd.DataFrame) -> list[Row]:
     # As churn beyond noise, of which the dense have none.
     row.cells.setdefault(populations.DENSE, Cell(not_available=NO_PIES))
   return list(rows.values())
+
+
+# What is said of corrupted images, too.
+_CORRUPTED = (AGAINST_DENSE, NEWLY_WRONG, CALIBRATION_ERROR, 'overconfidence')
+
+
+def corrupted_cost_rows(costs: pd.DataFrame) -> list[Row]:
+  """The mean over sets of corrupted images: `tables.CORRUPTED_COSTS`."""
+  rows = cost_rows(costs[costs['data_set'] == tables.MEAN_OF_SETS])
+  return [
+    row._replace(measure=f'{row.measure}, corrupted images')
+    for row in rows
+    if row.measure in _CORRUPTED
+  ]
 
 
 def gain_rows(gains: pd.DataFrame, speed: pd.DataFrame | None) -> list[Row]:

@@ -11,7 +11,8 @@ Reads in --results_directory what the other scripts wrote there:
                   <results_directory>/groups
 
   costs           of pie_dataset_gen.measure_costs: churn, flips, calibration,
-                  and equalised odds of groups
+                  and equalised odds of groups; of measure_corrupted_costs
+                  the same on corrupted images
   gains           of pie_dataset_gen.measure_gains: weights, operations, bytes
 
 and in --robustness_directory the summary of robustness_tests.summarize:
@@ -174,6 +175,7 @@ class _Parts(NamedTuple):
     impacts: what gen_tstatistic wrote of classes, and of groups.
     costs: rows of `tables.COSTS`.
     group_costs: rows of `tables.GROUP_COSTS`.
+    corrupted_costs: rows of `tables.CORRUPTED_COSTS`.
     gains: rows of `tables.GAINS`.
     speed: rows of `tables.SPEED`.
     metrics: folder of the class metrics.
@@ -186,6 +188,7 @@ class _Parts(NamedTuple):
   impacts: list[verdicts.Impact]
   costs: pd.DataFrame | None
   group_costs: pd.DataFrame | None
+  corrupted_costs: pd.DataFrame | None
   gains: pd.DataFrame | None
   speed: pd.DataFrame | None
   metrics: str
@@ -225,6 +228,9 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
     impacts,
     costs,
     _read_if_there(tables.GROUP_COSTS, paths.group_costs(*place), inputs),
+    _read_if_there(
+      tables.CORRUPTED_COSTS, paths.corrupted_costs(*place), inputs
+    ),
     _read_if_there(tables.GAINS, paths.gains(*of_networks), inputs),
     _read_if_there(tables.SPEED, paths.speed(*of_networks), inputs),
     metrics,
@@ -328,10 +334,12 @@ def run(
     rows += headline_rows.absent(
       'top-1 on corrupted images', tables.ROBUSTNESS_SUMMARY
     )
+  if parts.corrupted_costs is not None:
+    rows += headline_rows.corrupted_cost_rows(parts.corrupted_costs)
   levels = populations.sort_levels(level for row in rows for level in row.cells)
   write_rows(rows, levels, paths.headline_table(results_directory))
   said = verdicts.of_levels(
-    parts.null, parts.impacts, parts.costs, parts.group_costs
+    parts.null, parts.impacts, parts.costs, parts.group_costs, parts.gains
   )
   csvs.write(
     tables.VERDICTS,

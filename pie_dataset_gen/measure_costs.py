@@ -55,7 +55,6 @@ from pie_dataset_gen import (
   cost_rows,
   disagreement,
   group_costs,
-  pie_resampling,
   shard_predictions,
 )
 from utils import (
@@ -160,28 +159,13 @@ class Settings(NamedTuple):
     self, members: Sequence[shard_predictions.Identity]
   ) -> list[cost_rows.Population]:
     """Each level beside the dense members."""
-    level_of = list(map(shard_predictions.level_of, members))
-
-    def positions(level):
-      return np.flatnonzero([other == level for other in level_of])
-
-    dense = positions(populations.DENSE)
-    found = []
-    for level, paired in self.paired.items():
-      compressed = positions(level)
-      if not len(compressed):
-        raise ValueError(
-          f'there are no predictions of {tuple(level)}, a level of '
-          f'{paths.pie_null(self.results, self.dataset, self.mode)}: wanted '
-          'those that aggregate_predictions read'
-        )
-      drawn = pie_resampling.draw(
-        len(dense), len(compressed), 0, self.permutations, self.seed, paired
-      ).memberships
-      found.append(
-        cost_rows.Population(level, dense, compressed, paired, drawn)
-      )
-    return found
+    return cost_rows.compared(
+      members,
+      self.paired,
+      self.permutations,
+      self.seed,
+      paths.pie_null(self.results, self.dataset, self.mode),
+    )
 
 
 class ShardCounts(NamedTuple):

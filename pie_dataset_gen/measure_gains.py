@@ -14,7 +14,9 @@ in <results_directory>/<dataset_name>
 
 takes seconds, and about a minute for ResNet-50. Bytes are those of the weights
 in float32, masks and batch normalisation multiplied in; gzipped, runs of zeros
-take little. Of a network in another format they are those of its files.
+take little. Of a network in another format they are those of its files, and
+its weights are counted in its graph (pie_dataset_gen/file_gains.py); what
+cannot be is n/a, and why.
 
 With --rounds=5 the networks are timed, too: in each round each level predicts
 the same random images, in turn, so that what else the machine does hits all
@@ -31,7 +33,7 @@ import pandas as pd
 from absl import flags, logging
 from etils import epath
 
-from pie_dataset_gen import gains
+from pie_dataset_gen import file_gains, gains
 from utils import (
   checkpoints,
   command_line,
@@ -167,12 +169,18 @@ def run(
   by_layer = [csvs.empty(tables.LAYER_GAINS)]
   dense = None
   for level, checkpoint in members.items():
-    network = layers = None
+    network, layers, reason = None, None, ''
     if checkpoint.kind == 'bundle':
       network = checkpoints.read(checkpoint.prefix)
       layers = gains.count_layers(
         network.values, network.architecture, records.image_size
       )
+    else:
+      try:
+        layers = file_gains.count_layers(checkpoint)
+      except ValueError as error:
+        reason = str(error)
+    if layers is not None:
       by_layer.append(
         layers.assign(
           pruning_method=level.pruning_method,
@@ -182,7 +190,7 @@ def run(
     if level.is_dense:
       dense = layers
     stored = gains.stored_bytes(checkpoint, network)
-    rows += gains.measure(level, layers, dense, stored)
+    rows += gains.measure(level, layers, dense, stored, reason)
     logging.info('%s: %s', level.words, checkpoint.prefix)
   found = pd.DataFrame(rows)
   csvs.write(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from absl import logging
 from etils import epath
 
 from utils import (
@@ -35,6 +36,8 @@ COLUMNS = (
   'image_index',
   *_IDENTITY,
 )
+# More than anybody writes.
+_SHARDS = 10_000
 # Bounds the memory: text that is parsed at once.
 _BATCH_BYTES = 32 * 2**20
 
@@ -99,10 +102,34 @@ def find_shards(
     )
   if subdirectory:
     shards = {subdirectory: shards[subdirectory]}
+  else:
+    _warn_of_gaps(shards, data_directory)
   prediction_files.say_what_is_assumed(
     [path for files in shards.values() for path in files], mode
   )
   return shards
+
+
+def _warn_of_gaps(shards: Collection[str], folder: str) -> None:
+  """Says which shards the names of the others promise, and are not there."""
+  promised = set()
+  for name in shards:
+    if match := paths.SHARD.match(name):
+      stem = name[: match.start(2)]
+      of = match[3]
+      # A number in a name from elsewhere may be any.
+      for index in range(min(int(of), _SHARDS)):
+        promised.add(f'{stem}{index:0{len(match[2])}d}-of-{of}')
+  absent = sorted(promised - set(shards))
+  if absent:
+    logging.warning(
+      '%s holds predictions of %d shards, but not of %d others, for example '
+      '%s: the results are of these images only',
+      folder,
+      len(shards),
+      len(absent),
+      absent[0],
+    )
 
 
 def _check_name(data_directory: str, dataset_name: str, mode: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pie_dataset_gen import rounding
+from pie_dataset_gen import headline_rows, rounding
 from utils import csvs, membership, paths, populations, storage, tables
 
 _SOLID = f'q at or below {tables.SIGNIFICANCE:g}'
@@ -292,11 +292,86 @@ def of_costs(rows: pd.DataFrame) -> list[Verdict]:
   return said
 
 
+def of_gains(
+  level: populations.Level,
+  gains: Mapping[populations.Level, Mapping[str, float]],
+  newly_wrong: Mapping[str, Any] | None,
+) -> Verdict:
+  """What a level buys and what it costs, in a sentence each.
+
+  Args:
+    level: its name.
+    gains: level -> measure -> value, of `tables.GAINS`.
+    newly_wrong: its row of `tables.COSTS`, or None.
+  """
+  of, dense = gains[level], gains.get(populations.DENSE, {})
+  bought = []
+  stored = of.get(headline_rows.GZIPPED, np.nan)
+  share = stored / dense.get(headline_rows.GZIPPED, np.nan)
+  if not np.isnan(share):
+    bought.append(
+      f"{100 * share:.0f} % of the dense network's bytes when gzipped"
+    )
+  speed_up = of.get(headline_rows.SPEED_UP, np.nan)
+  if not np.isnan(speed_up):
+    bought.append(
+      f'{100 / speed_up:.0f} % of its multiply-adds where zeros are skipped '
+      '(here they are not)'
+    )
+  said = f'{level.words}: in short, '
+  said += (
+    f'it takes {", and ".join(bought)}'
+    if bought
+    else 'what it saves is not known'
+  )
+  verdict = 'not tested'
+  if newly_wrong is not None and not np.isnan(newly_wrong['value']):
+    verdict = newly_wrong['verdict']
+    said += f'; {_newly_wrong(newly_wrong)}'
+  return Verdict('gains', verdict, f'{said}.')
+
+
+def _row_of(
+  costs: pd.DataFrame | None, level: populations.Level, measure: str
+) -> Mapping[str, Any] | None:
+  """A level's row of a measure, or None."""
+  rows = [] if costs is None else costs.to_dict('records')
+  for row in rows:
+    if populations.level_of(row) == level and row['measure'] == measure:
+      return row
+  return None
+
+
+def _newly_wrong(row: Mapping[str, Any]) -> str:
+  """How many images become wrong, of a number that people can picture."""
+
+  def images(name):
+    number = 1000 * row[name]
+    return f'about {number:.0f}' if number >= 1 else 'fewer than 1'
+
+  found = (
+    f'of 1,000 images it has {images("value")} wrong that a dense network has '
+    'right'
+  )
+  if not np.isnan(row['reference']):
+    beside = 'between two dense networks'
+    if row['is_paired']:
+      beside = 'by chance'
+    found += f', {images("reference")} {beside}'
+  words = {
+    'differs': 'chance does not explain the difference',
+    'not shown': 'no difference is shown',
+    'too few members': 'so few members cannot tell it from chance',
+  }
+  return f'{found}: {words.get(row["verdict"], "that was not tested")}'
+
+
 def of_levels(
   null: pd.DataFrame | None,
   impacts: Sequence[Impact],
   costs: pd.DataFrame | None = None,
   group_costs: pd.DataFrame | None = None,
+  gains: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
   """What is said of all levels.
 
@@ -305,6 +380,7 @@ def of_levels(
     impacts: of classes, of groups.
     costs: rows of `tables.COSTS`, or None.
     group_costs: rows of `tables.GROUP_COSTS`, or None.
+    gains: rows of `tables.GAINS`, or None.
 
   Returns:
     Rows of `tables.VERDICTS`.
@@ -319,6 +395,15 @@ def of_levels(
       level = populations.level_of(row)
       verdict = of_impact(about, row, of_level.get(level, tests[:0]))
       said.setdefault(level, []).append(verdict)
+  if gains is not None:
+    of_gained = {
+      level: rows.set_index('measure')['value'].to_dict()
+      for level, rows in populations.by_level(gains).items()
+    }
+    for level in of_gained.keys() - {populations.DENSE}:
+      row = _row_of(costs, level, headline_rows.NEWLY_WRONG)
+      # First of all that is said of a level.
+      said.setdefault(level, []).insert(0, of_gains(level, of_gained, row))
   for found in (costs, group_costs):
     of_levels = {} if found is None else populations.by_level(found)
     for level, rows in of_levels.items():

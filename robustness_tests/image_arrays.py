@@ -10,6 +10,7 @@ order of its archive, so that they are called as the clean ones of
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +24,8 @@ with epy.lazy_imports():
 SEVERITIES = (1, 2, 3, 4, 5)
 _LABELS = 'labels.npy'
 _SUFFIX = '.npy'
+# A header is Python, of which the parser's own errors come through.
+_OF_HEADERS = (OverflowError, SyntaxError, TypeError, tokenize.TokenError)
 
 
 def find(folder: epath.Path) -> list[epath.Path]:
@@ -102,7 +105,7 @@ def _read(path: epath.Path) -> np.ndarray:
       return np.load(str(path), mmap_mode='r')
     with path.open('rb') as file:
       return np.load(file)
-  except (EOFError, ValueError) as error:
+  except (EOFError, ValueError, *_OF_HEADERS) as error:
     raise ValueError(
       f'{path} is no complete array of numbers (pickles are not opened): '
       f'{error}'

@@ -27,7 +27,9 @@ its images have the network's input size, as ImageNet-C's usually have.
 Writes, for each member and set, one CSV (utils/tables.py: ROBUSTNESS)
   <dest_dir>/<dataset_name>/<corruption>_<severity>/<member>.csv
 with support, recall and precision of every class, top-1, top-5 and loss. Each
-image is decoded once for a group of members. Finished files are skipped.
+image is decoded once for a group of members. Finished files are skipped. With
+--predictions_directory also the predictions of each image (PREDICTIONS), of
+which measure_corrupted_costs finds churn, flips and calibration.
 --dataset_name=imagenet_a gives two data sets: imagenet_a, where networks choose
 among its 200 classes, which is its official score, and imagenet_a_all_classes.
 --modal_labels adds <dataset_name>_pie and <dataset_name>_non_pie.
@@ -102,6 +104,12 @@ def define_flags() -> None:
     "Name of what is measured, in the results. Empty: the study's with _c; "
     'without --study imagenet_c.',
   )
+  flags.DEFINE_string(
+    'predictions_directory',
+    '',
+    "Folder that every image's prediction goes into as well, in a folder of "
+    '--dataset_name, for measure_corrupted_costs. Empty: they are not kept.',
+  )
   flags.DEFINE_list(
     'corruption_type',
     '',
@@ -149,6 +157,7 @@ def run(
   label_smoothing: float,
   clean_data_directory: str = '',
   modal_labels: str = '',
+  predictions_directory: str = '',
 ) -> None:
   """Measures what is missing; the arguments are the flags."""
   found = member_paths.find(ckpt_dir)
@@ -161,6 +170,13 @@ def run(
     for checkpoint in found
     for one in sets
     for name in names
+  }
+  kept = {
+    (checkpoint, one): paths.predictions(
+      predictions_directory, dataset_name, mode, one.name, checkpoint
+    )
+    for checkpoint, one, _ in outputs
+    if predictions_directory
   }
   label_files = (
     csvs.find(tables.MODAL_LABELS, modal_labels) if modal_labels else []
@@ -186,7 +202,10 @@ def run(
     },
   )
   missing = {
-    which for which, path in outputs.items() if not storage.exists(path)
+    (checkpoint, one, name)
+    for (checkpoint, one, name), path in outputs.items()
+    if not storage.exists(path)
+    or (kept and not storage.exists(kept[checkpoint, one]))
   }
   logging.info(
     '%d of %d files below %s are finished',
@@ -216,8 +235,14 @@ def run(
       predictor, found, data_sets, to_do
     ):
       of_views = views.views_of(predictions, dataset_name, is_pie)
+      record.start()
+      if kept:
+        csvs.write(
+          tables.PREDICTIONS,
+          of_views[dataset_name].assign(split=mode),
+          kept[checkpoint, one],
+        )
       for name, rows in of_views.items():
-        record.start()
         write_metrics(
           checkpoint,
           one,
@@ -380,6 +405,7 @@ def main(argv: list[str]) -> None:
     f.label_smoothing,
     f.clean_data_directory,
     f.modal_labels,
+    f.predictions_directory,
   )
 
 

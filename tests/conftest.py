@@ -12,6 +12,18 @@ from absl import logging
 from tests.stages import STAGES, Runner
 from utils import table_digests
 
+# Those that take longest. First, so that no process is left with one of them
+# when the others have ended.
+_FIRST = (
+  'test_imagenet_train_eval.py',
+  'test_member_folder.py',
+  'test_training.py',
+  'test_imagenet_predictions.py',
+  'test_interruption.py',
+  'test_faults.py',
+  'test_kills.py',
+)
+
 
 def pytest_addoption(parser):
   parser.addoption(
@@ -26,6 +38,10 @@ def pytest_configure(config):
   # A job in the background of a shell ignores Ctrl-C, and so would all that the
   # tests start and interrupt.
   signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.name not in _FIRST)
 
 
 def pytest_sessionfinish(session):

@@ -27,6 +27,7 @@ ORDER = (
   tables.ROBUSTNESS,
   tables.ROBUSTNESS_SUMMARY,
   tables.COSTS,
+  tables.CORRUPTED_COSTS,
   tables.CLASS_COSTS,
   tables.GROUP_COSTS,
   tables.NEWLY_WRONG,

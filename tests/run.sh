@@ -22,4 +22,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # In several processes, since one keeps one core busy; each takes up to 2 GB. The
 # tests of a file stay together: they share what they made.
 exec .venv-tests/bin/python -m pytest --numprocesses=auto --maxprocesses=4 \
-  --dist=loadfile "$@"
+  --dist=loadfile --no-loadscope-reorder "$@"

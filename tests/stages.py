@@ -45,6 +45,7 @@ _TINY = {
   'aggregate_predictions': ('--num_cores=1',),
   'generate_pie_dataset': ('--num_cores=1',),
   'measure_costs': ('--num_cores=1',),
+  'measure_corrupted_costs': ('--num_cores=1',),
   'build_corruptions': ('--corruptions=brightness', '--severities=1,3'),
   'gallery': ('--others_per_class=1',),
 }
@@ -208,8 +209,9 @@ def interrupt(what):
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _child(stage, folder, log, strike, at, note):
+def _child(stage, folder, log, strike, at, note, environment):
   os.chdir(folder)
+  os.environ.update(environment)
   # TensorFlow's temporary files go when a process ends well, and few do.
   tempfile.tempdir = os.path.dirname(log)
   for descriptor in (1, 2):
@@ -241,11 +243,15 @@ class Runner:
     first.start()
     first.join()
 
-  def start(self, stage, folder, at=sys.maxsize, strike=kill):
+  def start(self, stage, folder, at=sys.maxsize, strike=kill, environment=None):
     number = next(self._numbers)
     log, note = (str(self.scratch / f'{x}-{number}') for x in ('log', 'note'))
     process = self._context.Process(
-      target=_child, args=(stage, str(folder), log, strike, at, note)
+      target=_child,
+      args=(
+        *(stage, str(folder), log, strike, at, note),
+        environment or {},
+      ),
     )
     process.start()
     process.log, process.note = pathlib.Path(log), pathlib.Path(note)

@@ -812,6 +812,15 @@ def test_an_image_in_two_shards_is_refused(tmp_path):
     run(folder, tmp_path / 'out')
 
 
+def test_shards_that_the_names_of_others_promise_are_missed(tmp_path, caplog):
+  folder = write_population(tmp_path / 'in')
+  run(folder, tmp_path / 'whole')
+  assert 'of these images only' not in caplog.text
+  shutil.rmtree(folder / 'validation-00000-of-00002')
+  run(folder, tmp_path / 'out')
+  assert 'not of 1 others, for example validation-00000-of-00002' in caplog.text
+
+
 def test_missing_parts_are_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match='no CSV of predictions'):
     run(tmp_path / 'nothing', tmp_path / 'out')
@@ -844,7 +853,7 @@ def test_runs_from_the_command_line_without_tensorflow(tmp_path):
   )
   flags = [f'--data_directory={folder}', f'--output_path={tmp_path / "out"}']
   flags += ['--dataset_name=toy', '--sparsity_fraction=0.5,0.9']
-  flags += ['--place=workers.Place(2)']
+  flags += ['--num_cores=2']
   subprocess.run([sys.executable, '-c', code, *flags], check=True)
   run(folder, tmp_path / 'again', num_resamples=100)
   assert csv_bytes(tmp_path / 'out') == csv_bytes(tmp_path / 'again')

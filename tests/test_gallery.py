@@ -1,6 +1,7 @@
 """The page of PIEs: its numbers, its images, and the page in a browser."""
 
 import http.server
+import importlib.resources
 import io
 import json
 import pathlib
@@ -800,6 +801,13 @@ def test_costs_stand_beside_what_training_alone_gives(copy_of_run):
           row['reference'], measure, row['value']
         )
       assert verdict.startswith(row['verdict'])
+  results = str(copy_of_run / 'results')
+  # The same of corrupted images.
+  csvs.write(
+    tables.CORRUPTED_COSTS,
+    costs.assign(data_set='fog_1', images=IMAGES),
+    paths.corrupted_costs(results, 'pets', 'eval'),
+  )
   # Without the table there is no place for it.
   csvs.write(
     tables.COSTS,
@@ -808,6 +816,7 @@ def test_costs_stand_beside_what_training_alone_gives(copy_of_run):
   )
   html = pathlib.Path(gallery.run(**arguments(copy_of_run))).read_text()
   assert 'id="costs-table"' not in html
+  assert 'fog_1: ' in html.split('id="corrupted-costs-table"')[1]
 
 
 def test_what_is_paid_is_drawn_against_what_is_bought():
@@ -1102,6 +1111,115 @@ def keys_shown(page):
   return page.eval_on_selector_all(
     '#grid li', 'items => items.map((item) => item.dataset.key)'
   )
+
+
+# Also what WCAG 2.2 asks beside axe's own selection: targets of 24 pixels.
+AXE_RULES = {
+  'light': """runOnly: [
+    'wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice',
+  ], rules: {'target-size': {enabled: true}}""",
+  'dark': "runOnly: ['color-contrast']",
+}
+
+
+@pytest.mark.parametrize('scheme', AXE_RULES)
+def test_axe_finds_nothing_that_shuts_people_out(open_page, scheme):
+  axe = importlib.resources.files('axe_playwright_python') / 'axe.min.js'
+  page = open_page(color_scheme=scheme)
+  page.evaluate(axe.read_text())
+  seen = set()
+
+  def check():
+    # Preloading would fetch the style sheet, which the policy forbids.
+    found = page.evaluate(f'axe.run({{preload: false, {AXE_RULES[scheme]}}})')
+    assert not [
+      (rule['id'], node['html'], node['failureSummary'])
+      for rule in found['violations']
+      for node in rule['nodes']
+    ]
+    seen.update(rule['id'] for rule in found['passes'])
+
+  page.evaluate(
+    "document.querySelectorAll('details').forEach((d) => { d.open = true; })"
+  )
+  page.select_option('#kind', '')
+  begin(page, 'Ann')
+  check()
+  page.locator('#grid button').first.click()
+  check()
+  assert 'color-contrast' in seen
+  if scheme == 'light':
+    assert seen >= {'label', 'image-alt', 'button-name', 'target-size'}
+
+
+def test_all_controls_are_reached_and_left_by_keyboard(open_page):
+  page = open_page()
+  shown = page.evaluate("""() => [...document.querySelectorAll(
+    'a, button, input, select, summary, [tabindex="0"]'
+  )].filter((e) => e.checkVisibility()).map((e) => e.outerHTML)""")
+  reached = []
+  for _ in range(len(shown) + 1):
+    page.keyboard.press('Tab')
+    reached.append(
+      page.evaluate("""() => {
+      const one = document.activeElement;
+      const outlined = one.closest('.button') || one;
+      const {outlineStyle} = getComputedStyle(outlined);
+      return outlineStyle === 'none' ? outlineStyle : one.outerHTML;
+    }""")
+    )
+  assert reached[:-1] == shown
+  # A dialog that closes gives the place back.
+  page.locator('#grid button').nth(1).focus()
+  page.keyboard.press('Enter')
+  page.keyboard.press('Escape')
+  assert page.evaluate("""() =>
+    document.activeElement === document.querySelectorAll('#grid button')[1]
+  """)
+
+
+def test_nothing_is_wider_than_a_telephone(open_page):
+  page = open_page(viewport={'width': 320, 'height': 600})
+  assert page.evaluate('document.documentElement.scrollWidth') <= 320
+
+
+def test_the_policy_of_the_page_lets_no_other_code_run(browser, page_folder):
+  page = browser.new_page()
+  page.goto(f'{page_folder.as_uri()}/index.html')
+  policy = page.get_attribute('[http-equiv=Content-Security-Policy]', 'content')
+  assert policy.startswith("default-src 'none';")
+  assert 'unsafe' not in policy
+  tried = page.evaluate("""async () => {
+    const blocked = [];
+    document.addEventListener('securitypolicyviolation', (event) =>
+      blocked.push(event.effectiveDirective));
+    const add = (tag, attributes, text = '') => {
+      const one = document.createElement(tag);
+      for (const [name, value] of Object.entries(attributes)) {
+        one.setAttribute(name, value);
+      }
+      one.append(text);
+      document.body.append(one);
+      return one;
+    };
+    add('script', {}, 'window.ran = 1');
+    add('script', {src: 'https://localhost/x.js'});
+    add('script', {src: 'data:text/javascript,window.ran=1'});
+    add('p', {onclick: 'window.ran = 1', style: 'color: red'}).click();
+    add('style', {}, 'p { color: red }');
+    add('iframe', {src: 'https://localhost'});
+    add('img', {src: 'https://localhost/x.png'});
+    await fetch('https://localhost').catch(() => {});
+    await new Promise((then) => setTimeout(then, 100));
+    return {blocked: blocked.sort(), ran: window.ran ?? null};
+  }""")
+  page.close()
+  assert tried['ran'] is None
+  assert tried['blocked'] == [
+    *('connect-src', 'frame-src', 'img-src', 'script-src-attr'),
+    *('script-src-elem',) * 3,
+    *('style-src-attr', 'style-src-elem'),
+  ]
 
 
 def test_images_load(open_page):

@@ -220,6 +220,33 @@ def test_layouts_give_the_same_metrics(members, clean, tmp_path):
   assert np.diff(np.sort(losses)).min() > 1e-3
 
 
+def test_kept_predictions_are_those_that_were_measured(members, tmp_path):
+  """Also where only they are missing; then nothing else changes."""
+  write_own(tmp_path / 'own' / 'fog_1' / '1.0.0', pictures())
+  measured = run(members, tmp_path / 'own', tmp_path / 'out')
+  kept = tmp_path / 'kept'
+  again = run(
+    members,
+    tmp_path / 'own',
+    tmp_path / 'out',
+    predictions_directory=str(kept),
+  )
+  assert_equal(measured, again)
+  found = sorted(kept.rglob('*.csv'))
+  assert len(found) == len(measured) == 2
+  for path in found:
+    assert path.parent.name == 'fog_1'
+    rows = csvs.read(tables.PREDICTIONS, str(path))
+    (of,) = (
+      frame
+      for frame in measured.values()
+      if frame['pruning_method'].iloc[0] == rows['pruning_method'].iloc[0]
+    )
+    right = rows['predictions'] == rows['true_class']
+    assert right.mean() == of['eval_accuracy'].iloc[0]
+    assert rows['predicted_probability'].between(0, 1).all()
+
+
 def open_tiny(folder, clean):
   (one,) = image_sets.find_sets(str(folder), ())
   return image_sets.open_set(

@@ -76,6 +76,7 @@ TENSORFLOW_FREE = (
   'pie_dataset_gen.compare_with_people',
   'pie_dataset_gen.headline_table',
   'pie_dataset_gen.how_many_members',
+  'pie_dataset_gen.measure_corrupted_costs',
   'pie_dataset_gen.measure_costs',
   'pie_dataset_gen.rank_suspects',
   'pie_dataset_gen.summarize_annotations',

@@ -3,18 +3,20 @@
 import gzip
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 
-from pie_dataset_gen import gains, headline_rows, measure_gains
+from pie_dataset_gen import file_gains, gains, headline_rows, measure_gains
 from utils import (
   checkpoints,
   csvs,
   image_records,
   member_paths,
+  network_files,
   paths,
   populations,
   resnet_model,
@@ -169,14 +171,105 @@ def test_levels_are_timed_in_turn(study, tmp_path):
   assert timed.not_available == 'measure_gains --rounds is 0'
 
 
-def test_files_of_other_formats_have_bytes_and_no_weights():
-  rows = pd.DataFrame(gains.measure(PRUNED, None, None, b'0' * 1000))
+def test_where_weights_are_not_known_bytes_are_and_the_reason_stands():
+  rows = pd.DataFrame(gains.measure(PRUNED, None, None, b'0' * 1000, 'opaque'))
   values = rows.set_index('measure')['value']
   assert values[gains.BYTES] == 1000
   assert values[headline_rows.GZIPPED] < 100
   rest = rows[~rows['measure'].str.startswith('bytes')]
   assert rest['value'].isna().all()
-  assert rest['not_available'].str.contains('original format only').all()
+  assert (rest['not_available'] == 'opaque').all()
+
+
+SIZE = 16
+# Weights, and how often each is multiplied for an image.
+LAYERS = {'conv': (3 * 3 * 3 * 8, SIZE**2), 'depthwise': (72, 14**2)}
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  """One network, half of whose convolution is zero, in all three formats."""
+  import keras
+
+  layers = keras.layers
+  model = keras.Sequential(
+    [
+      layers.Input((SIZE, SIZE, 3)),
+      layers.Conv2D(8, 3, padding='same', use_bias=False),
+      layers.BatchNormalization(),
+      layers.ReLU(),
+      layers.DepthwiseConv2D(3),
+      layers.GlobalAveragePooling2D(),
+      layers.Dense(5),
+    ]
+  )
+  random = np.random.default_rng(0)
+  weights = [random.uniform(0.5, 1, w.shape) for w in model.get_weights()]
+  weights[0][:, :, :, :4] = 0
+  model.set_weights(weights)
+  folder = tmp_path_factory.mktemp('files')
+  model.save(folder / 'net.keras')
+  model.export(str(folder / 'net'), verbose=False)
+  for name, kinds in (('net', []), ('half', [tf.float16])):
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / 'net'))
+    if kinds:
+      converter.optimizations = [tf.lite.Optimize.DEFAULT]
+      converter.target_spec.supported_types = kinds
+    (folder / f'{name}.tflite').write_bytes(converter.convert())
+  network_files.write(
+    str(folder / 'net.json'),
+    network_files.Description(
+      SIZE, 1.0, (0.0,) * 3, (1.0,) * 3, 'RGB', 'logits', 5
+    ),
+  )
+  rows = [('net.keras', 'a'), ('net', 'b'), ('net.tflite', 'c')]
+  rows.append(('half.tflite', 'd'))
+  pd.DataFrame(
+    [(file, method, 0.0, 0, 'net.json') for file, method in rows],
+    columns=[
+      *('file', 'pruning_method', 'fraction_pruned', 'replicate'),
+      'description',
+    ],
+  ).to_csv(folder / 'members.csv', index=False)
+  return folder
+
+
+def test_all_formats_of_a_network_have_its_weights(files):
+  found = member_paths.find(str(files / 'members.csv'))
+  assert len(found) == 4
+  for checkpoint in found:
+    rows = file_gains.count_layers(checkpoint)
+    conv, depthwise, dense, others = rows.to_dict('records')
+    for layer, (size, positions), kept in (
+      (conv, LAYERS['conv'], 0.5),
+      (depthwise, LAYERS['depthwise'], 1),
+      (dense, (40, 1), 1),
+    ):
+      assert layer['parameters'] == size
+      assert layer['nonzero_parameters'] == size * kept
+      assert layer['multiply_adds'] == size * positions
+      assert layer['nonzero_multiply_adds'] == size * positions * kept
+    # Normalisation is folded into one bias there.
+    is_folded = checkpoint.kind == 'tflite'
+    assert others['parameters'] <= 8 + 5 + 16
+    assert (others['parameters'] == 8 + 5 + 16) != is_folded
+
+
+def test_products_that_are_not_counted_are_named(files, tmp_path):
+  import keras
+
+  inputs = keras.Input((SIZE, SIZE, 3))
+  x = keras.layers.Reshape((SIZE * SIZE, 3))(inputs)
+  x = keras.layers.Dot(axes=1)([x, x])
+  outputs = keras.layers.Dense(5)(keras.layers.Flatten()(x))
+  keras.Model(inputs, outputs).save(tmp_path / 'net.keras')
+  shutil.copy(files / 'net.json', tmp_path)
+  (tmp_path / 'members.csv').write_text(
+    (files / 'members.csv').read_text().split('net,')[0]
+  )
+  (checkpoint,) = member_paths.find(str(tmp_path / 'members.csv'))
+  with pytest.raises(ValueError, match='BatchMatMulV2 are not counted'):
+    file_gains.count_layers(checkpoint)
 
 
 def test_it_leaves_a_record(study):

@@ -54,6 +54,7 @@ MADE = {
     'results/robustness',
     'results/robustness/robustness_summary.csv',
   ),
+  'measure_corrupted_costs': (RESULTS, f'{RESULTS}/eval_corrupted_costs.csv'),
   'measure_gains': (RESULTS, f'{RESULTS}/gains.csv'),
   'rank_suspects': (RESULTS, f'{RESULTS}/eval_suspects.csv'),
   'headline_table': ('results', 'results/headline_table.csv'),

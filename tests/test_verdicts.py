@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pie_dataset_gen import verdicts
-from utils import csvs, tables
+from utils import csvs, populations, tables
 
 ROW = {
   'pruning_method': 'threshold',
@@ -235,3 +235,76 @@ def test_a_cost_is_said_as_it_was_tested(changes, said):
   assert found.verdict == changes.get('verdict', 'differs')
   assert said in found.sentence
   assert found.sentence.startswith('int8: ')
+
+
+GAINED = {
+  populations.DENSE: {'bytes, gzipped': 200.0, 'theoretical speed-up': 1.0},
+  populations.Level('threshold', 0.9): {
+    'bytes, gzipped': 30.0,
+    'theoretical speed-up': 8.0,
+  },
+  populations.Level('int8', 0.0): {
+    'bytes, gzipped': 50.0,
+    'theoretical speed-up': np.nan,
+  },
+}
+
+
+@pytest.mark.parametrize(
+  ('level', 'changes', 'said'),
+  [
+    (
+      ('threshold', 0.9),
+      {},
+      "takes 15 % of the dense network's bytes when gzipped, and 12 % of its "
+      'multiply-adds where zeros are skipped (here they are not); of 1,000 '
+      'images it has about 67 wrong that a dense network has right, about 16 '
+      'between two dense networks: chance does not explain the difference.',
+    ),
+    (
+      ('int8', 0.0),
+      {
+        'value': 4e-4,
+        'reference': 1e-3,
+        'is_paired': 1,
+        'verdict': 'not shown',
+      },
+      "takes 25 % of the dense network's bytes when gzipped; of 1,000 images "
+      'it has fewer than 1 wrong that a dense network has right, about 1 by '
+      'chance: no difference is shown.',
+    ),
+    (
+      ('int8', 0.0),
+      {'reference': np.nan, 'verdict': 'not tested'},
+      'right: that was not tested.',
+    ),
+    (
+      ('int8', 0.0),
+      {'verdict': 'too few members'},
+      'cannot tell it from chance.',
+    ),
+    (
+      ('int8', 0.0),
+      None,
+      "takes 25 % of the dense network's bytes when gzipped.",
+    ),
+  ],
+)
+def test_what_is_bought_and_paid_is_said_in_short(level, changes, said):
+  row = None
+  if changes is not None:
+    row = {
+      'value': 0.067,
+      'reference': 0.016,
+      'is_paired': 0,
+      'verdict': 'differs',
+    }
+    row |= changes
+  found = verdicts.of_gains(populations.Level(*level), GAINED, row)
+  assert found.sentence.endswith(said)
+  assert found.verdict == (row['verdict'] if row else 'not tested')
+  # A network of which nothing is known is not said to save anything.
+  unknown = verdicts.of_gains(
+    populations.Level(*level), {populations.Level(*level): {}}, row
+  )
+  assert 'what it saves is not known' in unknown.sentence

@@ -12,6 +12,7 @@ flags of one name), and bad input ends in one clear line and exit code 1. What
 
 import dataclasses
 import importlib
+import logging as python_logging
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -52,10 +53,12 @@ def run_script(
   """Defines the flags and runs main; bad input exits with one clear line.
 
   ValueError and OSError are what input can cause: a wrong flag, a damaged or
-  missing file, a full disk. Anything else is a fault of the program and shows
-  its traceback.
+  missing file, a full disk; a bucket that gave no answer, errors of its client.
+  Anything else is a fault of the program and shows its traceback.
   """
   tensorflow_start.hush()
+  # It shows a traceback whenever it gives up.
+  python_logging.getLogger('gcsfs').setLevel(python_logging.CRITICAL)
   module = sys.modules['__main__'].__spec__
   if main.__module__ == '__main__' and module:
     # What a cluster's workers are sent has the name by which they import it.
@@ -68,13 +71,22 @@ def run_script(
       sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
     try:
       main(argv)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
       logging.debug('%s', error, exc_info=True)
       sys.exit(f'error: {error}')
+    except OSError as error:
+      logging.debug('%s', error, exc_info=True)
+      # A bucket's answer may have many lines.
+      sys.exit(f'error: {" ".join(str(error).splitlines())}')
     except Interrupted as error:
       sys.exit(say_interrupted(str(error), error.number))
     except KeyboardInterrupt:
       sys.exit(say_interrupted())
+    except Exception as error:
+      if not storage.is_of_bucket(error):
+        raise
+      logging.debug('%s', error, exc_info=True)
+      sys.exit(f'error: {storage.say_of_bucket(error)}')
 
   app.run(guarded_main)
 

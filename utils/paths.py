@@ -221,6 +221,11 @@ def costs(output_path: str, dataset: str, mode: str) -> str:
   return str(_below(output_path, dataset, f'{mode}_costs.csv'))
 
 
+def corrupted_costs(output_path: str, dataset: str, mode: str) -> str:
+  """The same on corrupted images."""
+  return str(_below(output_path, dataset, f'{mode}_corrupted_costs.csv'))
+
+
 def class_costs(output_path: str, dataset: str, mode: str) -> str:
   """PIEs and flips of each class at each level."""
   return str(_below(output_path, dataset, f'{mode}_class_costs.csv'))

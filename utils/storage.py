@@ -14,6 +14,14 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
+# What its client of buckets ends with, after all its attempts.
+_ERRORS_OF_TENSORFLOW = (
+  'AbortedError',
+  'DeadlineExceededError',
+  'PermissionDeniedError',
+  'UnauthenticatedError',
+  'UnavailableError',
+)
 # Of what lies in a folder, in a message.
 _NAMED = 8
 # What `unfinished` calls a file, and what TensorFlow adds to it.
@@ -193,8 +201,31 @@ def cannot_be_written(path: str | os.PathLike) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    reason = error.strerror or error
+    reason = error.strerror or ' '.join(str(error).split())
     raise OSError(f'{path} cannot be written: {reason}') from None
+  except Exception as error:
+    if not is_of_bucket(error):
+      raise
+    raise OSError(f'{path} cannot be written: {say_of_bucket(error)}') from None
+
+
+def is_of_bucket(error: Exception) -> bool:
+  """Whether a client of buckets gave up, whose errors are no OSError.
+
+  By name, since only what uses a client imports it. Clients try again for
+  half a minute (gcsfs) or longer (TensorFlow).
+  """
+  kind = type(error)
+  package = kind.__module__.partition('.')[0]
+  return package in ('aiohttp', 'gcsfs', 'google') or (
+    package == 'tensorflow' and kind.__name__ in _ERRORS_OF_TENSORFLOW
+  )
+
+
+def say_of_bucket(error: Exception) -> str:
+  """One line of such an error."""
+  said = ' '.join(str(error).split())
+  return f'the bucket does not do it: {type(error).__name__}, {said}'
 
 
 def _create_locked(prefix: str) -> tuple[str, int]:
@@ -230,21 +261,42 @@ def write_complete(path: str | os.PathLike, data: bytes | str) -> None:
   """Writes a file so that its final name never shows a part of it.
 
   The bytes go to a hidden name beside it, which is renamed when they are on
-  disk. A rename within a bucket is a copy, which shows nothing partial either.
+  disk. An object of a bucket needs none: it appears when all of it has arrived,
+  and a writer that is killed leaves nothing.
 
   Raises:
     OSError: it cannot be written; names the file.
   """
+  data = data.encode() if isinstance(data, str) else data
+  if '://' in str(path):
+    with cannot_be_written(path):
+      _upload(path, data)
+    return
   with unfinished(path) as hidden, cannot_be_written(path):
     hidden = epath.Path(hidden)
     try:
       with hidden.open('wb') as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(data)
       flush_to_disk(str(hidden))
       hidden.replace(path)
     except BaseException:
       hidden.unlink(missing_ok=True)
       raise
+
+
+def _upload(path: str | os.PathLike, data: bytes) -> None:
+  """Writes an object, from the beginning if need be.
+
+  Clients repeat a request that failed. Where the answer to an upload's last one
+  was lost, it may meet a session that has ended, for which none has a remedy.
+  """
+  for is_last in (False, False, True):
+    try:
+      epath.Path(path).write_bytes(data)
+      return
+    except Exception:
+      if is_last:
+        raise
 
 
 def flush_to_disk(path: str) -> None:

@@ -363,6 +363,29 @@ COSTS = Table(
   sort_by=(),
 )
 
+# In the place of a set's name.
+MEAN_OF_SETS = 'mean over sets'
+
+CORRUPTED_COSTS = Table(
+  'costs on corrupted images',
+  'a measure at a level on a set of corrupted images',
+  'pie_dataset_gen.measure_corrupted_costs',
+  '<results>/<data set>/<mode>_corrupted_costs.csv',
+  (
+    Column(
+      'data_set',
+      'text',
+      f"'<corruption>_<severity>', or '{MEAN_OF_SETS}'",
+    ),
+    _count('images', 'images of the set, or of all'),
+    *_LEVEL,
+    *_COST,
+  ),
+  key=('data_set', 'pruning_method', 'pruning_fraction', 'measure'),
+  # In the order of sets and measures.
+  sort_by=(),
+)
+
 CLASS_COSTS = Table(
   'costs of classes',
   'a class at a level: PIEs and flips beside what training alone gives',
@@ -536,7 +559,8 @@ VERDICTS = Table(
     Column(
       'about',
       'text',
-      "'images', 'PIEs', 'classes', 'groups', 'flips', 'calibration' or 'odds'",
+      "'gains', 'images', 'PIEs', 'classes', 'groups', 'flips', 'calibration' "
+      "or 'odds'",
     ),
     Column(
       'verdict',
