@@ -149,7 +149,7 @@ def _sides(summary: pd.Series) -> tuple[str, str]:
 
 
 def _verdict(summary: pd.Series) -> str:
-  """What was found, and what chance gives, in a line or two."""
+  """What was found, and what chance gives, in two lines or three."""
   down, up = (side.partition(',')[0] for side in _sides(summary))
   up = up.removesuffix(' than the whole')
   uncorrected = summary['lower'] + summary['higher']
@@ -167,9 +167,9 @@ def _verdict(summary: pd.Series) -> str:
     f'p {_AT_MOST}, uncorrected: {uncorrected}{chance[2]}'
   )
   if summary['significant_pvalue_smallest'] > tables.SIGNIFICANCE:
-    text += ', and so few models can give no less than ' + (
-      f'{summary["significant_pvalue_smallest"]:.2g}'
-    )
+    # On a line of its own, which would else be wider than the figure.
+    smallest = f'{summary["significant_pvalue_smallest"]:.2g}'
+    text += f',\nand so few models can give no less than {smallest}'
   return text
 
 
