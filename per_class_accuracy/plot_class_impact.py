@@ -437,10 +437,12 @@ def run(
     )
   _remove_stale(results_directory, dataset_name, mode, written)
   logging.info('%d figures: %s and the like', len(written), written[0])
+  folder = str(epath.Path(inputs[0]).parent)
   provenance.write(
-    str(epath.Path(inputs[0]).parent),
+    folder,
     'per_class_accuracy.plot_class_impact',
     inputs,
+    outputs=provenance.outputs(folder, written),
   )
   return written
 

@@ -318,7 +318,14 @@ def run(
     },
   )
   # Not the records one by one, nor the predictions: there may be thousands.
-  provenance.write(folder, _SCRIPT, inputs)
+  shown = [
+    str(path)
+    for path in storage.below(epath.Path(folder))
+    if not path.name.startswith('.') and not path.name.endswith('.run.json')
+  ]
+  provenance.write(
+    folder, _SCRIPT, inputs, outputs=provenance.outputs(folder, shown)
+  )
   page = storage.within(folder, 'index.html')
   logging.info('wrote %s', page)
   return page
@@ -366,6 +373,7 @@ def _read_parts(
   ):
     parts[table.name] = csvs.empty(table)
     if storage.exists(path):
+      same_networks.check_inputs(table, path)
       parts[table.name] = csvs.read(table, path)
       inputs.append(path)
   if not len(parts[tables.VERDICTS.name]):

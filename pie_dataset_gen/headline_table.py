@@ -211,6 +211,8 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
     null = csvs.read(tables.PIE_NULL, path)
     inputs = [*inputs, path, *files]
   impacts, files = verdicts.read_impacts(*place)
+  for path in files:
+    same_networks.check_inputs(tables.CLASS_IMPACT_SUMMARY, path)
   inputs = [*inputs, *files]
   if members is not None and labels is not None:
     same_networks.check_labels(members, labels, metrics, labels_folder)
@@ -243,6 +245,7 @@ def _read_if_there(
   if not storage.exists(path):
     return None
   inputs.append(path)
+  same_networks.check_inputs(table, path)
   return csvs.read(table, path)
 
 
@@ -320,6 +323,7 @@ def run(
     )
   path = paths.robustness_summary(robustness_directory)
   if robustness_directory and storage.exists(path):
+    same_networks.check_inputs(tables.ROBUSTNESS_SUMMARY, path)
     summary = csvs.read(tables.ROBUSTNESS_SUMMARY, path)
     # Of the other split, clean images have another loss.
     if parts.members is not None and mode == 'eval':

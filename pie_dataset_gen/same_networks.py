@@ -89,6 +89,26 @@ def check_costs(labels: pd.DataFrame, costs: pd.DataFrame, path: str) -> None:
       )
 
 
+def check_inputs(table: csvs.Table, path: str) -> None:
+  """Refuses a table whose inputs are others by now.
+
+  Args:
+    table: which.
+    path: where it lies.
+
+  Raises:
+    ValueError: names an input, and the command that makes the table again.
+  """
+  folder = str(epath.Path(path).parent)
+  changed = provenance.changed_inputs(folder, table.written_by)
+  if changed:
+    raise ValueError(
+      f'{path} was made from {changed[0]}'
+      f'{f" and {len(changed) - 1} others" if changed[1:] else ""} as it was '
+      f'before: make it again: {_command_of(path, table)}'
+    )
+
+
 def check_loss(
   members: pd.DataFrame,
   summary: pd.DataFrame,

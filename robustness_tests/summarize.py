@@ -589,14 +589,14 @@ def run(
   summary = summarize(models, partial)
   record.start()
   csvs.write(tables.ROBUSTNESS_SUMMARY, summary, summary_path)
-  summary_figure.draw(
-    summary,
-    {
-      kind: paths.robustness_figure(output_directory, kind)
-      for kind in ('png', 'svg')
-    },
+  figures = {
+    kind: paths.robustness_figure(output_directory, kind)
+    for kind in ('png', 'svg')
+  }
+  summary_figure.draw(summary, figures)
+  record.finish(
+    inputs, outputs=provenance.outputs(output_directory, figures.values())
   )
-  record.finish(inputs)
   logging.info('wrote %s', summary_path)
 
 

@@ -54,6 +54,7 @@ from utils import (
   command_line,
   digests,
   image_records,
+  member_checks,
   member_paths,
   network_files,
   preprocessing,
@@ -355,7 +356,9 @@ def write(
     channels=network_files.RGB,
     output=network_files.LOGITS,
     num_classes=records.num_classes,
-    made_from=quantised.made_from(source, network, how),
+    made_from=quantised.made_from(
+      source, network, how, member_checks.trained_on(source)
+    ),
   )
   network_files.write(target.described_by, description)
   storage.write_complete(target.completed_by, network)

@@ -43,6 +43,7 @@ ORDER = (
   tables.PEOPLE,
   tables.MEMBERS_NEEDED,
   tables.SUBSET_TESTS,
+  tables.STUDY_FILES,
 )
 _HEAD = """\
 # The CSVs

@@ -547,7 +547,7 @@ def test_finished_work_is_skipped_until_a_model_is_added(tmp_path):
   for shard in folder.iterdir():
     frame = pd.read_csv(shard / 'threshold_0.5_0.csv')
     new = frame.assign(
-      replicate=17, predicted_probability=frame['predicted_probability'] / 2
+      replicate=17, predictions=frame['predictions'].iloc[::-1].to_numpy()
     )
     new.to_csv(shard / 'new.csv', index=False)
   run(folder, tmp_path / 'out')

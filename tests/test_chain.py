@@ -3,13 +3,14 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 
-from pie_dataset_gen import headline_rows
+from pie_dataset_gen import check_study, headline_rows
 from utils import csvs, paths, tables
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -129,6 +130,17 @@ def test_a_second_run_does_nothing_again(chain):
   printed = run_chain(folder)
   assert printed.count('finished before') >= 11
   assert before == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_the_check_finds_nothing_wrong(chain, tmp_path, capsys):
+  folder, _ = chain
+  assert check_study.run(str(folder), quick=True), capsys.readouterr().out
+  # Nor where it was moved to, with and without its data.
+  moved = shutil.copytree(folder, tmp_path / 'moved', copy_function=os.link)
+  assert check_study.run(str(moved), quick=True), capsys.readouterr().out
+  for name in ('data', 'checkpoints'):
+    shutil.rmtree(moved / name)
+  assert check_study.run(str(moved), quick=True), capsys.readouterr().out
 
 
 def test_two_chains_give_the_same_bytes(chain, tmp_path):

@@ -13,7 +13,7 @@ from pie_dataset_gen import (
   headline_table,
   measure_costs,
 )
-from utils import csvs, paths, populations, tables
+from utils import csvs, paths, populations, provenance, tables
 
 LEVELS = tuple(
   populations.Level(*level)
@@ -438,6 +438,26 @@ def test_parts_of_different_networks_are_refused(folder):
       csvs.write(tables.CLASS_METRICS, frame.assign(**change), str(path))
       with pytest.raises(ValueError, match=message):
         run(folder)
+
+
+def test_parts_whose_inputs_changed_since_are_refused(folder, tmp_path):
+  read = tmp_path / 'class_metrics.csv'
+  read.write_text('before')
+  tests = paths.class_impact_summary(str(folder), 'toy', 'eval')
+  place = str(pathlib.Path(tests).parent)
+  provenance.write(place, tables.T_STATISTIC.written_by, [str(read)])
+  run(folder)
+  read.write_text('after')
+  with pytest.raises(
+    ValueError, match='was made from .*class_metrics.csv as it was before'
+  ) as error:
+    run(folder)
+  assert 'python -m per_class_accuracy.gen_tstatistic' in str(error.value)
+  # Of a study that was moved, what lies there now may be another's.
+  moved = shutil.copytree(folder, tmp_path / 'moved')
+  run(moved)
+  read.unlink()
+  run(folder)
 
 
 def test_robustness_of_other_networks_is_refused(folder):

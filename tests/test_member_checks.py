@@ -14,6 +14,9 @@ from utils import (
   inference,
   member_checks,
   member_paths,
+  network_files,
+  quantised,
+  shard_files,
   tfrecords,
 )
 
@@ -161,3 +164,67 @@ def test_whoever_predicts_is_told(tmp_path):
   path.write_text(json.dumps({'settings': {'data': {'reading': other}}}))
   with pytest.raises(ValueError, match='was trained'):
     list(inference.predict([one], shards, records, **OPTIONS))
+
+
+def test_another_shard_of_the_same_size_is_refused(tmp_path):
+  """Swapped ones, say, which have the right names and numbers of records."""
+  folder = data_input.synthetic_data_set(str(tmp_path / 'data'))
+  shards = image_records.find_shards(folder, 'eval')
+  records = tfrecords.describe(shards)
+  one = write_member(
+    tmp_path,
+    'baseline',
+    0.0,
+    0,
+    dataclasses.replace(ARCHITECTURE, num_classes=records.num_classes),
+  )
+  examples = list(shard_files.read_records(shards[0]))
+  shard_files.write(shards[0], examples[::-1])
+  shard_files.check_sizes(shards, records)
+  with pytest.raises(ValueError, match='another SHA-256 than') as raised:
+    list(inference.predict([one], shards, records, **OPTIONS))
+  assert shards[0] in str(raised.value)
+
+
+def quantised_of(source):
+  """A network that says it was quantised from another; of other bytes."""
+  prefix = source.prefix.replace('baseline', 'int8')
+  index = pathlib.Path(f'{prefix}.tflite')
+  index.parent.mkdir(parents=True)
+  index.write_text(prefix)
+  made = member_paths.parse(prefix, 'tflite')
+  made_from = quantised.made_from(
+    source, index.read_bytes(), {}, member_checks.trained_on(source)
+  )
+  network_files.write(
+    made.described_by,
+    network_files.Description(
+      image_size=8,
+      scale=1.0,
+      mean=(0.0, 0.0, 0.0),
+      deviation=(1.0, 1.0, 1.0),
+      channels='RGB',
+      output='logits',
+      num_classes=3,
+      made_from=made_from,
+    ),
+  )
+  return made
+
+
+def test_quantised_members_know_what_their_source_was_trained_on(tmp_path):
+  one = member(tmp_path, **trained_on(digest='1'))
+  made = quantised_of(one)
+  assert member_checks.trained_on(made) == member_checks.trained_on(one)
+  other = dataclasses.replace(RECORDS, class_names=('dog', 'cat', 'emu'))
+  with pytest.raises(ValueError, match="'cat' as class 0, in the data set"):
+    member_checks.check_data([made], [other])
+  elsewhere = member(tmp_path / 'b', replicate=1, **trained_on(digest='2'))
+  with pytest.raises(ValueError, match='were trained on different images'):
+    member_checks.check_together([made, elsewhere])
+  description = pathlib.Path(made.described_by)
+  fields = json.loads(description.read_text())
+  fields['made_from']['trained_on'] = 3
+  description.write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match='trained_on is no object'):
+    member_checks.check_together([made])

@@ -118,11 +118,43 @@ def predictions(probability='0.93', comma=','):
     (predictions('"0,93"'), "'0,93' in line 2, wanted a number with a decimal"),
     (predictions('x'), "'x' in line 2, wanted a number \\("),
     (predictions().replace('true_class', 'label'), 'lacks the columns'),
+    (predictions(comma=', '), 'wanted no spaces around them'),
+    (predictions().replace('true_class', 'True_Class'), 'wanted small letters'),
   ],
 )
 def test_separators_and_decimal_commas_are_named(tmp_path, text, message):
-  path = tmp_path / 'predictions.csv'
-  path.write_text(text)
+  refuse(tmp_path, text.encode(), message)
+
+
+def refuse(folder, data, message):
+  """Reads a CSV of predictions, in vain."""
+  path = folder / 'predictions.csv'
+  path.write_bytes(data)
   columns = ('predictions', 'true_class', 'predicted_probability', 'image_key')
   with pytest.raises(ValueError, match=message):
     csvs.read(tables.PREDICTIONS, str(path), columns)
+
+
+@pytest.mark.parametrize(
+  ('data', 'message'),
+  [
+    (predictions().encode('utf-16'), 'UTF-16 text, wanted UTF-8 \\(save it as'),
+    (
+      predictions().replace('image_key', 'Schlüssel').encode('latin-1'),
+      'which spreadsheets call CSV UTF-8',
+    ),
+    (predictions().replace('\n', '\r').encode(), 'carriage returns alone'),
+  ],
+)
+def test_what_spreadsheets_make_of_a_table_is_named(tmp_path, data, message):
+  refuse(tmp_path, data, message)
+
+
+def test_keys_that_a_spreadsheet_rounded_are_named(tmp_path):
+  head, row = predictions().splitlines()
+  head += ',image_index,pruning_method,fraction_pruned,replicate'
+  rows = [f'{row[:-1]}1.23457E+12,{i},baseline,0,0' for i in range(2)]
+  path = tmp_path / 'predictions.csv'
+  path.write_text('\n'.join([head, *rows]) + '\n')
+  with pytest.raises(ValueError, match='a spreadsheet rounded them'):
+    csvs.read(tables.PREDICTIONS, str(path))

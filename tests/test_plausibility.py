@@ -1,6 +1,7 @@
 """Predictions that are valid, and are not what they are taken for."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ def draw(seed, images=400, replicates=4, accuracy=0.7, known=True):
   true = np.arange(images) % CLASSES
   right = random.random((images, len(members))) < accuracy
   other = true[:, None] + random.integers(1, CLASSES, right.shape)
-  probability = random.random(right.shape).astype('float32')
+  # The largest of five is a fifth at least.
+  probability = random.uniform(0.2, 1, right.shape).astype('float32')
   return shard_predictions.Predictions(
     members,
     np.array([f'k{i}' for i in range(images)]),
@@ -163,3 +165,148 @@ def test_aggregation_refuses_a_copy_before_a_table_is_written(tmp_path):
   with pytest.raises(ValueError, match='threshold 0.5 replicate 1 and thres'):
     run(folder, tmp_path / 'out')
   assert not list((tmp_path / 'out').rglob('*.csv'))
+
+
+def arm(predictions, level, **changed):
+  """With other values in the columns of a level."""
+  columns = predictions.columns_of(level)
+  found = {}
+  for name, change in changed.items():
+    values = getattr(predictions, name).copy()
+    values[:, columns] = change(values[:, columns])
+    found[name] = values
+  return predictions._replace(**found)
+
+
+def test_a_copy_whose_digits_were_rounded_is_refused():
+  two = copied(draw(0), 5, 7)
+  probability = two.probability.copy()
+  probability[:, 7] = probability[:, 7].round(3)
+  with pytest.raises(ValueError, match='3 agree in all predictions of 400'):
+    check(two._replace(probability=probability))
+
+
+@pytest.mark.parametrize(
+  'order', [(0, 2, 1, 3, 4), (1, 2, 0, 3, 4), (3, 4, 0, 1, 2)]
+)
+def test_classes_in_another_order_are_refused(order):
+  """Two swapped, one renamed so that it sorts elsewhere, all."""
+  other = arm(draw(0), LEVELS[1], label=lambda label: np.array(order)[label])
+  with pytest.raises(ValueError, match='int8 take .* changed places so'):
+    check(other)
+
+
+def test_a_class_that_is_forgotten_for_another_is_no_other_order():
+  """All cats are taken for dogs, and dogs for what they are."""
+  check(
+    arm(draw(0), LEVELS[1], label=lambda label: np.where(label == 1, 2, label))
+  )
+
+
+def levelled(predictions, *levels):
+  """With other levels in place of the two."""
+  level = dict(zip(LEVELS, levels, strict=True))
+  members = [
+    of._replace(**level[shard_predictions.level_of(of)]._asdict())
+    for of in predictions.members
+  ]
+  return predictions._replace(members=members)
+
+
+def right_on(share, predictions, level):
+  """With a level that is right on more images."""
+  images = np.arange(len(predictions.true_class)) % 10 < 10 * share
+  return arm(
+    predictions,
+    level,
+    label=lambda label: np.where(
+      images[:, None], predictions.true_class[:, None], label
+    ),
+  )
+
+
+PRUNED = [populations.Level('threshold', f) for f in (0.1, 0.9)]
+
+
+@pytest.mark.parametrize(
+  ('levels', 'said'),
+  [
+    (LEVELS, 'each member of int8 is right on more images than any of dense'),
+    (PRUNED, 'of threshold 0.9 .* is fraction_pruned the share of weights'),
+  ],
+)
+def test_levels_that_look_swapped_are_named(levels, said, caplog):
+  better = right_on(0.5, draw(0), LEVELS[1])
+  check(levelled(better, *levels))
+  assert re.search(said, caplog.text)
+  caplog.clear()
+  check(levelled(right_on(0.5, draw(0), LEVELS[0]), *levels))
+  assert not caplog.records
+
+
+def test_levels_that_rounding_tells_apart_are_named(caplog):
+  levels = [populations.Level('threshold', f) for f in (0.8999999, 0.9)]
+  check(levelled(draw(0), *levels))
+  assert 'at fraction_pruned 0.8999999 and 0.9, which count' in caplog.text
+
+
+@pytest.mark.parametrize(
+  ('change', 'said'),
+  [
+    (lambda p, right: 1 - p, 'the likeliest has 0.2 or more'),
+    (lambda p, right: np.where(right, 0.3, 0.5), 'lower where it is right'),
+  ],
+)
+def test_probabilities_of_something_else_are_named(change, said, caplog):
+  predictions = draw(0)
+  right = predictions.label == predictions.true_class[:, None]
+  probability = change(predictions.probability, right)
+  check(predictions._replace(probability=probability))
+  assert said in caplog.text
+
+
+def test_an_image_under_two_keys_is_named(caplog):
+  twice = np.r_[0:400, 20:25]
+  check(shard_predictions.part_of(draw(0), twice), shards=1)
+  # Of each image the copy counts, not the first of the two.
+  assert 'of 5 images all members say, to the digit' in caplog.text
+
+
+@pytest.mark.parametrize(
+  ('label', 'said'),
+  [
+    (lambda p: np.full_like(p.label, 3), '8 of 8 members predict one class'),
+    (
+      lambda p: np.repeat(p.true_class[:, None], 8, 1),
+      '8 of 8 members are right on all 400 images',
+    ),
+  ],
+)
+def test_what_no_network_says_is_named(label, said, caplog):
+  predictions = draw(0)
+  for member in range(8):
+    one = predictions.label.copy()
+    one[:, member] = label(predictions)[:, member]
+    caplog.clear()
+    check(predictions._replace(label=one))
+    assert said.replace('8 of', '1 of', 1) in caplog.text
+
+
+def test_a_level_that_says_what_the_dense_one_does_is_named(caplog):
+  dense = draw(0)
+  label, probability = dense.label.copy(), dense.probability.copy()
+  for of in (label, probability):
+    of[:, 4:] = of[:, :4]
+  check(dense._replace(label=label, probability=probability))
+  assert 'all 4 members of int8 say, to the digit' in caplog.text
+
+
+def test_a_class_without_images_is_named(caplog):
+  predictions = draw(0)
+  label = np.where(predictions.label == 2, 3, predictions.label)
+  check(
+    shard_predictions.part_of(
+      predictions._replace(label=label), predictions.true_class != 2
+    )
+  )
+  assert 'no image is of 1 of 5 classes, for example of class 2' in caplog.text

@@ -15,6 +15,7 @@ them, and what a spreadsheet would take for a formula (`=1+1`, `@SUM(A1)`; not
 (`tfrecords.key_text`), names of classes in `image_records`.
 """
 
+import codecs
 import csv
 import dataclasses
 import io
@@ -128,8 +129,16 @@ def check(table: Table, frame: pd.DataFrame, source: str) -> pd.DataFrame:
         f'{source}: {int(repeated.sum())} rows of the table of {table.name} '
         f'share their identity {tuple(table.key)}, for example lines '
         f'{_lines(repeated)}: {first.to_dict("records")}'
+        f'{_rounded(result.loc[repeated, key[-1]])}'
       )
   return result
+
+
+def _rounded(names: pd.Series) -> str:
+  """Says so if names are numbers that a spreadsheet rounded."""
+  if names.astype('str').str.fullmatch(r'\d(\.\d+)?[Ee]\+\d+').all():
+    return ' (a spreadsheet rounded them: wanted text, as it was before)'
+  return ''
 
 
 def _identity(table: Table, frame: pd.DataFrame) -> list[str]:
@@ -317,8 +326,8 @@ def read_head(path: str) -> tuple[list[str], list[str]]:
     header, first = file.readline(), file.readline()
   try:
     return _header(header), _first_cells(first)
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise ValueError(f'{path} is not a CSV: {error}') from None
+  except (ValueError, csv.Error) as error:
+    raise _no_csv(path, error) from None
 
 
 def _parse(table, text, path, columns) -> pd.DataFrame:
@@ -327,12 +336,12 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
     for column in table.columns
     if columns is None or column.name in columns
   ]
-  if b'\0' in text:
-    raise ValueError(f'{path} is not a CSV: it holds a NUL')
   try:
     header = _header(text)
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise ValueError(f'{path} is not a CSV: {error}') from None
+  except (ValueError, csv.Error) as error:
+    raise _no_csv(path, error) from None
+  if b'\0' in text:
+    raise ValueError(f'{path} is not a CSV: it holds a NUL')
   missing = [c.name for c in wanted if c.name not in header]
   required = [name for name in missing if table.column(name).default is None]
   if required:
@@ -380,8 +389,8 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
     except (ValueError, OverflowError):
       # Slower, without types, so that the check can name the cell at fault.
       frame = pd.read_csv(io.BytesIO(text), dtype='object', **options)
-  except (ValueError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path} is not a CSV: {error}') from None
+  except ValueError as error:
+    raise _no_csv(path, error) from None
   for column in wanted:
     if column.name not in header:
       frame[column.name] = column.default
@@ -390,6 +399,14 @@ def _parse(table, text, path, columns) -> pd.DataFrame:
     # Only between quotes may a cell hold a line break.
     _check_texts(table, frame, path, _control_of)
   return frame
+
+
+def _no_csv(path: str, error: Exception) -> ValueError:
+  """Says what a person can do about a file that is no CSV."""
+  remedy = ''
+  if isinstance(error, UnicodeDecodeError) or 'UTF-16' in str(error):
+    remedy = ' (save it as UTF-8, which spreadsheets call CSV UTF-8)'
+  return ValueError(f'{path} is not a CSV: {error}{remedy}')
 
 
 def _header(text: bytes) -> list[str]:
@@ -401,12 +418,25 @@ def _header(text: bytes) -> list[str]:
 
 def _first_cells(text: bytes) -> list[str]:
   """The cells of the first line."""
+  if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    raise ValueError('it is UTF-16 text, wanted UTF-8')
   line = text[: text.find(b'\n') + 1] or text
+  if line.rstrip(b'\r\n').count(b'\r'):
+    raise ValueError(
+      'its lines end in carriage returns alone, wanted line feeds'
+    )
   return next(csv.reader([line.decode('utf-8-sig')]), [])
 
 
 def _other_separator(header: list[str], required: list[str]) -> str:
-  """Says what separates the columns of a header, if it is no comma."""
+  """Says what is wrong with a header that is right but for its signs."""
+  stripped = [name.strip() for name in header]
+  for names, wanted in (
+    (stripped, 'no spaces around them'),
+    ([name.lower() for name in stripped], 'small letters'),
+  ):
+    if set(required) <= set(names):
+      return f'its columns are called {header}, wanted {wanted}'
   for sign, name in ((';', 'semicolons'), ('\t', 'tabs'), ('|', 'bars')):
     names = [part.strip('"\' ') for part in sign.join(header).split(sign)]
     if set(required) <= set(names):
@@ -476,6 +506,6 @@ def read_all(
     same = repeated & (together[key] == first).all(axis=1)
     raise ValueError(
       f'{int(repeated.sum())} rows of {table.name} stand more than once, for '
-      f'example {first.to_dict()} in {sorted(set(source[same]))}'
+      f'example {first.to_dict()} in {sorted(map(str, set(source[same])))}'
     )
   return together

@@ -256,6 +256,7 @@ class Predictor:
     self._data_sets: Sequence[DataSet] = ()
     self._dialects: dict[int, tfrecords.Dialect] = {}
     self._readers: dict = {}
+    self._compared: set[str] = set()
 
   def __getstate__(self) -> tuple:
     planned = self._data_sets, self._dialects, self._made_from
@@ -317,6 +318,7 @@ class Predictor:
     }
     self._data_sets = data_sets
     self._dialects = {}
+    self._compared.clear()
     for number, data_set in enumerate(data_sets):
       if data_set.reader is None:
         self._dialects[number] = tfrecords.detect(data_set.shards)
@@ -360,6 +362,10 @@ class Predictor:
           self._networks[checkpoint] = self.open(checkpoint, described)
     reader = self._reader(data_set, self._dialects.get(piece.data_set))
     for shard in piece.shards:
+      if not data_set.reader and shard not in self._compared:
+        # Two shards of one size may have been swapped.
+        shard_files.check_digest(shard, data_set.records)
+        self._compared.add(shard)
       frames = self._predict_shard(
         reader.read(shard, data_set.records),
         shard,

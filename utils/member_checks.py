@@ -4,9 +4,10 @@ Beside a member's checkpoints lies the record of its training
 (`imagenet_train_eval.run.json`). It says how long the member was to be trained
 and, in settings.data, on what: the images' digest and, as `reading`, the
 classes in their order, sizes and the channels' statistics. It travels with the
-member's folder, and whoever predicts holds the data set against it. Members
-from elsewhere have no such record, and are taken as they are with a word in the
-log. Nothing here imports TensorFlow.
+member's folder, and of a quantised one stands in its description (`quantised`);
+whoever predicts holds the data set against it. Members from elsewhere have no
+such record, and are taken as they are with a word in the log. Nothing here
+imports TensorFlow.
 """
 
 import collections
@@ -49,6 +50,24 @@ def settings_of(checkpoint: member_paths.Checkpoint) -> Mapping[str, Any]:
   return settings
 
 
+def trained_on(checkpoint: member_paths.Checkpoint) -> Mapping[str, Any]:
+  """The images' digest and the classes that a member knows, where recorded.
+
+  A quantised one knows what its source does, and says so in its description.
+
+  Raises:
+    ValueError: the record, or the description, is damaged; names it.
+  """
+  if checkpoint.kind in network_files.DESCRIBED:
+    path = checkpoint.described_by
+    data = network_files.read(path).made_from.get('trained_on', {})
+    if not isinstance(data, dict):
+      raise ValueError(f'{path} is damaged: made_from.trained_on is no object')
+    return data
+  data = settings_of(checkpoint).get('data', {})
+  return {name: data[name] for name in ('digest', 'reading') if name in data}
+
+
 def check_together(checkpoints: Iterable[member_paths.Checkpoint]) -> None:
   """Refuses members that are no independent members of one study.
 
@@ -69,14 +88,15 @@ def check_together(checkpoints: Iterable[member_paths.Checkpoint]) -> None:
         f'{checkpoint.prefix} (step {checkpoint.step} of '
         f'{settings["train_steps"]})'
       )
-    images = settings.get('data', {}).get('digest')
+    images = trained_on(checkpoint).get('digest')
     if not images:
       continue
     first = first or (checkpoint.prefix, images)
     if images != first[1]:
       raise ValueError(
         f'{first[0]} and {checkpoint.prefix} were trained on different images '
-        '(settings.data of their imagenet_train_eval.run.json): what tells '
+        '(settings.data of imagenet_train_eval.run.json beside them, or '
+        'made_from of their description): what tells '
         'them apart would be taken for an effect of compression; name the '
         'members of one data set'
       )
@@ -121,7 +141,7 @@ def check_data(
   trained: dict[str, tuple[str, Mapping[str, Any]]] = {}
   silent = []
   for checkpoint in checkpoints:
-    reading = settings_of(checkpoint).get('data', {}).get('reading')
+    reading = trained_on(checkpoint).get('reading')
     if isinstance(reading, dict):
       known = json.dumps(reading, sort_keys=True)
       trained.setdefault(known, (checkpoint.prefix, reading))

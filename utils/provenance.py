@@ -7,6 +7,7 @@ skipped and results of other settings or inputs are never mixed or replaced
 without a word.
 """
 
+import concurrent.futures
 import datetime
 import importlib.metadata
 import json
@@ -218,6 +219,57 @@ def of_this_process(script: str) -> dict[str, Any]:
   }
 
 
+def changed_inputs(folder: str, script: str) -> list[str]:
+  """Files that are others by now than when a command read them.
+
+  Nothing is said of files that are gone, and of a folder that was moved: what
+  lies where its inputs lay may be another's.
+
+  Args:
+    folder: of the record.
+    script: the module's name, `room.script`.
+  """
+  path = paths.provenance(folder, script.rsplit('.', 1)[-1])
+  if not storage.exists(path):
+    return []
+  record = read(path)
+  if record.get('folder') != _absolute(folder):
+    return []
+  before = {
+    file['path']: file
+    for file in record.get('inputs', [])
+    if storage.exists(file['path'])
+  }
+  return [
+    str(file['path'])
+    for file in digests.describe_files(before)
+    if file != before[file['path']]
+  ]
+
+
+def _absolute(folder: str) -> str:
+  folder = str(folder)
+  return folder if '://' in folder else os.path.abspath(folder)
+
+
+def outputs(folder: str, files: Iterable[str]) -> dict[str, str]:
+  """What a record says of figures and the like: SHA-256 by their paths in it.
+
+  Tables, shards and networks have checksums of their own.
+
+  Args:
+    folder: of the record.
+    files: below it.
+  """
+  files = list(files)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    found = pool.map(digests.of_file, files)
+    return {
+      str(epath.Path(path).relative_to(folder)): digest
+      for path, digest in zip(files, found, strict=True)
+    }
+
+
 def write(folder: str, script: str, inputs: Iterable[str], **facts) -> None:
   """Records beside the results which command made them.
 
@@ -236,6 +288,7 @@ def _write_record(
   record = {
     **command,
     'finished': _now(),
+    'folder': _absolute(folder),
     'inputs': digests.describe_files(inputs),
     **facts,
   }

@@ -10,6 +10,8 @@ it, so that pairs are known and nothing is mixed:
   network_sha256     of the `.tflite`
   how                what else decides its bytes: the quantisation, the versions
                      of the packages, the images it was calibrated on
+  trained_on         what the member's record says of its images and classes
+                     (`member_checks`), which hold for the network as well
 
 Networks from elsewhere may name their `member`, too, if there is one in the
 study. Nothing here imports TensorFlow.
@@ -23,7 +25,10 @@ from utils import digests, member_paths, network_files, storage
 
 
 def made_from(
-  source: member_paths.Checkpoint, network: bytes, how: Mapping[str, object]
+  source: member_paths.Checkpoint,
+  network: bytes,
+  how: Mapping[str, object],
+  trained_on: Mapping[str, object],
 ) -> dict[str, object]:
   """What a description says of a network that was quantised.
 
@@ -31,12 +36,14 @@ def made_from(
     source: the network that it was made from.
     network: the bytes of the `.tflite`.
     how: what else decides them, as JSON.
+    trained_on: what the source was trained on; empty where nobody says.
   """
   return {
     'member': source.path_in_study,
     'checkpoint_sha256': digests.of_file(source.completed_by),
     'network_sha256': digests.of_bytes(network),
     'how': dict(how),
+    'trained_on': dict(trained_on),
   }
 
 

@@ -168,6 +168,20 @@ def _sha256(path: str) -> str:
     return digests.of_open(file)
 
 
+def check_digest(path: str, records: image_records.ImageRecords) -> None:
+  """Compares the SHA-256 of a shard with the declared one, if there is one.
+
+  Raises:
+    ValueError: it differs; names the shard.
+  """
+  declared = records.shard(os.path.basename(path))
+  if declared and declared.sha256 and _sha256(path) != declared.sha256:
+    raise ValueError(
+      f'{path} has another SHA-256 than image_records.json declares: it is '
+      "damaged, or another data set's"
+    )
+
+
 def check_digests(
   shards: Iterable[str], records: image_records.ImageRecords
 ) -> None:
@@ -183,11 +197,7 @@ def check_digests(
       raise ValueError(
         f'{path}: image_records.json declares no sha256 to compare with'
       )
-    if _sha256(path) != declared.sha256:
-      raise ValueError(
-        f'{path} has another SHA-256 than image_records.json declares: it is '
-        "damaged, or another data set's"
-      )
+    check_digest(path, records)
 
   # As many as there are cores: hashing leaves Python's lock.
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

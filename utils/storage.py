@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 
@@ -23,6 +24,10 @@ _ERRORS_OF_TENSORFLOW = (
 )
 # Of what lies in a folder, in a message.
 _NAMED = 8
+# What `unfinished` calls a file, and what TensorFlow adds to it.
+_HIDDEN = re.compile(r'(\..+\.[0-9a-f]{8})(\..*)?')
+# In a bucket, where nothing is locked, a write that began so long ago is over.
+_OVER_SECONDS = 24 * 3600
 _SCRATCH = 'scratch'
 
 
@@ -159,6 +164,35 @@ def unfinished(path: str | os.PathLike) -> Iterator[str]:
     os.close(lock)
     for other in glob.glob(glob.escape(prefix) + '[0-9a-f]' * 8):
       _remove_unless_locked(other)
+
+
+def is_unfinished(path: str | os.PathLike) -> bool:
+  """Whether a file has a hidden name of `unfinished`."""
+  return bool(_HIDDEN.fullmatch(os.path.basename(str(path))))
+
+
+def is_being_written(path: str | os.PathLike) -> bool:
+  """Whether a running process may hold a file of a hidden name.
+
+  In a bucket, for want of locks, whether it is younger than a day.
+  """
+  folder, name = os.path.split(str(path))
+  if '://' in folder:
+    age = time.time() - epath.Path(path).stat().mtime
+    return age < _OVER_SECONDS
+  match = _HIDDEN.fullmatch(name)
+  locked = os.path.join(folder, match[1] if match else name)
+  try:
+    lock = os.open(locked, os.O_RDWR)
+  except OSError:
+    return False  # Gone by now, or never there: what is left has no owner.
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError:
+    return True
+  finally:
+    os.close(lock)
+  return False
 
 
 @contextlib.contextmanager

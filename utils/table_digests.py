@@ -62,8 +62,8 @@ def check(path: str, data: bytes) -> None:
   """
   if '://' in str(path):
     return
-  notes, name = _place(path)
-  digest = _read(notes).get(name)
+  notes, _ = _place(path)
+  digest = noted(path)
   if digest is None:
     logging.log_first_n(
       logging.INFO,
@@ -78,6 +78,18 @@ def check(path: str, data: bytes) -> None:
       'damaged, or was changed by hand (then remove its line there, or that '
       'file)'
     )
+
+
+def noted(path: str) -> list[str] | None:
+  """The SHA-256 that a table may have; None where nobody noted any.
+
+  Raises:
+    ValueError: the file of notes is damaged; names it.
+  """
+  if '://' in str(path):
+    return None
+  notes, name = _place(path)
+  return _read(notes).get(name)
 
 
 @contextlib.contextmanager

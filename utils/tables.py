@@ -1253,3 +1253,32 @@ PEOPLE = Table(
   # In the order in which they are told.
   sort_by=(),
 )
+
+STUDY_FILES = Table(
+  'files of a study',
+  'a file: whether it is complete, unchanged and up to date, and who made it',
+  'pie_dataset_gen.check_study',
+  'where --output_file says',
+  (
+    Column('file', 'text', 'path in the study'),
+    Column('kind', 'text', 'name of the table, or what else it is'),
+    Column(
+      'state',
+      'text',
+      "'unchanged' since it was written, 'unverified' for want of a checksum, "
+      "'being written', 'damaged', 'stale' as an input changed, 'unfinished', "
+      "'leftover' of a kill, 'orphan' of a network that is gone",
+    ),
+    Column('remark', 'text', 'why'),
+    _count('bytes', 'size'),
+    Column(
+      'record',
+      'text',
+      'path of the record of the command that made it, which names the inputs; '
+      'empty where there is none',
+    ),
+    Column('command', 'text', 'that command'),
+  ),
+  key=('file',),
+  sort_by=('file',),
+)
