@@ -328,7 +328,7 @@ def of_gains(
   if newly_wrong is not None and not np.isnan(newly_wrong['value']):
     verdict = newly_wrong['verdict']
     said += f'; {_newly_wrong(newly_wrong)}'
-  return Verdict('gains', verdict, f'{said}.')
+  return Verdict('costs', verdict, f'{said}.')
 
 
 def _row_of(

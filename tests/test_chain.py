@@ -67,7 +67,7 @@ def test_the_chain_ends_in_the_table(chain):
     tables.VERDICTS, paths.verdicts(str(folder / 'results'), 'digits', 'eval')
   )
   assert set(said['about']) == {
-    *('gains', 'images', 'PIEs', 'classes', 'flips', 'calibration')
+    *('costs', 'images', 'PIEs', 'classes', 'flips', 'calibration')
   }
   for sentence in said['sentence']:
     assert sentence in printed

@@ -559,7 +559,7 @@ VERDICTS = Table(
     Column(
       'about',
       'text',
-      "'gains', 'images', 'PIEs', 'classes', 'groups', 'flips', 'calibration' "
+      "'costs', 'images', 'PIEs', 'classes', 'groups', 'flips', 'calibration' "
       "or 'odds'",
     ),
     Column(
