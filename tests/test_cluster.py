@@ -68,11 +68,6 @@ class Cluster:
     )
     return self._processes[-1]
 
-  def stop_when_begun(self, folder):
-    while not list(folder.glob('*.*')):
-      time.sleep(0.01)
-    self._processes[0].kill()
-
   def stop(self):
     for process in self._processes:
       process.poll() is None and os.killpg(process.pid, signal.SIGKILL)
@@ -185,23 +180,6 @@ def test_a_worker_that_is_not_like_the_command_is_refused(tmp_path):
       mapped(other, abs, range(3))
     with pytest.raises(ValueError, match='has TF_ENABLE_ONEDNN_OPTS 0, the'):
       mapped(other, abs, range(3))
-  finally:
-    other.stop()
-
-
-def test_a_scheduler_that_dies_ends_the_command_in_one_line(tmp_path):
-  other = Cluster(tmp_path)
-  other.start('worker', *WORKERS[:1], '--no-nanny')
-  (tmp_path / 'wait').touch()
-  try:
-    with (
-      pytest.raises(OSError, match='is gone; finished files are complete'),
-      workers.mapper(workers.Place(scheduler=other.file), 1) as spread,
-    ):
-      results = spread(pid_once, [str(tmp_path)] * 3, range(3))
-      thread = threading.Thread(target=other.stop_when_begun, args=[tmp_path])
-      thread.start()
-      next(results)
   finally:
     other.stop()
 
