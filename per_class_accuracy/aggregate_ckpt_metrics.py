@@ -661,6 +661,7 @@ def main(argv: list[str]) -> None:
       num_classes=f.num_classes,
       groups_file=groups_file,
       classes_file=f.classes_file,
+      place=workers.Place(scheduler=f.scheduler),
       batch_size=f.batch_size,
       preprocessing=f.preprocessing,
       compute_precision=f.precision,

@@ -104,7 +104,11 @@ def test_a_cluster_writes_what_this_machine_writes(runner, chain, two, name):
   before, after, *_ = chain[name]
   folder = runner.copy(before)
   stage = next(stage for stage in STAGES if str(stage) == name)
-  runner.finish(stage.but(f'--scheduler={two.file}'), folder)
+  process = runner.run(stage.but(f'--scheduler={two.file}'), folder)
+  log = process.log.read_text()
+  assert process.exitcode == 0, log[-3000:]
+  # Or the same bytes were made here.
+  assert ' workers' in log
   assert_same(folder, after)
 
 
