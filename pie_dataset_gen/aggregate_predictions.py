@@ -613,7 +613,7 @@ def _digests(shards: Mapping[str, Sequence[str]]) -> dict[str, str]:
   with concurrent.futures.ThreadPoolExecutor() as pool:
     digest = dict(zip(files, pool.map(digests.of_file, files), strict=True))
   return {
-    shard: digests.of_json(sorted(digest[path] for path in some))[:16]
+    shard: shard_predictions.identity_of(digest[path] for path in some)
     for shard, some in shards.items()
   }
 

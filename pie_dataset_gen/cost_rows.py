@@ -174,6 +174,18 @@ class Population(NamedTuple):
     return self.row(measure, found)
 
 
+def paired_levels(null: pd.DataFrame) -> dict[populations.Level, bool]:
+  """Level -> whether its members are pairs.
+
+  Args:
+    null: rows of `tables.PIE_NULL`.
+  """
+  return {
+    populations.level_of(row): bool(row['is_paired'])
+    for row in null.to_dict('records')
+  }
+
+
 def compared(
   members: Sequence[shard_predictions.Identity],
   paired: Mapping[populations.Level, bool],

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from etils import epath, epy
 
+from pie_dataset_gen import gains
 from utils import framework_networks, member_paths, network_files
 
 with epy.lazy_imports():
@@ -84,16 +85,9 @@ def _table(
   rows.append(
     ('others', parameters - of_kernels[0], nonzero - of_kernels[1], 0, 0)
   )
-  return pd.DataFrame(
-    rows,
-    columns=[
-      'layer',
-      'parameters',
-      'nonzero_parameters',
-      'multiply_adds',
-      'nonzero_multiply_adds',
-    ],
-  ).astype({'multiply_adds': int, 'nonzero_multiply_adds': int})
+  return pd.DataFrame(rows, columns=gains.LAYER_COLUMNS).astype(
+    {'multiply_adds': int, 'nonzero_multiply_adds': int}
+  )
 
 
 def _refuse(operations: set[str]) -> None:
@@ -159,11 +153,7 @@ def _count_tflite(path: str) -> pd.DataFrame:
   if len(model.subgraphs) != 1:
     raise ValueError(f'it has {len(model.subgraphs)} graphs, wanted one')
   (graph,) = model.subgraphs
-  names = {
-    value: name
-    for name, value in vars(schema.BuiltinOperator).items()
-    if isinstance(value, int)
-  }
+  names = _names(schema.BuiltinOperator)
 
   def operation(of: Any) -> str:
     code = model.operatorCodes[of.opcodeIndex]
@@ -201,6 +191,11 @@ def _count_tflite(path: str) -> pd.DataFrame:
   return _table(kernels, positions, parameters, nonzero)
 
 
+def _names(of: type) -> dict[int, str]:
+  """Number -> name of what the schema enumerates."""
+  return {n: name for name, n in vars(of).items() if isinstance(n, int)}
+
+
 def _tflite_weights(
   model: Any, graph: Any
 ) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -208,11 +203,7 @@ def _tflite_weights(
 
   Whole numbers without a scale are shapes and axes, no weights.
   """
-  types = {
-    value: name
-    for name, value in vars(schema.TensorType).items()
-    if isinstance(value, int)
-  }
+  types = _names(schema.TensorType)
   for at, tensor in enumerate(graph.tensors):
     data = model.buffers[tensor.buffer].data
     if data is None or not len(data):

@@ -30,6 +30,11 @@ MEASURES = (
   *(MULTIPLY_ADDS, EFFECTIVE, headline_rows.SPEED_UP),
   *(BYTES, headline_rows.GZIPPED),
 )
+# Of `tables.LAYER_GAINS`, but the level.
+LAYER_COLUMNS = (
+  *('layer', 'parameters', 'nonzero_parameters'),
+  *('multiply_adds', 'nonzero_multiply_adds'),
+)
 
 
 def count_layers(
@@ -95,16 +100,7 @@ def count_layers(
       0,
     )
   )
-  return pd.DataFrame(
-    rows,
-    columns=[
-      'layer',
-      'parameters',
-      'nonzero_parameters',
-      'multiply_adds',
-      'nonzero_multiply_adds',
-    ],
-  )
+  return pd.DataFrame(rows, columns=LAYER_COLUMNS)
 
 
 def stored_bytes(

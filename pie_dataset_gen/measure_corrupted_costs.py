@@ -31,7 +31,6 @@ from utils import (
   csvs,
   membership,
   paths,
-  populations,
   prediction_files,
   provenance,
   storage,
@@ -164,10 +163,7 @@ def run(
   membership.check_permutations(num_permutations)
   null_path = paths.pie_null(results_directory, dataset_name, mode)
   null = csvs.read(tables.PIE_NULL, null_path)
-  paired = {
-    populations.level_of(row): bool(row['is_paired'])
-    for row in null.to_dict('records')
-  }
+  paired = cost_rows.paired_levels(null)
   folder = paths.predictions_folder(predictions_directory, corrupted_name, mode)
   if not storage.exists(folder):
     raise FileNotFoundError(

@@ -307,10 +307,7 @@ def run(
   of_results = results_directory, dataset_name, mode
   null_path = paths.pie_null(*of_results)
   null = csvs.read(tables.PIE_NULL, null_path)
-  paired = {
-    populations.level_of(row): bool(row['is_paired'])
-    for row in null.to_dict('records')
-  }
+  paired = cost_rows.paired_levels(null)
   of_groups = group_costs.read_groups(groups_file) if groups_file else {}
   settings = Settings(*of_results, paired, num_permutations, seed, of_groups)
   shards = shard_predictions.find_shards(data_directory, dataset_name, mode, '')

@@ -271,8 +271,8 @@ def _check_copies(members, facts: Facts, agreement: np.ndarray) -> None:
       for j in population
       if i < j and not {i, j} <= set(copies)
     ]
-    known = facts.values[copies[0]]  # noqa: PD011
-    known *= len({facts.content[i] for i in copies}) == 1
+    to_the_digit = len({facts.content[i] for i in copies}) == 1
+    known = facts.values[copies[0]] * to_the_digit  # noqa: PD011
     said = (
       f'{" and ".join(_words(members[i]) for i in copies[:_NAMED])} agree in '
       f'all predictions{" and probabilities" if known else ""} of '
@@ -285,7 +285,7 @@ def _check_copies(members, facts: Facts, agreement: np.ndarray) -> None:
         f'{said}: a copy is no independent replicate, and counted as one it '
         'makes chance look like an effect; remove the copies'
       )
-    if len({facts.content[i] for i in copies}) > 1:
+    if not to_the_digit:
       continue  # By their probabilities they are two.
     logging.warning(
       '%s: with so few it may be chance; if one is a copy, remove it', said

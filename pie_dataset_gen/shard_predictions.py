@@ -5,7 +5,7 @@ they become matrices whose rows are the images and whose columns the members.
 """
 
 import collections
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from absl import logging
 from etils import epath
 
 from utils import (
+  digests,
   member_paths,
   paths,
   populations,
@@ -108,6 +109,15 @@ def find_shards(
     [path for files in shards.values() for path in files], mode
   )
   return shards
+
+
+def identity_of(sha256: Iterable[str]) -> str:
+  """What tells a shard's predictions from others: all they hold, in any order.
+
+  Args:
+    sha256: of each of its files.
+  """
+  return digests.of_json(sorted(sha256))[:16]
 
 
 def _warn_of_gaps(shards: Collection[str], folder: str) -> None:

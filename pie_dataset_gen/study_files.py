@@ -67,6 +67,7 @@ class Study:
     )
     if not self.files:
       raise FileNotFoundError(f'{folder} holds no file')
+    self._names = frozenset(self.files)
     self._described = functools.cache(digests.describe_file)
     self.records = study_records.Records(folder, self.files)
     self._shards = self._declared()
@@ -96,9 +97,9 @@ class Study:
       self._described_row(posixpath.join(folder, name), DAMAGED, 'is missing')
       for folder, shards in self._shards.items()
       for name in shards
-      if posixpath.join(folder, name) not in set(self.files)
+      if posixpath.join(folder, name) not in self._names
     ]
-    self.records.compare(self._described)
+    self.records.compare(self._described, self._sha256)
     made: dict[str, list[dict]] = collections.defaultdict(list)
     for row in rows:
       if record := self.records.of_file(row['file']):
@@ -110,7 +111,7 @@ class Study:
     return csvs.check(tables.STUDY_FILES, pd.DataFrame(rows), self.folder)
 
   def _described_row(self, file: str, state: str, remark: str) -> dict:
-    is_there = file in self.files
+    is_there = file in self._names
     size = epath.Path(self.path(file)).stat().length if is_there else 0
     return {
       'file': file,
@@ -204,16 +205,16 @@ class Study:
   def _state_of_network(self, file: str) -> tuple[str, str]:
     stem = study_records.stem(file)
     path = self.path(stem)
-    if '.data-' in file and f'{stem}.index' not in self.files:
+    if '.data-' in file and f'{stem}.index' not in self._names:
       return LEFTOVER, 'of a checkpoint without an index'
     described_by = f'{stem}.json'
     if file.endswith('.json'):
       network_files.read(self.path(file))
       return UNVERIFIED, 'JSON'
-    if file.endswith('.tflite') and described_by in self.files:
+    if file.endswith('.tflite') and described_by in self._names:
       made_from = network_files.read(self.path(described_by)).made_from
       if digest := made_from.get('network_sha256'):
-        if digests.of_file(self.path(file)) != digest:
+        if self._sha256(self.path(file)) != digest:
           return DAMAGED, 'is not the file that its description describes'
         return UNCHANGED, ''
     if self._quick or file.endswith(('.tflite', '.keras')):
@@ -240,7 +241,7 @@ def _judge(record: study_records.Record, own: dict, made: list[dict]) -> None:
   if (
     own['state'] in WELL
     and not record.finished
-    and 'finished' in (record.content)
+    and 'finished' in record.content
   ):
     own.update(state=UNFINISHED, remark='the command did not come to its end')
   if not record.changed:

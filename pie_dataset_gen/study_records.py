@@ -16,9 +16,9 @@ from typing import Any
 
 from etils import epath
 
+from pie_dataset_gen import shard_predictions
 from utils import (
   csvs,
-  digests,
   image_records,
   member_paths,
   paths,
@@ -212,11 +212,16 @@ class Records:
     ends = ('/'.join(parts[i:]) for i in range(len(parts)))
     return next((file for file in ends if file in self._files), None)
 
-  def compare(self, digest_of: Callable[[str], Mapping[str, Any]]) -> None:
+  def compare(
+    self,
+    digest_of: Callable[[str], Mapping[str, Any]],
+    sha256_of: Callable[[str], str],
+  ) -> None:
     """Finds what has changed, and is gone, of all inputs.
 
     Args:
       digest_of: `digests.describe_file` of a path.
+      sha256_of: of all that a file holds, whatever its size.
     """
     for record in self.all:
       if record.script == _TRAINING:
@@ -225,7 +230,7 @@ class Records:
       for described in record.content.get('inputs', []):
         self._compare(record, described, digest_of)
       if record.script == _AGGREGATING and record.finished:
-        self._compare_predictions(record)
+        self._compare_predictions(record, sha256_of)
     for record in self.all:
       if record.finished:
         self._find_later(record)
@@ -284,7 +289,7 @@ class Records:
         record.changed.append(f'data/{name} has changed since')
         record.stems.add('')
 
-  def _compare_predictions(self, record: Record) -> None:
+  def _compare_predictions(self, record, sha256_of) -> None:
     """Of an aggregation, whose record has a digest for each shard."""
     of_shards = record.content.get('made_from', {}).get('predictions', {})
     # <data set>/modal_labels/<mode>
@@ -298,10 +303,10 @@ class Records:
       if not found:
         continue  # They lie elsewhere.
       record.inputs |= {file: {} for file in found}
-      now = digests.of_json(
-        sorted(digests.of_file(self._path(file)) for file in found)
+      now = shard_predictions.identity_of(
+        sha256_of(self._path(file)) for file in found
       )
-      if now[: len(digest)] != digest:
+      if now != digest:
         record.changed.append(f'predictions in {own} are others since')
         record.stems.add('')
 
