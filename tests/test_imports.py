@@ -45,6 +45,7 @@ UTILS = (
     'class_names',
     'member_checks',
     'membership',
+    'plausibility',
     'populations',
     'prediction_files',
   ),
