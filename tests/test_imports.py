@@ -25,6 +25,7 @@ UTILS = (
   (
     'cluster',
     'command_line',
+    'compressed',
     'csvs',
     'digests',
     'image_records',

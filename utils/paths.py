@@ -10,7 +10,7 @@ import re
 
 from etils import epath
 
-from utils import storage
+from utils import compressed, storage
 from utils.member_paths import Checkpoint, Level
 
 # The name of a shard: any prefix, a word for the split, index and count.
@@ -166,18 +166,19 @@ def predictions_folder(output_path: str, dataset: str, mode: str) -> str:
 
 
 def predictions(
-  output_path: str, dataset: str, mode: str, shard_name: str, of: Checkpoint
+  output_path: str,
+  dataset: str,
+  mode: str,
+  shard_name: str,
+  of: Checkpoint,
+  compress: bool = False,
 ) -> str:
   """The predictions of one member for one shard."""
+  name = f'predictions_dataframe_{of.file_stem}.csv'
+  if compress:
+    name = compressed.other_form(name)
   return str(
-    _below(
-      output_path,
-      dataset,
-      PREDICTIONS_NAME,
-      mode,
-      shard_name,
-      f'predictions_dataframe_{of.file_stem}.csv',
-    )
+    _below(output_path, dataset, PREDICTIONS_NAME, mode, shard_name, name)
   )
 
 
