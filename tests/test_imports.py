@@ -46,6 +46,7 @@ UTILS = (
     'class_names',
     'member_checks',
     'membership',
+    'plausibility',
     'populations',
     'prediction_files',
   ),
