@@ -135,7 +135,9 @@ class PopulationTrainer:
     Raises:
       PieceLeftError: another worker has to go on; the state is saved.
     """
-    if not folder.is_finished_by_now():  # by a worker that then died
+    if folder.is_finished_by_now():  # by a worker that then died
+      cluster.report(self._settings.train_steps)
+    else:
       self.train(folder, _Reported(disable=True), interruption.Leaving())
 
 

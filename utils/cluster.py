@@ -434,6 +434,8 @@ def work_on(
         'machines share'
       ) from None
     tensorflow_start.hush()
+    # What it does stands in its own log.
+    logging.set_verbosity(logging.INFO)
     return _loaded(work)(*messages.loads(piece))
 
 
