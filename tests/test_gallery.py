@@ -470,7 +470,9 @@ def test_without_the_optional_parts(copy_of_run):
     paths.suspects(results, 'pets', 'eval'),
   ):
     pathlib.Path(path).unlink()
-  page = pathlib.Path(gallery.run(**arguments(copy_of_run, numbers=(0, SUSPECTS))))
+  page = pathlib.Path(
+    gallery.run(**arguments(copy_of_run, numbers=(0, SUSPECTS)))
+  )
   data = read_data(page.parent)
   assert all(i['dense']['votes'] == [] for i in data['images'])
   html = page.read_text()
