@@ -28,6 +28,7 @@ from absl import app, flags
 from tests import dask_cluster, stages
 
 FLAGS = flags.FLAGS
+_BLOWS = 8  # At most, that a stage is struck in a chain.
 
 
 def define_flags() -> None:
@@ -98,9 +99,8 @@ def run_stage(runner, stage, study, file, striker, seconds) -> None:
     seconds: what the stage takes on this machine alone.
   """
   process = runner.start(stage.but(f'--scheduler={file}'), study)
-  for _ in range(6):
-    # Its workers import TensorFlow first.
-    striker.wait(process, 3 * seconds + 10)
+  for _ in range(_BLOWS):
+    striker.wait(process, seconds + 3)
     if not process.is_alive():
       break
     if striker.kills < FLAGS.kills:
