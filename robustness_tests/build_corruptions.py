@@ -20,7 +20,7 @@ bytes.
   python -m robustness_tests.build_corruptions --study=runs/digits \
       --corruptions=gaussian_noise,contrast --severities=1,3,5
 
-A thousand images of 32x32 pixels take a core about two seconds for each
+A thousand images of 32x32 pixels take a core about a second for each
 corruption and severity; one of 224x224 takes a hundredth of a second,
 elastic_transform, motion, glass and defocus blur two or three.
 """
@@ -61,7 +61,9 @@ with epy.lazy_imports():
 VERSION = '1.0.0'
 _JPEG_QUALITY = 85
 # Below this a process would spend longer importing TensorFlow than working.
-_IMAGES_PER_WORKER = 5_000
+_SECONDS_PER_WORKER = 10
+# What an image takes a core, about, and what each of its pixels adds.
+_SECONDS_PER_IMAGE, _SECONDS_PER_PIXEL = 1e-3, 2e-7
 
 
 def define_flags() -> None:
@@ -269,7 +271,8 @@ def run(
   )
   declared = (records.shard(storage.name(shard)) for shard in shards)
   images = sum(shard.examples if shard else math.inf for shard in declared)
-  wanted = images * len(missing) / _IMAGES_PER_WORKER
+  seconds = _SECONDS_PER_IMAGE + _SECONDS_PER_PIXEL * records.image_size**2
+  wanted = images * len(missing) * seconds / _SECONDS_PER_WORKER
   with workers.mapper(place, min(len(jobs), wanted)) as mapped:
     progress = tqdm.tqdm(
       mapped(copy, jobs),
