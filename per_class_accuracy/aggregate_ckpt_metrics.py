@@ -14,7 +14,10 @@ with support, recall and precision of every class, and top-1, top-5 and mean
 loss over all images in every row. A network whose file exists is skipped. With
 --groups_file the rows are groups instead of classes, the folder is
 group_metrics, and gen_tstatistic reads it as it reads classes. A study whose
-data has groups (build_image_data --group_columns) has both measured.
+data has groups (build_image_data --group_columns) has both measured, at once.
+Predictions of which something shows that they are not what they are taken for
+(copies of members, class ids from 1, ...: `utils/plausibility.py`) are refused
+before any CSV is written.
 
   python -m per_class_accuracy.aggregate_ckpt_metrics --study=runs/digits
 
@@ -25,7 +28,7 @@ must be complete.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +47,8 @@ from utils import (
   member_paths,
   network_files,
   paths,
+  plausibility,
+  populations,
   prediction_files,
   provenance,
   storage,
@@ -55,6 +60,7 @@ from utils import (
 _COLUMNS = (
   'predictions',
   'true_class',
+  'predicted_probability',
   'top_5_indices',
   'filename',
   *tables.MEMBER_KEY,
@@ -64,6 +70,8 @@ _COLUMNS = (
   'precision',
   'made_from',
 )
+# Bounds the memory: images whose predictions are compared at once.
+_BLOCK_IMAGES = 10_000
 
 
 def define_flags() -> None:
@@ -164,14 +172,15 @@ def run(
   dataset_name: str,
   num_classes: int | None,
   groups_file: str,
+  and_classes: bool = False,
   classes_file: str = '',
   place: workers.Place = workers.HERE,
   **options: Any,
 ) -> list[str]:
   """Measures every network; arguments as the flags say.
 
-  Of the flags the options are batch_size, preprocessing, compute_precision and
-  label_smoothing.
+  With and_classes both classes and the groups are measured. Of the flags the
+  options are batch_size, preprocessing, compute_precision and label_smoothing.
 
   Returns:
     The files of all networks, those that were skipped included.
@@ -181,45 +190,122 @@ def run(
       different images.
     OSError: a file or folder is missing.
   """
-  if bool(ckpt_dir) == bool(predictions_directory):
-    raise ValueError(
-      'wanted one of --ckpt_dir and --predictions_directory, got '
-      + ('both' if ckpt_dir else 'none')
-    )
-  if ckpt_dir and num_classes is not None:
-    raise ValueError('--num_classes goes with --predictions_directory')
-  if ckpt_dir:
-    source = _by_networks(
-      ckpt_dir,
-      data_directory,
-      mode,
-      batch_size=options['batch_size'],
-      preprocessing_name=options['preprocessing'],
-      precision=options['compute_precision'],
-      label_smoothing=options['label_smoothing'],
-    )
-    if classes_file:
-      names = class_names.read(classes_file, source.records)
-      source = source._replace(class_names=names)
-  else:
-    source = _from_csvs(
-      predictions_directory, data_directory, mode, num_classes, classes_file
-    )
+  source = _source(
+    ckpt_dir,
+    predictions_directory,
+    data_directory,
+    mode,
+    num_classes,
+    classes_file,
+    options,
+  )
   dataset_name = dataset_name or (source.records.name if source.records else '')
   if not dataset_name:
     raise ValueError(
       '--dataset_name is empty, and there is no --data_directory to take it '
       'from'
     )
-  groups = None
   settings = {'class_names': list(source.class_names), **source.settings}
-  path_of = paths.class_metrics
+  of_results = output_path, dataset_name, mode
+  targets = []
+  if and_classes or not groups_file:
+    targets.append(_target(source, settings, paths.class_metrics, of_results))
+  if groups_file:
+    settings['groups'] = digests.of_files([groups_file])
+    targets.append(
+      _target(source, settings, paths.group_metrics, of_results, groups_file)
+    )
+  for one in _measured(source, targets, mode, place):
+    for target, metrics in zip(targets, one.metrics, strict=True):
+      target.write(one, metrics)
+  for target in targets:
+    given = [path for path in (classes_file, target.groups_file) if path]
+    target.record.finish([*source.inputs, *given])
+  return [path for target in targets for path in target.outputs.values()]
+
+
+def _source(
+  ckpt_dir: Sequence[str],
+  predictions_directory: str,
+  data_directory: str,
+  mode: str,
+  num_classes: int | None,
+  classes_file: str,
+  options: Mapping[str, Any],
+) -> 'Source':
+  """The one source of predictions that flags name."""
+  if bool(ckpt_dir) == bool(predictions_directory):
+    raise ValueError(
+      'wanted one of --ckpt_dir and --predictions_directory, got '
+      + ('both' if ckpt_dir else 'none')
+    )
+  if not ckpt_dir:
+    return _from_csvs(
+      predictions_directory, data_directory, mode, num_classes, classes_file
+    )
+  if num_classes is not None:
+    raise ValueError('--num_classes goes with --predictions_directory')
+  source = _by_networks(
+    ckpt_dir,
+    data_directory,
+    mode,
+    batch_size=options['batch_size'],
+    preprocessing_name=options['preprocessing'],
+    precision=options['compute_precision'],
+    label_smoothing=options['label_smoothing'],
+  )
+  if classes_file:
+    names = class_names.read(classes_file, source.records)
+    source = source._replace(class_names=names)
+  return source
+
+
+class Target(NamedTuple):
+  """What is measured: the classes, or groups.
+
+  Attributes:
+    groups: as of `class_level_metrics.group_counts`, or None for the classes.
+    groups_file: what says who is of which group, or empty.
+    outputs: the file of each network.
+    record: of these.
+  """
+
+  groups: pd.DataFrame | None
+  groups_file: str
+  outputs: Mapping[member_paths.Checkpoint, str]
+  record: provenance.Provenance
+
+  def lacks(self, checkpoint: member_paths.Checkpoint) -> bool:
+    """Whether the network is still to be measured."""
+    return not storage.exists(self.outputs[checkpoint])
+
+  def write(self, measured: 'Measured', metrics: pd.DataFrame) -> None:
+    """Writes what was measured of a network, unless it is there."""
+    if not self.lacks(measured.checkpoint):
+      return
+    self.record.start()
+    path = self.outputs[measured.checkpoint]
+    csvs.write(tables.CLASS_METRICS, metrics, path)
+    logging.info(
+      '%s: top-1 %.4f over %d images',
+      path,
+      metrics['eval_accuracy'].iloc[0],
+      len(measured.label),
+    )
+
+
+def _target(
+  source: 'Source',
+  settings: Mapping[str, object],
+  path_of: Callable[..., str],
+  of_results: tuple[str, str, str],
+  groups_file: str = '',
+) -> Target:
+  groups = None
   if groups_file:
     groups = _read_groups(groups_file, source.class_names)
-    settings['groups'] = digests.of_files([groups_file])
-    path_of = paths.group_metrics
   outputs = {
-    checkpoint: path_of(output_path, dataset_name, mode, checkpoint)
+    checkpoint: path_of(*of_results, checkpoint)
     for checkpoint in source.checkpoints
   }
   record = provenance.Provenance(
@@ -227,44 +313,7 @@ def run(
     'per_class_accuracy.aggregate_ckpt_metrics',
     settings,
   )
-  todo = [c for c in source.checkpoints if not storage.exists(outputs[c])]
-  if len(todo) < len(outputs):
-    logging.info(
-      '%d of %d networks are measured already',
-      len(outputs) - len(todo),
-      len(outputs),
-    )
-  pieces = source.plan(todo)
-  measure = functools.partial(
-    _measure,
-    predict=source.predict,
-    records=source.records,
-    class_names=source.class_names,
-    groups=groups,
-    groups_file=groups_file,
-    mode=mode,
-  )
-  first: Measured | None = None
-  with workers.mapper(place, 1) as mapped:
-    for one in itertools.chain.from_iterable(mapped(measure, pieces)):
-      first = first or one
-      if one.images != first.images:
-        _refuse_other_images(
-          _images_of(source, one.checkpoint),
-          _images_of(source, first.checkpoint),
-          one.checkpoint,
-        )
-      record.start()
-      csvs.write(tables.CLASS_METRICS, one.metrics, outputs[one.checkpoint])
-      logging.info(
-        '%s: top-1 %.4f over %d images',
-        outputs[one.checkpoint],
-        one.metrics['eval_accuracy'].iloc[0],
-        one.num_images,
-      )
-  given = [path for path in (classes_file, groups_file) if path]
-  record.finish([*source.inputs, *given])
-  return list(outputs.values())
+  return Target(groups, groups_file, outputs, record)
 
 
 class Measured(NamedTuple):
@@ -272,15 +321,55 @@ class Measured(NamedTuple):
 
   Attributes:
     checkpoint: which.
-    metrics: the rows of `tables.CLASS_METRICS`.
-    num_images: of how many images.
-    images: digest of their keys and classes.
+    metrics: the rows of `tables.CLASS_METRICS`, for each target.
+    images: digest of the images' keys and classes.
+    label: [images] predicted class ids, in the order of the images' keys.
+    probability: [images] of these.
   """
 
   checkpoint: member_paths.Checkpoint
-  metrics: pd.DataFrame
-  num_images: int
+  metrics: Sequence[pd.DataFrame]
   images: str
+  label: np.ndarray
+  probability: np.ndarray
+
+
+def _measured(
+  source: 'Source', targets: Sequence[Target], mode: str, place: workers.Place
+) -> Iterator[Measured]:
+  """Measures the networks that a target lacks.
+
+  Predictions are all judged before the first network is yielded.
+  """
+  todo = [
+    checkpoint
+    for checkpoint in source.checkpoints
+    if any(target.lacks(checkpoint) for target in targets)
+  ]
+  done = len(source.checkpoints) - len(todo)
+  if done:
+    logging.info(
+      '%d of %d networks are measured already', done, len(source.checkpoints)
+    )
+  if todo and source.is_read:
+    # Those that are measured already may be copies of others.
+    todo = list(source.checkpoints)
+  measure = functools.partial(
+    _measure,
+    predict=source.predict,
+    records=source.records,
+    class_names=source.class_names,
+    groups=[(target.groups, target.groups_file) for target in targets],
+    mode=mode,
+  )
+  with workers.mapper(place, 1) as mapped:
+    measured: Iterable[Measured] = _of_same_images(
+      source, itertools.chain.from_iterable(mapped(measure, source.plan(todo)))
+    )
+    if todo and source.is_read:
+      measured = list(measured)
+      _check_plausible(source, measured)
+    yield from measured
 
 
 def _measure(
@@ -291,30 +380,81 @@ def _measure(
   ],
   records: image_records.ImageRecords | None,
   class_names: Sequence[str],
-  groups: pd.DataFrame | None,
-  groups_file: str,
+  groups: Sequence[tuple[pd.DataFrame | None, str]],
   mode: str,
 ) -> list[Measured]:
   """Measures the networks of a piece, as `Source.plan` gives it."""
   measured = []
   for checkpoint, predictions in predict(piece):
     _check_complete(predictions, records, checkpoint)
-    if groups is not None:
-      _check_group_members(groups, predictions, groups_file)
-    metrics = class_level_metrics.member_metrics(
-      predictions, class_names, groups
-    ).assign(
-      # The same words on both ways, and on every machine.
-      ckpt=checkpoint.path_in_study,
-      split=mode,
-      preprocessing=_only(predictions, 'preprocessing', checkpoint),
-      compute_precision=_only(predictions, 'precision', checkpoint),
-      made_from=_only(predictions, 'made_from', checkpoint),
+    # The same words on both ways, and on every machine.
+    words = {
+      'ckpt': checkpoint.path_in_study,
+      'split': mode,
+      'preprocessing': _only(predictions, 'preprocessing', checkpoint),
+      'compute_precision': _only(predictions, 'precision', checkpoint),
+      'made_from': _only(predictions, 'made_from', checkpoint),
+    }
+    metrics = []
+    for of_images, path in groups:
+      if of_images is not None:
+        _check_group_members(of_images, predictions, path)
+      found = class_level_metrics.member_metrics(
+        predictions, class_names, of_images
+      )
+      metrics.append(found.assign(**words))
+    by_key = predictions.sort_values('image_key')
+    measured.append(
+      Measured(
+        checkpoint,
+        metrics,
+        digests.of_json(
+          [by_key['image_key'].tolist(), by_key['true_class'].tolist()]
+        ),
+        by_key['predictions'].to_numpy(np.int32),
+        by_key['predicted_probability'].to_numpy(),
+      )
     )
-    classes = _classes_by_image(predictions)
-    images = digests.of_json([classes.index.tolist(), classes.tolist()])
-    measured.append(Measured(checkpoint, metrics, len(predictions), images))
   return measured
+
+
+def _of_same_images(
+  source: 'Source', measured: Iterable[Measured]
+) -> Iterator[Measured]:
+  """Refuses networks that cover other images than the first."""
+  first: Measured | None = None
+  for one in measured:
+    first = first or one
+    if one.images != first.images:
+      _refuse_other_images(
+        _images_of(source, one.checkpoint),
+        _images_of(source, first.checkpoint),
+        one.checkpoint,
+      )
+    yield one
+
+
+def _check_plausible(source: 'Source', measured: Sequence[Measured]) -> None:
+  """Refuses predictions that are not what they are taken for."""
+  identities = [one.checkpoint.member for one in measured]
+  members = [plausibility.Member(of.level, of.replicate) for of in identities]
+  images = _images_of(source, measured[0].checkpoint)
+  label = np.stack([one.label for one in measured], axis=1)
+  probability = np.stack([one.probability for one in measured], axis=1)
+  facts = functools.reduce(
+    plausibility.together,
+    (
+      plausibility.count(
+        [member.level for member in members],
+        images.index[start : start + _BLOCK_IMAGES].to_numpy(),
+        images.to_numpy()[start : start + _BLOCK_IMAGES],
+        label[start : start + _BLOCK_IMAGES],
+        probability[start : start + _BLOCK_IMAGES],
+      )
+      for start in range(0, len(images), _BLOCK_IMAGES)
+    ),
+  )
+  plausibility.check(members, facts, populations.agreement(label))
 
 
 class Source(NamedTuple):
@@ -326,6 +466,7 @@ class Source(NamedTuple):
     class_names: [num_classes].
     inputs: files that are read.
     settings: all that decides about the predictions, for the record.
+    is_read: whether somebody has made them already.
     plan: cuts some of the networks into pieces.
     predict: yields the networks of a piece, each with its predictions.
   """
@@ -335,6 +476,7 @@ class Source(NamedTuple):
   class_names: Sequence[str]
   inputs: Sequence[str]
   settings: Mapping[str, object]
+  is_read: bool
   plan: Callable[[Sequence[member_paths.Checkpoint]], Sequence[Any]]
   predict: Callable[
     [Any], Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]]
@@ -364,6 +506,7 @@ def _by_networks(
       'shards': digests.of_each({storage.name(s): s for s in shards}),
       'checkpoints': network_files.identities(checkpoints),
     },
+    False,
     lambda todo: predictor.plan(todo, [data_set], whole=True),
     functools.partial(_predict_members, predictor),
   )
@@ -401,6 +544,7 @@ def _from_csvs(
         c.file_stem: digests.of_files(files_of[c]) for c in sorted(files_of)
       }
     },
+    True,
     lambda todo: [(checkpoint, files_of[checkpoint]) for checkpoint in todo],
     functools.partial(
       _read_member, mode=mode, numbers=numbers, num_classes=len(names)
@@ -641,32 +785,30 @@ def main(argv: list[str]) -> None:
     f.ckpt_dir = [folder]
   if f.study and not f.ckpt_dir:
     required |= {'predictions_directory': 'predictions'}
-  measured = [f.groups_file]
+  is_given = bool(f.groups_file)
   command_line.with_study(
     f,
     required,
     {'data_directory': 'data', 'classes_file': 'classes'}
     | ({} if f.test_small_sample else {'groups_file': 'groups'}),
   )
-  if f.groups_file not in measured:
-    measured.append(f.groups_file)
-  for groups_file in measured:
-    run(
-      ckpt_dir=f.ckpt_dir,
-      predictions_directory=f.predictions_directory,
-      data_directory=f.data_directory,
-      output_path=f.output_path,
-      mode=f.mode,
-      dataset_name=f.dataset_name,
-      num_classes=f.num_classes,
-      groups_file=groups_file,
-      classes_file=f.classes_file,
-      place=workers.Place(scheduler=f.scheduler),
-      batch_size=f.batch_size,
-      preprocessing=f.preprocessing,
-      compute_precision=f.precision,
-      label_smoothing=f.label_smoothing,
-    )
+  run(
+    ckpt_dir=f.ckpt_dir,
+    predictions_directory=f.predictions_directory,
+    data_directory=f.data_directory,
+    output_path=f.output_path,
+    mode=f.mode,
+    dataset_name=f.dataset_name,
+    num_classes=f.num_classes,
+    groups_file=f.groups_file,
+    and_classes=not is_given,
+    classes_file=f.classes_file,
+    place=workers.Place(scheduler=f.scheduler),
+    batch_size=f.batch_size,
+    preprocessing=f.preprocessing,
+    compute_precision=f.precision,
+    label_smoothing=f.label_smoothing,
+  )
 
 
 if __name__ == '__main__':

@@ -47,7 +47,7 @@ import pandas as pd
 from absl import flags, logging
 from etils import epath
 
-from per_class_accuracy import class_tests, member_recall
+from per_class_accuracy import class_tests, member_recall, recall_checks
 from utils import (
   command_line,
   csvs,
@@ -162,6 +162,7 @@ def run(
     },
   )
   models, inputs = member_recall.read(data_directory, mode)
+  recall_checks.check(models, paths.is_of_groups(inputs[0]))
   levels = populations.compressed_levels(
     models.level, fractions, source=data_directory
   )

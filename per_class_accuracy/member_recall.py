@@ -31,6 +31,7 @@ class Models:
     class_id: [C] rising.
     class_name: [C] free text.
     support: [C] images of the class, NaN where unknown.
+    loss: [M] mean cross entropy, NaN where unknown.
     identity: [M] columns `tables.MEMBER` and `made_from` of each, or None
       where unknown.
   """
@@ -41,6 +42,7 @@ class Models:
   class_id: np.ndarray
   class_name: np.ndarray
   support: np.ndarray
+  loss: np.ndarray
   identity: tuple[Mapping[str, Any], ...] | None = None
 
   def positions(self, level: populations.Level) -> np.ndarray:
@@ -95,7 +97,7 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
     files,
     [
       *('class_id', 'class', 'support', 'recall', 'eval_accuracy', 'split'),
-      *('preprocessing', 'compute_precision', 'made_from'),
+      *('preprocessing', 'compute_precision', 'made_from', 'loss'),
       *tables.MEMBER_KEY,
     ],
   )
@@ -141,6 +143,7 @@ def _read_long(files: Sequence[str], mode: str) -> Models:
     class_id=first['class_id'].to_numpy(),
     class_name=first['class'].to_numpy(object),
     support=first['support'].to_numpy(np.float64),
+    loss=members['loss'].to_numpy(),
     identity=tuple(members[[*key, 'made_from']].to_dict('records')),
   )
 
@@ -209,6 +212,7 @@ def _read_wide(files: Sequence[str]) -> Models:
     class_id=class_id,
     class_name=np.array([names[i][1] for i in class_id], object),
     support=np.full(len(class_id), np.nan),
+    loss=np.full(len(order), np.nan),
   )
 
 

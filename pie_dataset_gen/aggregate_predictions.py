@@ -62,10 +62,8 @@ from etils import epath
 from pie_dataset_gen import (
   image_test,
   pie_resampling,
-  plausibility,
   shard_predictions,
   verdicts,
-  vote_distance,
   votes,
 )
 from utils import (
@@ -74,6 +72,7 @@ from utils import (
   digests,
   membership,
   paths,
+  plausibility,
   populations,
   provenance,
   storage,
@@ -304,7 +303,7 @@ def aggregate_shard(
   # The matrices are small: threads that share one cost more than they save.
   with threadpoolctl.threadpool_limits(1):
     frames, sums = count_shard(predictions, drawn, settings.tie_rule)
-    agreement = vote_distance.agreement(predictions.label)
+    agreement = populations.agreement(predictions.label)
   for path in outdated:
     epath.Path(path).unlink(missing_ok=True)
   record.start()
@@ -322,7 +321,13 @@ def aggregate_shard(
       for level, frame in frames.items()
     },
     agreement,
-    plausibility.count(predictions),
+    plausibility.count(
+      list(map(shard_predictions.level_of, predictions.members)),
+      predictions.image_key,
+      predictions.true_class,
+      predictions.label,
+      predictions.probability,
+    ),
   )
 
 
@@ -421,15 +426,17 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
   total: Any = None
   same = shard_predictions.SameMembers()
   for done, result in enumerate(results, 1):
+    same.check(result.shard, result.members, result.image_key)
     if total is None:
       total = result._replace(
         sums={level: collections.Counter() for level in result.sums},
         pvalues={level: collections.Counter() for level in result.sums},
         agreement=np.zeros_like(result.agreement),
       )
-      facts = []
-    same.check(result.shard, result.members, result.image_key)
-    facts.append(result.facts)
+    else:
+      total = total._replace(
+        facts=plausibility.together(total.facts, result.facts)
+      )
     total = total._replace(agreement=total.agreement + result.agreement)
     for level, sums in result.sums.items():
       total.pvalues[level].update(result.pvalues[level])
@@ -443,7 +450,7 @@ def add_up(results: Iterable[ShardCounts], number: int) -> ShardCounts:
       done,
       number,
     )
-  return total._replace(facts=functools.reduce(plausibility.together, facts))
+  return total
 
 
 def run(
@@ -552,7 +559,16 @@ def _aggregate(
     settings=settings,
   )
   total = add_up(mapped(work, shards, shards.values()), len(shards))
-  plausibility.check(total.members, total.facts, total.agreement)
+  plausibility.check(
+    [
+      plausibility.Member(
+        shard_predictions.level_of(of), of._asdict()['replicate']
+      )
+      for of in total.members
+    ],
+    total.facts,
+    total.agreement,
+  )
   finish = functools.partial(
     finish_shard,
     output_path=output_path,

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pie_dataset_gen import shard_predictions, vote_distance
-from utils import membership
+from pie_dataset_gen import shard_predictions
+from utils import membership, populations
 
 # Bounds the memory: images whose memberships are permuted at once.
 _BLOCK_IMAGES = 256
@@ -79,7 +79,7 @@ def count_pairs(labels: np.ndarray, true_class: np.ndarray) -> Pairs:
   for start in range(0, len(right), 1 << 20):
     block = right[start : start + (1 << 20)]
     both += (block.T @ block).astype(np.int64)
-  return Pairs(len(labels), vote_distance.agreement(labels), both)
+  return Pairs(len(labels), populations.agreement(labels), both)
 
 
 class Flips(NamedTuple):

@@ -12,7 +12,7 @@ Reads, from the study or where flags say otherwise,
 
 Writes, for each member and shard, one CSV (utils/tables.py: PREDICTIONS)
   <output_path>/<dataset>/predictions_dataframe/<mode>/<shard>/
-      predictions_dataframe_<member>.csv
+      predictions_dataframe_<member>.csv (with --compress_predictions .csv.gz)
 
 A row is an image: predicted and true class id, probability of the prediction,
 the five likeliest classes as "[682 141 933]", the image's key, the member.
@@ -79,6 +79,7 @@ def define_flags() -> None:
     'half-pixel centres.',
   )
   command_line.define_scheduler()
+  command_line.define_compression()
   flags.DEFINE_enum(
     'precision',
     'float32',
@@ -123,6 +124,7 @@ def run(
   label_smoothing: float,
   tpu: tuple[str, str, str] = ('', '', ''),
   place: workers.Place = workers.HERE,
+  compress_predictions: bool = False,
 ) -> None:
   """Predicts; the arguments are the flags."""
   checkpoints = member_paths.find(ckpt_dir)
@@ -130,7 +132,9 @@ def run(
   records = tfrecords.describe(shards, inference.num_classes(checkpoints[0]))
   dataset = dataset_name or records.name
 
-  output = functools.partial(_output, output_path, dataset, mode)
+  output = functools.partial(
+    _output, output_path, dataset, mode, compress_predictions
+  )
   folder = paths.predictions_folder(output_path, dataset, mode)
   record = provenance.Provenance(
     folder,
@@ -154,7 +158,7 @@ def run(
   pieces = predictor.plan(
     checkpoints,
     [inference.DataSet(records, shards)],
-    lambda *work: not storage.exists(output(*work)),
+    lambda *work: not storage.exists(csvs.either_form(output(*work))),
   )
   written = 0
   if pieces:
@@ -182,11 +186,12 @@ def _output(
   output_path: str,
   dataset: str,
   mode: str,
+  compress: bool,
   checkpoint: member_paths.Checkpoint,
   shard: str,
 ) -> str:
   return paths.predictions(
-    output_path, dataset, mode, storage.name(shard), checkpoint
+    output_path, dataset, mode, storage.name(shard), checkpoint, compress
   )
 
 
@@ -241,6 +246,7 @@ def main(argv: list[str]) -> None:
     FLAGS.label_smoothing,
     (FLAGS.tpu, FLAGS.gcp_project, FLAGS.tpu_zone),
     workers.Place(scheduler=FLAGS.scheduler),
+    FLAGS.compress_predictions,
   )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from pie_dataset_gen import shard_predictions, vote_distance
+from pie_dataset_gen import shard_predictions
 from utils import csvs, populations, tables, workers
 
 _KEY = list(tables.MEMBER_KEY)
@@ -167,7 +167,7 @@ def read_agreement(
 def _read_shard(files: Sequence[str], mode: str):
   """Members, image keys and agreement of a shard."""
   read = shard_predictions.read_shard(files, mode)
-  return read.members, read.image_key, vote_distance.agreement(read.label)
+  return read.members, read.image_key, populations.agreement(read.label)
 
 
 def _add_up(shards, results, source: str) -> Agreement:

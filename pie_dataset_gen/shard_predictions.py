@@ -14,6 +14,7 @@ from absl import logging
 from etils import epath
 
 from utils import (
+  compressed,
   digests,
   member_paths,
   paths,
@@ -260,7 +261,7 @@ def _read_in_batches(files):
   numbers = prediction_files.replicates(files)
   for path in files:
     batch.append(path)
-    size += epath.Path(path).stat().length
+    size += compressed.text_bytes(path, epath.Path(path).stat().length)
     if size > _BATCH_BYTES or path == files[-1]:
       frame, ends = prediction_files.read_stacked(batch, COLUMNS, numbers)
       columns = {name: frame[name].to_numpy() for name in COLUMNS}

@@ -18,6 +18,7 @@ from etils import epath
 
 from pie_dataset_gen import shard_predictions
 from utils import (
+  compressed,
   csvs,
   image_records,
   member_paths,
@@ -41,6 +42,7 @@ _DATA = (
 
 def table_of(file: str) -> csvs.Table | None:
   """The table that a CSV of a study is, by where it lies."""
+  file = file.removesuffix(compressed.ENDING)
   return next((of for where, of in _PLACES if where.fullmatch(file)), None)
 
 
@@ -139,7 +141,7 @@ class Records:
     self._files = frozenset(files)
     self._in: dict[str, list[str]] = collections.defaultdict(list)
     for file in self._files:
-      if file.endswith('.csv') and not posixpath.basename(file).startswith('.'):
+      if csvs.is_csv(posixpath.basename(file)):
         self._in[posixpath.dirname(file)].append(file)
     self._folders = {posixpath.dirname(file) for file in self._files}
     self.damaged: dict[str, str] = {}

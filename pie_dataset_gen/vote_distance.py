@@ -7,9 +7,6 @@ not, and needs nothing but on how many images each two members agree.
 
 import numpy as np
 
-# Bounds the memory: images that are compared at once.
-_BLOCK_IMAGES = 256
-
 
 def energy(agreement: np.ndarray, weights: np.ndarray) -> np.ndarray:
   """The energy distance of the votes, summed over images, as a whole number.
@@ -27,20 +24,3 @@ def energy(agreement: np.ndarray, weights: np.ndarray) -> np.ndarray:
     [ways], times the squared sizes of both groups.
   """
   return np.einsum('iw,iw->w', weights, agreement @ weights)
-
-
-def agreement(labels: np.ndarray) -> np.ndarray:
-  """On how many images each two members agree.
-
-  Args:
-    labels: [images, members] predicted class ids.
-
-  Returns:
-    [members, members].
-  """
-  members = labels.shape[1]
-  total = np.zeros((members, members), np.int64)
-  for start in range(0, len(labels), _BLOCK_IMAGES):
-    block = labels[start : start + _BLOCK_IMAGES]
-    total += (block[:, :, None] == block[:, None, :]).sum(axis=0)
-  return total

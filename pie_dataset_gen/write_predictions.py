@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from utils import csvs, member_paths, storage, tables
+from utils import compressed, csvs, member_paths, storage, tables
 
 # Probabilities of float16 miss a sum of 1 by less.
 _SUM_TOLERANCE = 0.01
@@ -37,6 +37,7 @@ def write(
   fraction_pruned: float = 0.0,
   replicate: int = 0,
   shard: str = 'all',
+  compress: bool = False,
 ) -> str:
   """Writes the CSV of one member (`tables.PREDICTIONS`); returns its path.
 
@@ -57,16 +58,25 @@ def write(
     replicate: number of the model among those that were made alike; of a model
       made from a dense one, that of the dense one.
     shard: name of a part of the images, where one file would be too large.
+    compress: whether it is a .csv.gz, a sixth of the bytes.
 
   Raises:
     ValueError: shapes that do not fit, scores that are no finite numbers or no
-      probabilities, class ids that cannot be, keys that repeat.
+      probabilities, class ids that cannot be, keys that repeat; or the file is
+      there in its other form.
   """
   level = member_paths.Level(pruning_method, float(fraction_pruned))
   member_paths.check_level(level)
   storage.check_component('shard', shard)
   name = f'predictions_dataframe_{level[0]}_{level[1]}_{replicate}.csv'
   path = storage.within(storage.within(folder, shard), name)
+  if compress:
+    path = compressed.other_form(path)
+  if (other := csvs.either_form(path)) != path:
+    raise ValueError(
+      f'{other} is there, the same predictions in another form than {path}: '
+      'remove it'
+    )
   given = {
     what: np.asarray(values)
     for what, values in (

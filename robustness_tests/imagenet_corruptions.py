@@ -29,7 +29,8 @@ Writes, for each member and set, one CSV (utils/tables.py: ROBUSTNESS)
 with support, recall and precision of every class, top-1, top-5 and loss. Each
 image is decoded once for a group of members. Finished files are skipped. With
 --predictions_directory also the predictions of each image (PREDICTIONS), of
-which measure_corrupted_costs finds churn, flips and calibration.
+which measure_corrupted_costs finds churn, flips and calibration, as .csv.gz
+with --compress_predictions.
 --dataset_name=imagenet_a gives two data sets: imagenet_a, where networks choose
 among its 200 classes, which is its official score, and imagenet_a_all_classes.
 --modal_labels adds <dataset_name>_pie and <dataset_name>_non_pie.
@@ -43,7 +44,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -139,6 +140,7 @@ def define_flags() -> None:
     '0 is off.',
   )
   command_line.define_scheduler()
+  command_line.define_compression()
   flags.DEFINE_boolean(
     'test_small_sample',
     False,
@@ -159,6 +161,7 @@ def run(
   predictions_directory: str = '',
   place: workers.Place = workers.HERE,
   *,
+  compress_predictions: bool = False,
   batch_size: int,
   **options: Any,
 ) -> None:
@@ -181,11 +184,17 @@ def run(
     for one in sets
     for name in names
   }
+  predictions_of = functools.partial(
+    _predictions,
+    predictions_directory,
+    dataset_name,
+    mode,
+    compress_predictions,
+  )
   kept = {
-    (checkpoint, one): paths.predictions(
-      predictions_directory, dataset_name, mode, one.name, checkpoint
-    )
-    for checkpoint, one, _ in outputs
+    (checkpoint, one): predictions_of(checkpoint, one)
+    for checkpoint in found
+    for one in sets
     if predictions_directory
   }
   label_files = (
@@ -260,7 +269,7 @@ def run(
       is_pie=is_pie,
       mode=mode,
       dest_dir=dest_dir,
-      predictions_directory=predictions_directory,
+      predictions_of=predictions_of if predictions_directory else None,
       record=record,
     )
     with (
@@ -333,6 +342,22 @@ def _open_sets(
   }
 
 
+def _predictions(
+  folder: str,
+  dataset_name: str,
+  mode: str,
+  compress: bool,
+  checkpoint: member_paths.Checkpoint,
+  one: image_sets.CorruptedSet,
+) -> str:
+  """Where those of a checkpoint for a set lie already, or go."""
+  return csvs.either_form(
+    paths.predictions(
+      folder, dataset_name, mode, one.name, checkpoint, compress
+    )
+  )
+
+
 def _measure(
   piece: inference.Piece,
   *,
@@ -342,7 +367,7 @@ def _measure(
   is_pie: pd.Series | None,
   mode: str,
   dest_dir: str,
-  predictions_directory: str,
+  predictions_of: Callable[..., str] | None,
   record: provenance.Provenance,
 ) -> None:
   """Writes the metrics of a few checkpoints on a set.
@@ -355,20 +380,19 @@ def _measure(
     is_pie: likewise.
     mode: likewise.
     dest_dir: likewise.
-    predictions_directory: likewise.
+    predictions_of: where those of a checkpoint for a set are kept; None where
+      they are not.
     record: started before the first file appears.
   """
   one, class_names = sets[piece.data_set]
   for checkpoint, predictions in predictor.predict_whole(piece).items():
     of_views = views.views_of(predictions, dataset_name, is_pie)
     record.start()
-    if predictions_directory:
+    if predictions_of:
       csvs.write(
         tables.PREDICTIONS,
         of_views[dataset_name].assign(split=mode),
-        paths.predictions(
-          predictions_directory, dataset_name, mode, one.name, checkpoint
-        ),
+        predictions_of(checkpoint, one),
       )
     for name, rows in of_views.items():
       path = paths.robustness(dest_dir, name, one.name, checkpoint)
@@ -434,6 +458,7 @@ def main(argv: list[str]) -> None:
     f.modal_labels,
     f.predictions_directory,
     workers.Place(scheduler=f.scheduler),
+    compress_predictions=f.compress_predictions,
     batch_size=f.batch_size,
     preprocessing_name=f.preprocessing,
     compute_precision=f.precision,

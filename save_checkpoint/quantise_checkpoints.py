@@ -357,7 +357,7 @@ def write(
     output=network_files.LOGITS,
     num_classes=records.num_classes,
     made_from=quantised.made_from(
-      source, network, how, member_checks.trained_on(source)
+      source, network, how, member_checks.training_of(source).data
     ),
   )
   network_files.write(target.described_by, description)

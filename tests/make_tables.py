@@ -61,7 +61,8 @@ In a study `<results>` is the folder `results`, `<pie>` the folder `pie`,
 `data/image_records.json`, `<mode>` the split, `eval` or `train`; a `<member>`
 is its path with `_` for `/`.
 
-A file ends in a line break; one that does not has lost its end. An *optional*
+A file ends in a line break; one that does not has lost its end. Predictions may
+be compressed, under names that end in `.csv.gz`. An *optional*
 column may lack in a table from elsewhere. A cell *may be empty* where there is
 no answer. Fractions, probabilities and shares lie in [0, 1]. Class ids start
 at 0.

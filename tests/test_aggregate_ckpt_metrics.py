@@ -301,3 +301,114 @@ def test_predictions_from_elsewhere_go_all_the_way(tmp_path):
   assert plot_class_impact.run(
     results_directory=str(results), dataset_name='own', mode='eval'
   )
+
+
+def write_foreign(folder, *, replicates=3, changed=()):
+  """Predictions of networks that are right on most of 200 images.
+
+  Args:
+    folder: where they are written, in one of a shard.
+    replicates: of two levels, dense and int8.
+    changed: (method, replicate) -> what is done to these predictions.
+  """
+  random = np.random.default_rng(0)
+  labels = random.permutation(np.arange(200) % 5)
+  (folder / 'all').mkdir(parents=True, exist_ok=True)
+  for method in ('baseline', 'int8'):
+    for replicate in range(replicates):
+      wrong = random.random(200) < 0.2
+      frame = pd.DataFrame(
+        {
+          'image_key': [f'{i}.jpg' for i in range(200)],
+          'image_index': range(200),
+          'true_class': labels,
+          'predictions': np.where(wrong, random.integers(0, 5, 200), labels),
+          'predicted_probability': random.uniform(0.3, 1, 200),
+          'pruning_method': method,
+          'fraction_pruned': 0.0,
+          'replicate': replicate,
+        }
+      )
+      change_it = dict(changed).get((method, replicate), lambda one: one)
+      path = folder / 'all' / f'{method}_{replicate}.csv'
+      change_it(frame).to_csv(path, index=False)
+
+
+def moved(frame):
+  return frame.assign(predictions=frame['predictions'] + 1)
+
+
+def reordered(frame):
+  order = np.array([0, 2, 1, 3, 4])
+  return frame.assign(predictions=order[frame['predictions']])
+
+
+@pytest.mark.parametrize(
+  ('function', 'message'),
+  [
+    (moved, 'int8 replicate 0 .* if class ids were smaller by one'),
+    (reordered, 'int8 take .* changed places so'),
+  ],
+)
+def test_predictions_that_mean_something_else_are_refused(
+  tmp_path, function, message
+):
+  changed = {('int8', replicate): function for replicate in range(3)}
+  write_foreign(tmp_path / 'in', changed=changed)
+  where = {'predictions_directory': str(tmp_path / 'in'), 'dataset_name': 'd'}
+  with pytest.raises(ValueError, match=message):
+    run(tmp_path / 'out', **where)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_copy_that_is_added_later_is_refused(tmp_path):
+  write_foreign(tmp_path / 'in')
+  where = {'predictions_directory': str(tmp_path / 'in'), 'dataset_name': 'd'}
+  before = run(tmp_path / 'out', **where)
+  assert len(before) == 6
+  frame = pd.read_csv(tmp_path / 'in' / 'all' / 'int8_1.csv')
+  frame.assign(replicate=3).to_csv(
+    tmp_path / 'in' / 'all' / 'int8_3.csv', index=False
+  )
+  with pytest.raises(ValueError, match='int8 replicate 1 and int8 replicate 3'):
+    run(tmp_path / 'out', **where)
+  assert set(before) == {path.name for path in tmp_path.rglob('class_*.csv')}
+
+
+def test_classes_and_groups_are_predicted_once(
+  population, tmp_path, monkeypatch
+):
+  root, data = population
+  groups = tmp_path / 'groups.csv'
+  groups.write_text('group,class_id\neven,0\neven,2\nodd,1\n')
+  given = {
+    'ckpt_dir': [str(root / 'exp')],
+    'data_directory': data,
+    'groups_file': str(groups),
+  }
+  predicted = []
+  predict = aggregate_ckpt_metrics._predict_members
+
+  def counted(predictor, piece):
+    predicted.extend(piece.checkpoints)
+    return predict(predictor, piece)
+
+  monkeypatch.setattr(aggregate_ckpt_metrics, '_predict_members', counted)
+  run(tmp_path / 'both', and_classes=True, **given)
+  assert len(predicted) == 4
+  run(tmp_path / 'each', ckpt_dir=given['ckpt_dir'], data_directory=data)
+  run(tmp_path / 'each', **given)
+  assert len(predicted) == 12
+  both, each = (
+    {
+      str(path.relative_to(folder)): path.read_bytes()
+      for path in folder.rglob('*.csv')
+    }
+    for folder in (tmp_path / 'both', tmp_path / 'each')
+  )
+  assert both == each and len(both) == 8
+  # Only what is missing is written again.
+  next((tmp_path / 'both').rglob('group_metrics/*/*.csv')).unlink()
+  run(tmp_path / 'both', and_classes=True, **given)
+  assert len(predicted) == 13
+  assert len(list((tmp_path / 'both').rglob('*.csv'))) == 8

@@ -16,7 +16,6 @@ from pie_dataset_gen import (
   pie_resampling,
   shard_predictions,
   verdicts,
-  vote_distance,
   votes,
 )
 from tests.benchmarks import pie_verdicts
@@ -138,7 +137,7 @@ def count(dense, pruned, *, repeats=50, seed=0, tie_rule='largest', prob=None):
   frames, sums = aggregate_predictions.count_shard(
     predictions, {LEVEL: drawn}, tie_rule
   )
-  agreement = vote_distance.agreement(predictions.label)
+  agreement = populations.agreement(predictions.label)
   row = pie_resampling.summarise(sums[LEVEL], agreement, *sizes, drawn)
   return frames[LEVEL], {**sums[LEVEL], **row}
 

@@ -116,6 +116,27 @@ def test_a_study_that_was_moved_is_well(study, capsys):
   assert '3 inputs lie elsewhere' in capsys.readouterr().out
 
 
+def test_compressed_predictions_are_looked_at_as_others_are(study):
+  for path in sorted((study / PREDICTIONS).rglob('*.csv')):
+    frame = csvs.read(tables.PREDICTIONS, str(path))
+    path.unlink()
+    csvs.write(tables.PREDICTIONS, frame, f'{path}.gz')
+  is_well, rows = check(study)
+  assert not is_well
+  assert (rows['state'] == 'stale').sum() > 1  # Made of other files.
+  aggregate(study / PREDICTIONS, study / 'results', num_permutations=0)
+  is_well, rows = check(study)
+  assert is_well
+  predictions = rows[rows['kind'] == tables.PREDICTIONS.name]
+  assert len(predictions) == 4
+  path = one_of(study, f'{PREDICTIONS}/*/predictions_dataframe_*.csv.gz')
+  assert rows.loc[name(study, path), 'state'] == 'unchanged'
+  path.write_bytes(path.read_bytes()[:-1])
+  is_well, rows = check(study)
+  assert not is_well
+  assert rows.loc[name(study, path), 'state'] == 'damaged'
+
+
 def test_predictions_from_elsewhere_are_unverified(tmp_path, capsys):
   study = tmp_path / 'theirs'
   write_population(study / PREDICTIONS)

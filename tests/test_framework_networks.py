@@ -431,8 +431,8 @@ def test_classes_that_are_one_off_are_named(by, words):
   checkpoint = member_paths.Checkpoint(
     member_paths.Member('', 'int8', 0.0, 0, 0, 0, 0), 0, 'x', 'tflite'
   )
-  with pytest.raises(ValueError, match=f'one place {words} than label_offset'):
-    inference._check_offset(checkpoint, 'shard', frame_of(true, predicted))
+  with pytest.raises(ValueError, match=f'one place {words}: correct label_off'):
+    inference._check_moved(checkpoint, True, 'shard', frame_of(true, predicted))
   # None of these is: right, guessing, always one class, of few images.
   for other in (
     frame_of(true, np.where(right, true, predicted)),
@@ -441,7 +441,7 @@ def test_classes_that_are_one_off_are_named(by, words):
     frame_of(np.full(400, 16), np.full(400, 17)),
     frame_of(true[:10], true[:10] + by),
   ):
-    inference._check_offset(checkpoint, 'shard', other)
+    inference._check_moved(checkpoint, True, 'shard', other)
 
 
 @pytest.mark.parametrize('library', [tf_keras, keras])

@@ -245,6 +245,17 @@ def test_kept_predictions_are_those_that_were_measured(members, tmp_path):
     right = rows['predictions'] == rows['true_class']
     assert right.mean() == of['eval_accuracy'].iloc[0]
     assert rows['predicted_probability'].between(0, 1).all()
+  found[0].unlink()
+  run(
+    members,
+    tmp_path / 'own',
+    tmp_path / 'out',
+    predictions_directory=str(kept),
+    compress_predictions=True,
+  )
+  assert sorted(kept.rglob('*.csv*')) == sorted(
+    [found[0].with_name(f'{found[0].name}.gz'), *found[1:]]
+  )
 
 
 def open_tiny(folder, clean):

@@ -155,6 +155,25 @@ def test_runs_give_the_same_bytes_and_finished_files_stay(population, tmp_path):
     assert (path.stat().st_mtime_ns == stamp) == (path != lost)
 
 
+def test_compressed_files_hold_the_same_and_either_form_is_finished(
+  population, tmp_path
+):
+  wanted = run(population, tmp_path / 'plain')
+  out = tmp_path / 'compressed'
+  assert not run(population, out, compress_predictions=True)
+  found = sorted(out.rglob('*.csv.gz'))
+  assert {
+    path.name.removesuffix('.gz'): csvs.read_text(str(path)) for path in found
+  } == wanted
+  stamps = {path: path.stat().st_mtime_ns for path in found}
+  # Whatever the flag says, what is there is not predicted again.
+  found[0].unlink()
+  assert list(run(population, out)) == [found[0].stem]
+  run(population, out, compress_predictions=True)
+  assert sorted(out.rglob('*.csv.gz')) == found[1:]
+  assert all(path.stat().st_mtime_ns == stamps[path] for path in found[1:])
+
+
 def test_members_may_be_listed_alone_or_by_pattern(population, tmp_path):
   everything = run(population, tmp_path / 'all')
   root = population[0]

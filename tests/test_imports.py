@@ -25,6 +25,7 @@ UTILS = (
   (
     'cluster',
     'command_line',
+    'compressed',
     'csvs',
     'digests',
     'image_records',
@@ -45,6 +46,7 @@ UTILS = (
     'class_names',
     'member_checks',
     'membership',
+    'plausibility',
     'populations',
     'prediction_files',
   ),

@@ -41,43 +41,45 @@ def trained_on(records=RECORDS, digest='1'):
   return {'data': {'digest': digest, 'reading': records.reading}}
 
 
+def check_together(checkpoints):
+  member_checks.check_together(member_checks.read(checkpoints))
+
+
+def check_data(checkpoints, described):
+  member_checks.check_data(member_checks.read(checkpoints), described)
+
+
 def test_a_copy_under_another_number_is_refused_by_name(tmp_path):
   two = [member(tmp_path, replicate=r, content='same') for r in (0, 3)]
   with pytest.raises(ValueError, match='hold the same network') as raised:
-    member_checks.check_together(two)
+    check_together(two)
   for copy in two:
     assert copy.prefix in str(raised.value)
 
 
 def test_networks_of_two_levels_may_be_the_same(tmp_path):
   """As is a quantised network of which nothing could be quantised."""
-  member_checks.check_together(
-    [member(tmp_path, level, content='same') for level in LEVELS]
-  )
+  check_together([member(tmp_path, level, content='same') for level in LEVELS])
 
 
 def test_half_trained_members_are_refused_among_finished_ones(tmp_path):
   done = member(tmp_path, replicate=0, train_steps=8)
   half = member(tmp_path, replicate=1, step=4, train_steps=8)
   with pytest.raises(ValueError, match=r'model.ckpt-4 \(step 4 of 8\)'):
-    member_checks.check_together([done, half])
+    check_together([done, half])
   # Each alone, or all of them half-trained, may be meant.
-  member_checks.check_together([half])
-  member_checks.check_together(
-    [half, member(tmp_path, LEVELS[1], step=4, train_steps=8)]
-  )
+  check_together([half])
+  check_together([half, member(tmp_path, LEVELS[1], step=4, train_steps=8)])
   # A dense member needs fewer steps than a pruned one.
-  member_checks.check_together(
-    [done, member(tmp_path, LEVELS[1], step=16, train_steps=16)]
-  )
+  check_together([done, member(tmp_path, LEVELS[1], step=16, train_steps=16)])
 
 
 def test_members_of_two_data_sets_are_refused(tmp_path):
   one = member(tmp_path, replicate=0, **trained_on(digest='1'))
   other = member(tmp_path, replicate=1, **trained_on(digest='2'))
   with pytest.raises(ValueError, match='were trained on different images'):
-    member_checks.check_together([one, other])
-  member_checks.check_together([one, member(tmp_path, LEVELS[1])])
+    check_together([one, other])
+  check_together([one, member(tmp_path, LEVELS[1])])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_another_order_of_classes_is_refused(tmp_path, names, message):
   one = member(tmp_path, **trained_on())
   other = dataclasses.replace(RECORDS, class_names=names)
   with pytest.raises(ValueError, match=message) as raised:
-    member_checks.check_data([one], [RECORDS, other])
+    check_data([one], [RECORDS, other])
   assert one.prefix in str(raised.value)
 
 
@@ -101,10 +103,10 @@ def test_stable_names_win_over_words(tmp_path):
   keyed = dataclasses.replace(RECORDS, class_keys=('n1', 'n2', 'n3'))
   one = member(tmp_path, **trained_on(keyed))
   worded = dataclasses.replace(keyed, class_names=('dog', 'cat', 'emu'))
-  member_checks.check_data([one], [worded])
+  check_data([one], [worded])
   moved = dataclasses.replace(keyed, class_keys=('n2', 'n1', 'n3'))
   with pytest.raises(ValueError, match="'n1' as class 0"):
-    member_checks.check_data([one], [moved])
+    check_data([one], [moved])
 
 
 def test_what_may_be_meant_is_warned_about_once(tmp_path, caplog):
@@ -116,7 +118,7 @@ def test_what_may_be_meant_is_warned_about_once(tmp_path, caplog):
   ):
     caplog.clear()
     other = dataclasses.replace(RECORDS, **change)
-    member_checks.check_data(members, [RECORDS, other, other])
+    check_data(members, [RECORDS, other, other])
     assert len(caplog.records) == 1
     assert caplog.records[0].levelname == 'WARNING'
     assert re.search(said, caplog.text)
@@ -130,10 +132,10 @@ def test_what_is_legitimate_raises_no_alarm(tmp_path, caplog):
     {'class_names': ('0', '1', '2')},
     {'channel_mean': tuple(m + 0.1 for m in RECORDS.channel_mean)},
   ):
-    member_checks.check_data([one], [dataclasses.replace(RECORDS, **change)])
+    check_data([one], [dataclasses.replace(RECORDS, **change)])
   assert not caplog.records
   with caplog.at_level('INFO', 'absl'):
-    member_checks.check_data([member(tmp_path, LEVELS[1])], [RECORDS])
+    check_data([member(tmp_path, LEVELS[1])], [RECORDS])
   assert 'is taken for granted' in caplog.text
   assert all(record.levelname == 'INFO' for record in caplog.records)
 
@@ -144,7 +146,7 @@ def test_a_record_that_is_none_is_named(tmp_path):
     record = pathlib.Path(one.prefix).parent / 'imagenet_train_eval.run.json'
     record.write_text(json.dumps({'settings': settings}))
     with pytest.raises(ValueError, match='is damaged') as raised:
-      member_checks.check_data([one], [RECORDS])
+      check_data([one], [RECORDS])
     assert str(record) in str(raised.value)
 
 
@@ -194,7 +196,7 @@ def quantised_of(source):
   index.write_text(prefix)
   made = member_paths.parse(prefix, 'tflite')
   made_from = quantised.made_from(
-    source, index.read_bytes(), {}, member_checks.trained_on(source)
+    source, index.read_bytes(), {}, member_checks.training_of(source).data
   )
   network_files.write(
     made.described_by,
@@ -215,16 +217,34 @@ def quantised_of(source):
 def test_quantised_members_know_what_their_source_was_trained_on(tmp_path):
   one = member(tmp_path, **trained_on(digest='1'))
   made = quantised_of(one)
-  assert member_checks.trained_on(made) == member_checks.trained_on(one)
+  assert (
+    member_checks.training_of(made).data == member_checks.training_of(one).data
+  )
   other = dataclasses.replace(RECORDS, class_names=('dog', 'cat', 'emu'))
   with pytest.raises(ValueError, match="'cat' as class 0, in the data set"):
-    member_checks.check_data([made], [other])
+    check_data([made], [other])
   elsewhere = member(tmp_path / 'b', replicate=1, **trained_on(digest='2'))
   with pytest.raises(ValueError, match='were trained on different images'):
-    member_checks.check_together([made, elsewhere])
+    check_together([made, elsewhere])
   description = pathlib.Path(made.described_by)
   fields = json.loads(description.read_text())
   fields['made_from']['trained_on'] = 3
   description.write_text(json.dumps(fields))
   with pytest.raises(ValueError, match='trained_on is no object'):
-    member_checks.check_together([made])
+    check_together([made])
+
+
+def test_each_record_is_read_once(tmp_path, monkeypatch):
+  members = [member(tmp_path, replicate=r, **trained_on()) for r in range(3)]
+  opened = []
+  read = member_checks.provenance.read
+
+  def counted(path):
+    opened.append(path)
+    return read(path)
+
+  monkeypatch.setattr(member_checks.provenance, 'read', counted)
+  trained = member_checks.read(members)
+  member_checks.check_together(trained)
+  member_checks.check_data(trained, [RECORDS])
+  assert len(opened) == len(set(opened)) == 3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pie_dataset_gen import vote_distance
-from utils import membership
+from utils import membership, populations
 
 
 def predict(random, images, members, spread=0.7):
@@ -24,7 +24,7 @@ def predict(random, images, members, spread=0.7):
 
 
 def energy(labels, drawn):
-  return vote_distance.energy(vote_distance.agreement(labels), drawn.weights)
+  return vote_distance.energy(populations.agreement(labels), drawn.weights)
 
 
 def distance(labels, dense, power):

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from pie_dataset_gen import plausibility, shard_predictions, vote_distance
+from pie_dataset_gen import shard_predictions
 from tests.test_aggregate_predictions import run, write_population
-from utils import populations, tables
+from utils import plausibility, populations, tables
 
 LEVELS = (populations.DENSE, populations.Level('int8', 0.0))
 CLASSES = 5
@@ -38,6 +38,15 @@ def draw(seed, images=400, replicates=4, accuracy=0.7, known=True):
   )
 
 
+def count(predictions):
+  """The facts of one shard."""
+  return plausibility.count(
+    list(map(shard_predictions.level_of, predictions.members)),
+    *(predictions.image_key, predictions.true_class),
+    *(predictions.label, predictions.probability),
+  )
+
+
 def check(predictions, shards=2):
   """As aggregation does, of shards that are counted each."""
   bounds = np.linspace(0, len(predictions.image_key), shards + 1).astype(int)
@@ -46,9 +55,12 @@ def check(predictions, shards=2):
     for of in zip(bounds, bounds[1:], strict=False)
   ]
   plausibility.check(
-    predictions.members,
-    functools.reduce(plausibility.together, map(plausibility.count, parts)),
-    sum(vote_distance.agreement(part.label) for part in parts),
+    [
+      plausibility.Member(shard_predictions.level_of(of), of.replicate)
+      for of in predictions.members
+    ],
+    functools.reduce(plausibility.together, map(count, parts)),
+    sum(populations.agreement(part.label) for part in parts),
   )
 
 

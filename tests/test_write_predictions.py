@@ -52,6 +52,19 @@ def test_labels_alone_leave_the_rest_empty(tmp_path):
   assert (rows['pruning_method'] == 'int8').all()
 
 
+def test_a_compressed_file_holds_the_same_and_replaces_no_other(tmp_path):
+  given = {'true_class': TRUE, 'image_keys': KEYS, 'logits': LOGITS}
+  path = write_predictions.write(str(tmp_path / 'plain'), **given)
+  small = write_predictions.write(
+    str(tmp_path / 'small'), **given, compress=True
+  )
+  assert small.endswith('.csv.gz')
+  assert csvs.read_text(small) == csvs.read_text(path)
+  with pytest.raises(ValueError, match='.csv.gz is there, the same'):
+    write_predictions.write(str(tmp_path / 'small'), **given)
+  write_predictions.write(str(tmp_path / 'small'), **given, compress=True)
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from utils import storage, table_digests
+from utils import compressed, storage, table_digests
 
 # As half of Europe writes a fraction.
 _DECIMAL_COMMA = r'\s*[+-]?\d*,\d+\s*'
@@ -259,6 +259,8 @@ def write(table: Table, frame: pd.DataFrame, path: str) -> None:
   if table.sort_by:
     frame = frame.sort_values(list(table.sort_by), kind='stable')
   data = frame.to_csv(index=False, lineterminator='\n').encode()
+  if compressed.is_compressed(path):
+    data = compressed.pack(data)
   table_digests.note(path, data)
   storage.write_complete(path, data)
 
@@ -268,23 +270,50 @@ def find(table: Table, where: str) -> list[str]:
 
   Raises:
     FileNotFoundError: there is none; says what is there, and who writes them.
+    ValueError: one is there in two forms, compressed and not.
   """
   if where and epath.Path(where).is_dir():
     found = sorted(
       str(path)
       for path in storage.below(epath.Path(where))
-      if path.suffix == '.csv' and not path.name.startswith('.')
+      if is_csv(path.name)
     )
     if not found:
       raise FileNotFoundError(
         f'no CSV of {table.name} below {where} ({_written_by(table)})'
         f'{storage.nearest(where)}'
       )
-    return found
-  try:
-    return storage.find_files(where, f'CSV of {table.name}')
-  except FileNotFoundError as error:
-    raise FileNotFoundError(f'{error} ({_written_by(table)})') from None
+  else:
+    try:
+      found = storage.find_files(where, f'CSV of {table.name}')
+    except FileNotFoundError as error:
+      raise FileNotFoundError(f'{error} ({_written_by(table)})') from None
+  there = set(found)
+  for path in found:
+    if compressed.is_compressed(path):
+      other = compressed.other_form(path)
+      if other in there:
+        raise ValueError(
+          f'{path} and {other} are one table in two forms: wanted one of them, '
+          'so remove the other'
+        )
+  return found
+
+
+def is_csv(name: str) -> bool:
+  """Whether a file is a CSV, compressed or not, that is complete."""
+  return name.removesuffix(compressed.ENDING).endswith(
+    '.csv'
+  ) and not name.startswith('.')
+
+
+def either_form(path: str) -> str:
+  """Where a table lies already, compressed or not; else the path."""
+  if not storage.exists(path):
+    other = compressed.other_form(path)
+    if storage.exists(other):
+      return other
+  return path
 
 
 def _written_by(table: Table) -> str:
@@ -307,13 +336,24 @@ def read(
     ValueError: the file is no such table; names file, column and line.
   """
   try:
-    text = epath.Path(path).read_bytes()
+    text = read_text(path)
   except FileNotFoundError:
     raise FileNotFoundError(
       f'there is no {path} ({_written_by(table)}){storage.nearest(path)}'
     ) from None
-  table_digests.check(path, text)
   return _parse(table, text, path, columns)
+
+
+def read_text(path: str) -> bytes:
+  """What a CSV holds, in either form, as it was written.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: it is damaged; names it.
+  """
+  data = epath.Path(path).read_bytes()
+  table_digests.check(path, data)
+  return compressed.unpack(path, data)
 
 
 def read_head(path: str) -> tuple[list[str], list[str]]:
@@ -323,7 +363,7 @@ def read_head(path: str) -> tuple[list[str], list[str]]:
     ValueError: it is no CSV.
   """
   with epath.Path(path).open('rb') as file:
-    header, first = file.readline(), file.readline()
+    header, first = compressed.first_lines(path, file, 2)
   try:
     return _header(header), _first_cells(first)
   except (ValueError, csv.Error) as error:
@@ -463,9 +503,7 @@ def read_stacked(
     ValueError: as `read`, for the first file that is no such table.
   """
   paths = list(paths)
-  texts = [epath.Path(path).read_bytes() for path in paths]
-  for path, text in zip(paths, texts, strict=True):
-    table_digests.check(path, text)
+  texts = [read_text(path) for path in paths]
   starts = [text.find(b'\n') + 1 for text in texts]
   layouts = {text[:start] for text, start in zip(texts, starts, strict=True)}
   # A quote that is not closed would swallow the next file.

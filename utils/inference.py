@@ -28,6 +28,7 @@ from utils import (
   member_checks,
   member_paths,
   network_files,
+  plausibility,
   preprocessing,
   quantised,
   shard_files,
@@ -40,10 +41,6 @@ with epy.lazy_imports():
   import tensorflow as tf
 
 PRECISIONS = ('float32', 'bfloat16')
-# A network is taken to have its classes one off if its recall is so many times
-# larger then, and it is right so on so many images at least.
-_OFFSET_RATIO = 8
-_OFFSET_IMAGES = 20
 # Networks in memory at a time; a folded ResNet-50 takes 100 MB.
 _GROUP_SIZE = 8
 # Columns that frames have where the classes to choose from are a subset.
@@ -311,7 +308,8 @@ class Predictor:
     pending = [checkpoint for checkpoint, missing in to_do.items() if missing]
     if not pending:
       return []
-    member_checks.check_together(checkpoints)
+    trained = member_checks.read(checkpoints)
+    member_checks.check_together(trained)
     quantised.check_alike(checkpoints)
     self._made_from = {
       checkpoint: quantised.check(checkpoint) for checkpoint in pending
@@ -323,7 +321,7 @@ class Predictor:
       if data_set.reader is None:
         self._dialects[number] = tfrecords.detect(data_set.shards)
         shard_files.check_sizes(data_set.shards, data_set.records)
-    member_checks.check_data(checkpoints, [of.records for of in data_sets])
+    member_checks.check_data(trained, [of.records for of in data_sets])
     pieces = []
     for start in range(0, len(pending), _GROUP_SIZE):
       for number, shards in cut:
@@ -514,8 +512,8 @@ class Predictor:
       for checkpoint, parts in found.items()
     }
     for checkpoint, frame in frames.items():
-      if group[checkpoint].description:
-        _check_offset(checkpoint, shard, frame)
+      is_described = bool(group[checkpoint].description)
+      _check_moved(checkpoint, is_described, shard, frame)
     return frames
 
   def _reader(
@@ -597,31 +595,26 @@ def _check_finite(
     )
 
 
-def _check_offset(
-  checkpoint: member_paths.Checkpoint, shard: str, frame: pd.DataFrame
+def _check_moved(
+  checkpoint: member_paths.Checkpoint,
+  is_described: bool,
+  shard: str,
+  frame: pd.DataFrame,
 ) -> None:
-  """Refuses a network that is right only where its classes are moved by one.
-
-  What counts is the mean recall of the classes in a shard, which a network that
-  predicts one class for all images cannot raise.
-  """
-  moved = frame['predictions'] - frame['true_class']
-  recall = {
-    by: float((moved == by).groupby(frame['true_class']).mean().mean())
-    for by in (0, 1, -1)
-  }
-  by = max((1, -1), key=recall.__getitem__)
-  present = frame['true_class'].nunique()
-  if (
-    recall[by] > _OFFSET_RATIO * recall[0]
-    and recall[by] >= max(0.1, 3 / present)
-    and (moved == by).sum() >= _OFFSET_IMAGES
-  ):
+  """Refuses a network that is right only where its classes are moved by one."""
+  moved = (frame['predictions'] - frame['true_class']).to_numpy()
+  _, place, support = np.unique(
+    frame['true_class'], return_inverse=True, return_counts=True
+  )
+  right = plausibility.count_right(moved, place)
+  if by := plausibility.moved_by(right, support):
+    wanted = 'the order of classes that it was trained with'
+    if is_described:
+      wanted = f'label_offset in {checkpoint.described_by}, or {wanted}'
     raise ValueError(
-      f'{checkpoint.completed_by} has a mean recall of {recall[0]:.3f} on '
-      f'{shard}, but of {recall[by]:.3f} if the score of class 0 stands one '
-      f'place {"later" if by > 0 else "earlier"} than label_offset in '
-      f'{checkpoint.described_by} says: correct that, or the order of classes'
+      f'{checkpoint.completed_by} is right on {right[0].sum()} of {len(frame)} '
+      f'images of {shard}, but on {(moved == by).sum()} if the score of class '
+      f'0 stood one place {"later" if by > 0 else "earlier"}: correct {wanted}'
     )
 
 

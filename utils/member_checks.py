@@ -11,9 +11,10 @@ imports TensorFlow.
 """
 
 import collections
+import concurrent.futures
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from etils import epath
@@ -30,12 +31,53 @@ from utils import (
 TRAINING_SCRIPT = 'save_checkpoint.imagenet_train_eval'
 
 
-def settings_of(checkpoint: member_paths.Checkpoint) -> Mapping[str, Any]:
-  """The settings of a member's training, empty where nobody recorded them.
+class Training(NamedTuple):
+  """What is recorded of a member's training.
+
+  Attributes:
+    train_steps: how long it was to be trained, None where nobody recorded it.
+    data: the images' digest and the classes that a member knows, as `digest`
+      and `reading`, where recorded.
+  """
+
+  train_steps: int | None
+  data: Mapping[str, Any]
+
+
+def training_of(checkpoint: member_paths.Checkpoint) -> Training:
+  """What is recorded of a member's training.
+
+  A quantised one knows what its source does, and says so in its description.
 
   Raises:
-    ValueError: the record is damaged; names it.
+    ValueError: the record, or the description, is damaged; names it.
   """
+  settings = _settings_of(checkpoint)
+  data = settings.get('data', {})
+  if checkpoint.kind in network_files.DESCRIBED:
+    path = checkpoint.described_by
+    data = network_files.read(path).made_from.get('trained_on', {})
+    if not isinstance(data, dict):
+      raise ValueError(f'{path} is damaged: made_from.trained_on is no object')
+  return Training(
+    settings.get('train_steps'),
+    {name: data[name] for name in ('digest', 'reading') if name in data},
+  )
+
+
+def read(
+  checkpoints: Iterable[member_paths.Checkpoint],
+) -> dict[member_paths.Checkpoint, Training]:
+  """What is recorded of the training of each; as `training_of`."""
+  checkpoints = list(checkpoints)
+  # Of a bucket, which answers many requests at once.
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    found = pool.map(training_of, checkpoints)
+    return dict(zip(checkpoints, found, strict=True))
+
+
+def _settings_of(checkpoint: member_paths.Checkpoint) -> Mapping[str, Any]:
+  """The settings of a member's training, empty where nobody recorded them."""
   path = paths.provenance(
     str(epath.Path(checkpoint.prefix).parent),
     TRAINING_SCRIPT.rsplit('.', maxsplit=1)[-1],
@@ -50,45 +92,30 @@ def settings_of(checkpoint: member_paths.Checkpoint) -> Mapping[str, Any]:
   return settings
 
 
-def trained_on(checkpoint: member_paths.Checkpoint) -> Mapping[str, Any]:
-  """The images' digest and the classes that a member knows, where recorded.
-
-  A quantised one knows what its source does, and says so in its description.
-
-  Raises:
-    ValueError: the record, or the description, is damaged; names it.
-  """
-  if checkpoint.kind in network_files.DESCRIBED:
-    path = checkpoint.described_by
-    data = network_files.read(path).made_from.get('trained_on', {})
-    if not isinstance(data, dict):
-      raise ValueError(f'{path} is damaged: made_from.trained_on is no object')
-    return data
-  data = settings_of(checkpoint).get('data', {})
-  return {name: data[name] for name in ('digest', 'reading') if name in data}
-
-
-def check_together(checkpoints: Iterable[member_paths.Checkpoint]) -> None:
+def check_together(
+  trained: Mapping[member_paths.Checkpoint, Training],
+) -> None:
   """Refuses members that are no independent members of one study.
+
+  Args:
+    trained: what is recorded of each, as `read` gives it.
 
   Raises:
     ValueError: two of a level are byte-equal, some are half-trained while
       others are finished, or two were trained on different images; names them.
   """
-  checkpoints = list(checkpoints)
-  _check_copies(checkpoints)
+  _check_copies(list(trained))
   finished: list[str] = []
   half_trained: list[str] = []
   first: tuple[str, str] | None = None
-  for checkpoint in checkpoints:
-    settings = settings_of(checkpoint)
-    if 'train_steps' in settings:
-      done = checkpoint.step >= settings['train_steps']
+  for checkpoint, training in trained.items():
+    if training.train_steps is not None:
+      done = checkpoint.step >= training.train_steps
       (finished if done else half_trained).append(
         f'{checkpoint.prefix} (step {checkpoint.step} of '
-        f'{settings["train_steps"]})'
+        f'{training.train_steps})'
       )
-    images = trained_on(checkpoint).get('digest')
+    images = training.data.get('digest')
     if not images:
       continue
     first = first or (checkpoint.prefix, images)
@@ -128,33 +155,37 @@ def _check_copies(checkpoints: Sequence[member_paths.Checkpoint]) -> None:
 
 
 def check_data(
-  checkpoints: Iterable[member_paths.Checkpoint],
+  trained: Mapping[member_paths.Checkpoint, Training],
   described: Sequence[image_records.ImageRecords],
 ) -> None:
   """Holds data sets against what members were trained on.
 
   Sizes and statistics that differ may be meant, and are warned about.
 
+  Args:
+    trained: what is recorded of each, as `read` gives it.
+    described: the data sets.
+
   Raises:
     ValueError: the classes are others, or in another order; names one.
   """
-  trained: dict[str, tuple[str, Mapping[str, Any]]] = {}
+  known: dict[str, tuple[str, Mapping[str, Any]]] = {}
   silent = []
-  for checkpoint in checkpoints:
-    reading = trained_on(checkpoint).get('reading')
+  for checkpoint, training in trained.items():
+    reading = training.data.get('reading')
     if isinstance(reading, dict):
-      known = json.dumps(reading, sort_keys=True)
-      trained.setdefault(known, (checkpoint.prefix, reading))
+      text = json.dumps(reading, sort_keys=True)
+      known.setdefault(text, (checkpoint.prefix, reading))
     else:
       silent.append(checkpoint.prefix)
-  if silent and not trained:
+  if silent and not known:
     logging.info(
       '%s does not say what it was trained on: that its classes are those of '
       'the data set, in this order, is taken for granted',
       silent[0],
     )
   warnings: dict[str, None] = {}
-  for prefix, reading in trained.values():
+  for prefix, reading in known.values():
     for records in described:
       warnings |= _check_classes(prefix, reading, records)
       warnings |= _other_pixels(reading, records)

@@ -10,7 +10,7 @@ import re
 
 from etils import epath
 
-from utils import storage
+from utils import compressed, storage
 from utils.member_paths import Checkpoint, Level
 
 # The name of a shard: any prefix, a word for the split, index and count.
@@ -20,6 +20,7 @@ SHARD = re.compile(
 )
 # The folder of predictions in that of a data set's results.
 PREDICTIONS_NAME = 'predictions_dataframe'
+_GROUP_METRICS_NAME = 'group_metrics'
 # The `mode` flag of the scripts, and the words for it in the names of shards.
 SPLITS = {
   'train': ('train', 'training'),
@@ -165,18 +166,19 @@ def predictions_folder(output_path: str, dataset: str, mode: str) -> str:
 
 
 def predictions(
-  output_path: str, dataset: str, mode: str, shard_name: str, of: Checkpoint
+  output_path: str,
+  dataset: str,
+  mode: str,
+  shard_name: str,
+  of: Checkpoint,
+  compress: bool = False,
 ) -> str:
   """The predictions of one member for one shard."""
+  name = f'predictions_dataframe_{of.file_stem}.csv'
+  if compress:
+    name = compressed.other_form(name)
   return str(
-    _below(
-      output_path,
-      dataset,
-      PREDICTIONS_NAME,
-      mode,
-      shard_name,
-      f'predictions_dataframe_{of.file_stem}.csv',
-    )
+    _below(output_path, dataset, PREDICTIONS_NAME, mode, shard_name, name)
   )
 
 
@@ -311,7 +313,7 @@ def class_metrics(
 
 def group_metrics_folder(output_path: str, dataset: str, mode: str) -> str:
   """The folder of the metrics of groups of all members."""
-  return str(_below(output_path, dataset, 'group_metrics', mode))
+  return str(_below(output_path, dataset, _GROUP_METRICS_NAME, mode))
 
 
 def group_metrics(
@@ -319,7 +321,12 @@ def group_metrics(
 ) -> str:
   """Metrics of one member per group of classes or images."""
   name = f'class_metrics_{of.file_stem}.csv'
-  return str(_below(output_path, dataset, 'group_metrics', mode, name))
+  return str(_below(output_path, dataset, _GROUP_METRICS_NAME, mode, name))
+
+
+def is_of_groups(path: str) -> bool:
+  """Whether a file of metrics is of groups, not of classes, by its folder."""
+  return _GROUP_METRICS_NAME in epath.Path(path).parts
 
 
 def t_statistic(output_file: str, dataset: str, mode: str) -> str:

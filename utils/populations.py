@@ -11,6 +11,7 @@ import collections
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from utils import member_paths, tables
@@ -19,6 +20,8 @@ from utils.member_paths import DENSE, Level
 from utils.member_paths import Member as Member
 
 _FRACTIONS = ('fraction_pruned', 'pruning_fraction')
+# Bounds the memory: images that are compared at once.
+_BLOCK_IMAGES = 256
 
 
 def level_columns(frame: pd.DataFrame) -> list[str]:
@@ -199,6 +202,23 @@ def check_alike(identities: Iterable[Mapping[str, object]]) -> None:
             f'{name} is {first[name]!r} for replicate {first["replicate"]} and '
             f'{member[name]!r} for replicate {member["replicate"]}'
           )
+
+
+def agreement(labels: np.ndarray) -> np.ndarray:
+  """On how many images each two members agree.
+
+  Args:
+    labels: [images, members] predicted class ids.
+
+  Returns:
+    [members, members].
+  """
+  members = labels.shape[1]
+  total = np.zeros((members, members), np.int64)
+  for start in range(0, len(labels), _BLOCK_IMAGES):
+    block = labels[start : start + _BLOCK_IMAGES]
+    total += (block[:, :, None] == block[:, None, :]).sum(axis=0)
+  return total
 
 
 def is_pie(labels: pd.DataFrame) -> pd.Series:

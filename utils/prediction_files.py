@@ -1,7 +1,8 @@
 """Where predictions lie, and how those of the original are read as ours.
 
 A CSV of predictions holds what one member says of the images of one shard, and
-lies in a folder that is named after the shard. There are two forms:
+lies in a folder that is named after the shard; it may be compressed (.csv.gz).
+There are two forms:
 
   ours (`tables.PREDICTIONS`), of imagenet_predictions or of any framework: each
   row names its image (image_key) and each file its replicate;
@@ -53,7 +54,8 @@ def find(where: str) -> dict[str, list[str]]:
 
   Raises:
     FileNotFoundError: there are none.
-    ValueError: below one folder, two are named after one shard.
+    ValueError: below one folder, two are named after one shard; or a file is
+      there compressed and not.
   """
   listed = [where]
   if not where or not epath.Path(where).is_dir():
@@ -234,7 +236,7 @@ def _check_no_copies(files: Iterable[str]) -> None:
   """Refuses one member's predictions in two files of a shard."""
   seen: dict[str, str] = {}
   for path in files:
-    other = seen.setdefault(digests.of_file(path), path)
+    other = seen.setdefault(digests.of_bytes(csvs.read_text(path)), path)
     if other != path:
       raise ValueError(
         f'{other} and {path} are equal: the original, run twice on one '

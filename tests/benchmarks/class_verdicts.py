@@ -88,6 +88,7 @@ def models_of(before, after):
     class_id=np.arange(classes),
     class_name=np.array([f'class {i}' for i in range(classes)], object),
     support=np.full(classes, float(SUPPORT)),
+    loss=np.full(len(recall), np.nan),
   )
 
 

@@ -26,7 +26,6 @@ from pie_dataset_gen import (
   image_test,
   pie_resampling,
   shard_predictions,
-  vote_distance,
 )
 from utils import populations, tables
 
@@ -140,7 +139,7 @@ def study(
     predictions, {LEVEL: drawn}, 'largest'
   )
   row = pie_resampling.summarise(
-    sums[LEVEL], vote_distance.agreement(label), *sizes, drawn
+    sums[LEVEL], populations.agreement(label), *sizes, drawn
   )
   pvalue = frames[LEVEL]['vote_pvalue'].to_numpy()
   testable = frames[LEVEL]['vote_qvalue'].notna().to_numpy()

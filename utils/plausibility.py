@@ -6,8 +6,9 @@ another order in the predictions of a level. Warned about is what may be meant:
 networks that guess, compressed ones that are better than dense ones (levels
 swapped, or density in place of sparsity), levels that nothing but rounding
 tells apart, one image under two keys, probabilities that are none of the
-predicted class. `count` says what is needed to notice them of one shard, and
-`check` judges the sums over all of them.
+predicted class. `count` says what is needed to notice them of some images, and
+`check` judges the sums over all of them. Of networks of which no more than
+accuracy is known, `check_accuracies` judges that.
 """
 
 import collections
@@ -18,19 +19,17 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from pie_dataset_gen import shard_predictions
 from utils import digests, populations
 
-# Labels are taken to be moved by one if so many times more predictions are
-# right then, on so many images at least, and of so many classes.
-_MOVED_RATIO, _MOVED_IMAGES, _MOVED_CLASSES = 8, 20, 3
-# Of the classes; of fewer, they are in another order.
-_MOVED_SHARE = 0.4
+# Class ids are taken to be moved by one if the mean recall of the classes is so
+# many times higher then, and so high, and so many images are right. That of a
+# network which predicts two classes only cannot exceed two classes' worth.
+_MOVED_RATIO, _MOVED_RECALL, _MOVED_CLASSES, _MOVED_IMAGES = 8, 0.1, 2, 20
 _MOVES = (0, 1, -1)
 # So many probabilities of different values do not agree by chance; two members
 # that agree on all images are copies where others of their level disagree on so
 # many: by chance that happens once in e^20.
-_DIFFERENT_VALUES, _DISAGREEMENTS = 10, 20
+_DIFFERENT_VALUES, DISAGREEMENTS = 10, 20
 _LOOKED_AT = 100
 # On so many no network is always right.
 _MANY_IMAGES = 100
@@ -49,18 +48,34 @@ _SAME_FRACTION = 0.005
 _STANDARD_ERRORS = 5
 
 
+class Member(NamedTuple):
+  """Who predicted.
+
+  Attributes:
+    level: which it is of.
+    replicate: its number in that.
+  """
+
+  level: populations.Level
+  replicate: int
+
+  @property
+  def words(self) -> str:
+    """As people read it."""
+    return f'{self.level.words} replicate {self.replicate}'
+
+
 class Facts(NamedTuple):
   """What is counted.
 
   Attributes:
-    images: how many.
     content: [members] digest of what a member predicted.
-    values: [members] different probabilities among the first hundred of a
-      shard, 0 where they are unknown.
-    right: [members, 3] images on which it is right: as it is, and if its class
-      ids were smaller, or larger, by one.
-    right_classes: [members, 3] the classes of these images.
-    classes: class ids of the images.
+    values: [members] different probabilities among the first hundred of some
+      images, 0 where they are unknown.
+    classes: [classes] class ids of the images, rising.
+    support: [classes] images of them.
+    right: [members, 3, classes] those on which a member is right: as it is, and
+      if its class ids were smaller, or larger, by one.
     predicted: class ids that were predicted.
     only: [members] the one class id that a member predicts, None for many.
     taken: for each level [classes, classes] how often images of one class are
@@ -72,12 +87,11 @@ class Facts(NamedTuple):
     twin: the keys of two of these, or none.
   """
 
-  images: int
   content: list[str]
   values: np.ndarray
+  classes: np.ndarray
+  support: np.ndarray
   right: np.ndarray
-  right_classes: list[list[frozenset[int]]]
-  classes: frozenset[int]
   predicted: frozenset[int]
   only: list[int | None]
   taken: dict[populations.Level, np.ndarray]
@@ -86,22 +100,43 @@ class Facts(NamedTuple):
   twins: int
   twin: tuple[str, ...]
 
+  @property
+  def images(self) -> int:
+    """How many."""
+    return int(self.support.sum())
+
+  @property
+  def right_images(self) -> np.ndarray:
+    """[members, 3] on which each is right, as of `right`."""
+    return self.right.sum(axis=-1)
+
+  @property
+  def num_classes(self) -> int:
+    """Classes that there are at least."""
+    return 1 + max([*self.classes.tolist(), *self.predicted])
+
 
 def together(one: Facts, other: Facts) -> Facts:
   """The facts of the images of both, which have the same members."""
+  classes = np.union1d(one.classes, other.classes)
+
+  def sum_of(name):
+    shape = getattr(one, name).shape[:-1]
+    total = np.zeros((*shape, len(classes)), np.int64)
+    for facts in (one, other):
+      places = np.searchsorted(classes, facts.classes)
+      total[..., places] += getattr(facts, name)
+    return total
+
   return Facts(
-    one.images + other.images,
     [
       digests.of_bytes(a + b)
       for a, b in zip(one.content, other.content, strict=True)
     ],
     np.maximum(one.values, other.values),
-    one.right + other.right,
-    [
-      [a | b for a, b in zip(some, more, strict=True)]
-      for some, more in zip(one.right_classes, other.right_classes, strict=True)
-    ],
-    one.classes | other.classes,
+    classes,
+    sum_of('support'),
+    sum_of('right'),
     one.predicted | other.predicted,
     [a if a == b else None for a, b in zip(one.only, other.only, strict=True)],
     {level: counts + other.taken[level] for level, counts in one.taken.items()},
@@ -112,58 +147,98 @@ def together(one: Facts, other: Facts) -> Facts:
   )
 
 
-def count(predictions: shard_predictions.Predictions) -> Facts:
-  """The facts of one shard."""
-  content, values, right, right_classes, sure = [], [], [], [], []
-  for label, probability in zip(
-    predictions.label.T, predictions.probability.T, strict=True
-  ):
-    content.append(digests.of_bytes(label.tobytes() + probability.tobytes()))
-    is_known = ~np.isnan(probability)
-    values.append(len(np.unique(probability[is_known][:_LOOKED_AT])))
-    moved = label - predictions.true_class
+def count(
+  levels: Sequence[populations.Level],
+  image_key: np.ndarray,
+  true_class: np.ndarray,
+  label: np.ndarray,
+  probability: np.ndarray,
+) -> Facts:
+  """The facts of some images, one or more.
+
+  Args:
+    levels: [members] that predicted.
+    image_key: [images].
+    true_class: [images] class ids.
+    label: [images, members] predicted class ids.
+    probability: [images, members] of these, NaN where they are unknown.
+  """
+  content, values, right, sure = [], [], [], []
+  classes, place = np.unique(true_class, return_inverse=True)
+  for of_member, sureness in zip(label.T, probability.T, strict=True):
+    content.append(digests.of_bytes(of_member.tobytes() + sureness.tobytes()))
+    is_known = ~np.isnan(sureness)
+    values.append(len(np.unique(sureness[is_known][:_LOOKED_AT])))
+    right.append(count_right(of_member - true_class, place))
+    is_right = of_member == true_class
     sure.append(
       [
-        [np.sum(probability[some] ** power) for power in range(3)]
-        for some in (is_known & (moved != 0), is_known & (moved == 0))
+        [np.sum(sureness[some] ** power) for power in range(3)]
+        for some in (is_known & ~is_right, is_known & is_right)
       ]
     )
-    are_right = [moved == by for by in _MOVES]
-    right.append([some.sum() for some in are_right])
-    right_classes.append(
-      [frozenset(predictions.true_class[some].tolist()) for some in are_right]
-    )
-  twins, twin = _twins(predictions)
+  twins, twin = _twins(image_key, true_class, label, probability)
   return Facts(
-    len(predictions.image_key),
     content,
     np.array(values),
+    classes,
+    np.bincount(place),
     np.array(right),
-    right_classes,
-    frozenset(np.unique(predictions.true_class).tolist()),
-    frozenset(np.unique(predictions.label).tolist()),
+    frozenset(np.unique(label).tolist()),
     [
-      int(label[0]) if len(label) and (label == label[0]).all() else None
-      for label in predictions.label.T
+      int(of_member[0]) if (of_member == of_member[0]).all() else None
+      for of_member in label.T
     ],
     {
-      level: _taken(predictions, predictions.columns_of(level))
-      for level in dict.fromkeys(
-        map(shard_predictions.level_of, predictions.members)
-      )
+      level: _taken(true_class, label[:, [of == level for of in levels]])
+      for level in dict.fromkeys(levels)
     },
     np.array(sure),
-    np.nan_to_num(predictions.probability, nan=np.inf).min(0, initial=np.inf),
+    np.nan_to_num(probability, nan=np.inf).min(0, initial=np.inf),
     twins,
     twin,
   )
 
 
-def _taken(
-  predictions: shard_predictions.Predictions, members: np.ndarray
-) -> np.ndarray:
-  label = predictions.label[:, members]
-  true = np.broadcast_to(predictions.true_class[:, None], label.shape)
+def count_right(moved: np.ndarray, place: np.ndarray) -> np.ndarray:
+  """Images of each class that are right, as it is and moved by one.
+
+  Args:
+    moved: [images] predicted class id less the true one.
+    place: [images] of the true class among those that there are.
+
+  Returns:
+    [3, classes]: as it is, and if ids were smaller, or larger, by one.
+  """
+  number = 1 + place.max()
+  return np.array(
+    [np.bincount(place[moved == by], minlength=number) for by in _MOVES]
+  )
+
+
+def moved_by(right: np.ndarray, support: np.ndarray) -> int:
+  """By how much class ids are too large: 0, 1 or -1.
+
+  What counts is the mean recall of the classes, which a network that predicts
+  one class for all images cannot raise.
+
+  Args:
+    right: [3, classes] images, as of `count_right`.
+    support: [classes] images.
+  """
+  recall = (right / support).mean(axis=-1)
+  at = 1 + int(recall[1:].argmax())
+  enough = max(_MOVED_RECALL, _MOVED_CLASSES / len(support))
+  if (
+    recall[at] > max(_MOVED_RATIO * recall[0], enough)
+    and right[at].sum() >= _MOVED_IMAGES
+  ):
+    return _MOVES[at]
+  return 0
+
+
+def _taken(true_class: np.ndarray, label: np.ndarray) -> np.ndarray:
+  true = np.broadcast_to(true_class[:, None], label.shape)
   # The last column is of all that is not counted.
   rest = _COUNTED_CLASSES - 1
   label = np.where((label >= 0) & (label < rest), label, rest)
@@ -174,18 +249,20 @@ def _taken(
 
 
 def _twins(
-  predictions: shard_predictions.Predictions,
+  image_key: np.ndarray,
+  true_class: np.ndarray,
+  label: np.ndarray,
+  probability: np.ndarray,
 ) -> tuple[int, tuple[str, ...]]:
   """Images on which no member's label or probability differs from another's."""
-  probability = predictions.probability
   # Those that were rounded agree by chance.
   rounded = np.array_equal(probability, probability.round(3), equal_nan=True)
   if rounded or np.isnan(probability).any():
     return 0, ()
   # Of one image in two batches of another size the last digits differ.
-  rows = pd.DataFrame(
-    np.hstack([predictions.label, probability.round(5)])
-  ).assign(true_class=predictions.true_class)
+  rows = pd.DataFrame(np.hstack([label, probability.round(5)])).assign(
+    true_class=true_class
+  )
   # All that a network is quite sure of has a probability of 1.
   unsure = (probability < 1 - 1e-3).any(axis=1)
   code = rows[unsure].groupby(list(rows), sort=False).ngroup().to_numpy()
@@ -193,14 +270,12 @@ def _twins(
   if not repeated.any():
     return 0, ()
   first = code[repeated][0]
-  keys = predictions.image_key[unsure][code == first][:2]
+  keys = image_key[unsure][code == first][:2]
   return int(repeated.sum() - len(np.unique(code[repeated]))), tuple(keys)
 
 
 def check(
-  members: Sequence[shard_predictions.Identity],
-  facts: Facts,
-  agreement: np.ndarray,
+  members: Sequence[Member], facts: Facts, agreement: np.ndarray
 ) -> None:
   """Refuses copies and ids that are moved; warns of what is merely unlikely.
 
@@ -215,9 +290,16 @@ def check(
   _check_order(facts)
   _check_moved(members, facts)
   _check_copies(members, facts, agreement)
-  _warn_of_guesses(members, facts)
+  is_stuck = _warn_of_one_class(members, facts)
+  check_accuracies(
+    [member.level for member in members],
+    [member.words for member in members],
+    facts.right_images[:, 0] / facts.images,
+    facts.images,
+    # Those that are stuck are named already.
+    np.nan if is_stuck else 1 / len(facts.classes),
+  )
   _warn_of_classes(facts)
-  _warn_of_levels(members, facts)
   _warn_of_probabilities(members, facts)
   if facts.twins:
     logging.warning(
@@ -228,34 +310,44 @@ def check(
     )
 
 
-def _words(member: shard_predictions.Identity) -> str:
-  level = shard_predictions.level_of(member)
-  return f'{level.words} replicate {member._asdict()["replicate"]}'
+def check_accuracies(
+  levels: Sequence[populations.Level],
+  words: Sequence[str],
+  accuracy: np.ndarray,
+  images: float,
+  chance: float,
+) -> None:
+  """Warns of accuracies that are not what they are taken for.
+
+  Args:
+    levels: [members] of each.
+    words: [members] what to call each.
+    accuracy: [members] share of images that are right, in [0, 1].
+    images: how many there are, NaN where that is unknown.
+    chance: accuracy of those that guess, NaN where that is unknown.
+  """
+  _warn_of_guesses(words, accuracy, images, chance)
+  _warn_of_levels(levels, accuracy)
 
 
-def _check_moved(members, facts: Facts) -> None:
-  for i, member in enumerate(members):
-    for place, by in enumerate(_MOVES[1:], 1):
-      as_it_is, if_moved = facts.right[i, 0], facts.right[i, place]
-      classes = facts.right_classes[i][place]
-      if (
-        if_moved > _MOVED_RATIO * as_it_is
-        and if_moved >= _MOVED_IMAGES
-        and len(classes) >= _MOVED_CLASSES
-        and len(classes) >= _MOVED_SHARE * len(facts.classes)
-      ):
-        raise ValueError(
-          f'the predictions of {_words(member)} are right on {as_it_is} of '
-          f'{facts.images} images, but on {if_moved} if class ids were '
-          f'{"smaller" if by > 0 else "larger"} by one: ids count from 0, in '
-          'predictions and in true_class; subtract one where they count from 1'
-        )
+def _check_moved(members: Sequence[Member], facts: Facts) -> None:
+  for member, right in zip(members, facts.right, strict=True):
+    if by := moved_by(right, facts.support):
+      raise ValueError(
+        f'the predictions of {member.words} are right on {right[0].sum()} of '
+        f'{facts.images} images, but on {right[_MOVES.index(by)].sum()} if '
+        f'class ids were {"smaller" if by > 0 else "larger"} by one: ids count '
+        'from 0, in predictions and in true_class; subtract one where they '
+        'count from 1'
+      )
 
 
-def _check_copies(members, facts: Facts, agreement: np.ndarray) -> None:
+def _check_copies(
+  members: Sequence[Member], facts: Facts, agreement: np.ndarray
+) -> None:
   of_level = collections.defaultdict(list)
   for i, member in enumerate(members):
-    of_level[shard_predictions.level_of(member)].append(i)
+    of_level[member.level].append(i)
   for population in of_level.values():
     # Those that agree with the first of them that agrees with any.
     agree = [
@@ -274,12 +366,12 @@ def _check_copies(members, facts: Facts, agreement: np.ndarray) -> None:
     to_the_digit = len({facts.content[i] for i in copies}) == 1
     known = facts.values[copies[0]] * to_the_digit  # noqa: PD011
     said = (
-      f'{" and ".join(_words(members[i]) for i in copies[:_NAMED])} agree in '
+      f'{" and ".join(members[i].words for i in copies[:_NAMED])} agree in '
       f'all predictions{" and probabilities" if known else ""} of '
       f'{facts.images} images'
     )
     if known >= _DIFFERENT_VALUES or (
-      others and np.mean(others) >= _DISAGREEMENTS
+      others and np.mean(others) >= DISAGREEMENTS
     ):
       raise ValueError(
         f'{said}: a copy is no independent replicate, and counted as one it '
@@ -304,8 +396,8 @@ def _check_copies(members, facts: Facts, agreement: np.ndarray) -> None:
         'example %s and %s: were the compressed networks those that predicted?',
         len(same),
         level.words,
-        _words(members[same[0]]),
-        _words(members[found[facts.content[same[0]]]]),
+        members[same[0]].words,
+        members[found[facts.content[same[0]]]].words,
       )
 
 
@@ -337,14 +429,15 @@ def _check_order(facts: Facts) -> None:
       )
 
 
-def _warn_of_levels(members, facts: Facts) -> None:
-  accuracy: dict[populations.Level, list[float]] = collections.defaultdict(list)
-  for member, right in zip(members, facts.right[:, 0], strict=True):
-    level = shard_predictions.level_of(member)
-    accuracy[level].append(right / facts.images)
-  levels = populations.sort_levels(accuracy)
-  for i, one in enumerate(levels):
-    for other in levels[i + 1 :]:
+def _warn_of_levels(
+  levels: Sequence[populations.Level], accuracies: np.ndarray
+) -> None:
+  accuracy = collections.defaultdict(list)
+  for of, share in zip(levels, accuracies, strict=True):
+    accuracy[of].append(share)
+  there = populations.sort_levels(accuracy)
+  for i, one in enumerate(there):
+    for other in there[i + 1 :]:
       alike = one.pruning_method == other.pruning_method
       if (
         (one.is_dense or alike)
@@ -373,8 +466,8 @@ def _warn_of_levels(members, facts: Facts) -> None:
         )
 
 
-def _warn_of_probabilities(members, facts: Facts) -> None:
-  number = 1 + max(facts.classes | facts.predicted)
+def _warn_of_probabilities(members: Sequence[Member], facts: Facts) -> None:
+  number = facts.num_classes
   for i, member in enumerate(members):
     # The largest of so many that add up to 1; more classes than were seen may
     # exist, so only of what is far below it something is said.
@@ -383,7 +476,7 @@ def _warn_of_probabilities(members, facts: Facts) -> None:
         'the predicted_probability of %s is %.3g at least, of %d classes the '
         'likeliest has %.3g or more: wanted the probability of the predicted '
         'class, after the softmax over all classes',
-        _words(member),
+        member.words,
         facts.least[i],
         number,
         1 / number,
@@ -400,59 +493,61 @@ def _warn_of_probabilities(members, facts: Facts) -> None:
         'the predicted_probability of %s is lower where it is right (%.3f) '
         'than where it is wrong (%.3f): wanted the probability of the '
         'predicted class, not what is left of 1',
-        _words(member),
+        member.words,
         mean[1],
         mean[0],
       )
       return
 
 
-def _warn_of_guesses(members, facts: Facts) -> None:
-  chance = facts.images / len(facts.classes)
-  guess = [
-    (member, right)
-    for member, right in zip(members, facts.right[:, 0], strict=True)
-    if right <= chance
-  ]
-  perfect = np.flatnonzero(facts.right[:, 0] == facts.images)
-  if len(perfect) and facts.images >= _MANY_IMAGES:
+def _warn_of_guesses(
+  words: Sequence[str], accuracy: np.ndarray, images: float, chance: float
+) -> None:
+  perfect = np.flatnonzero(accuracy == 1)
+  if len(perfect) and images >= _MANY_IMAGES:
     logging.warning(
       '%d of %d members are right on all %d images, for example %s: are these '
       'labels, or images that they were trained on?',
       len(perfect),
-      len(members),
-      facts.images,
-      _words(members[perfect[0]]),
+      len(words),
+      images,
+      words[perfect[0]],
     )
-  stuck = [i for i, label in enumerate(facts.only) if label is not None]
-  if stuck and len(facts.classes) > 1:
+  guess = np.flatnonzero(accuracy <= chance)
+  if len(guess):
     logging.warning(
-      '%d of %d members predict one class for all images, for example %s class '
-      '%d: such a network did not learn, or its scores are not finite; leave '
-      'it out, or say so',
-      len(stuck),
-      len(members),
-      _words(members[stuck[0]]),
-      facts.only[stuck[0]],
-    )
-  elif guess:
-    logging.warning(
-      '%d of %d members are right no more often than chance, %.0f of %d '
-      'images, for example %s on %d: were the classes in this order when they '
-      'were trained, and the images prepared alike?',
+      '%d of %d members are right no more often than chance, %.3g of the '
+      'images, for example %s on %.3g: were the classes in this order when '
+      'they were trained, and the images prepared alike?',
       len(guess),
-      len(members),
+      len(words),
       chance,
-      facts.images,
-      _words(guess[0][0]),
-      guess[0][1],
+      words[guess[0]],
+      accuracy[guess[0]],
     )
+
+
+def _warn_of_one_class(members: Sequence[Member], facts: Facts) -> bool:
+  """Whether members predict one class for all images."""
+  stuck = [i for i, label in enumerate(facts.only) if label is not None]
+  if not stuck or len(facts.classes) < 2:
+    return False
+  logging.warning(
+    '%d of %d members predict one class for all images, for example %s class '
+    '%d: such a network did not learn, or its scores are not finite; leave it '
+    'out, or say so',
+    len(stuck),
+    len(members),
+    members[stuck[0]].words,
+    facts.only[stuck[0]],
+  )
+  return True
 
 
 def _warn_of_classes(facts: Facts) -> None:
-  number = 1 + max(facts.classes | facts.predicted)
-  absent = sorted(set(range(number)) - facts.classes - {0})
-  wrong = sorted(facts.predicted - facts.classes)
+  number, classes = facts.num_classes, frozenset(facts.classes.tolist())
+  absent = sorted(set(range(1, number)) - classes)
+  wrong = sorted(facts.predicted - classes)
   if wrong:
     logging.warning(
       '%d classes are predicted and no image is of them, for example class %d: '
@@ -468,7 +563,7 @@ def _warn_of_classes(facts: Facts) -> None:
       number,
       absent[0],
     )
-  if len(facts.classes) > 1 and 0 not in facts.classes | facts.predicted:
+  if len(classes) > 1 and 0 not in classes | facts.predicted:
     logging.warning(
       'no image is of class 0, and none is predicted so: class ids count from '
       '0; where all count from 1, names of classes would be one off'
