@@ -49,7 +49,6 @@ from typing import Any
 
 import pandas as pd
 from absl import flags, logging
-from etils import epy
 
 from robustness_tests import image_arrays, image_folders, image_sets, views
 from utils import (
@@ -69,8 +68,7 @@ from utils import (
   workers,
 )
 
-with epy.lazy_imports():
-  pass
+_SCRIPT = 'robustness_tests.imagenet_corruptions'
 
 
 def define_flags() -> None:
@@ -207,7 +205,7 @@ def run(
   }
   record = provenance.Provenance(
     storage.within(dest_dir, dataset_name),
-    'robustness_tests.imagenet_corruptions',
+    _SCRIPT,
     {
       'preprocessing': preprocessing_name,
       'precision': compute_precision,
@@ -285,6 +283,12 @@ def run(
       *label_files,
     ]
   )
+  if predictions_directory:
+    folder = paths.predictions_folder(predictions_directory, dataset_name, mode)
+    networks = network_files.identities(found)
+    # So that whoever reads them knows whose they are.
+    if provenance.networks(folder, _SCRIPT) != networks:
+      provenance.write(folder, _SCRIPT, [], checkpoints=networks)
 
 
 def _digests(
