@@ -296,15 +296,21 @@ def _digests(
   sets: Sequence[image_sets.CorruptedSet],
   described: Mapping[str, str],
 ) -> dict[str, Mapping[str, object]]:
-  """Of the networks, and of the descriptions of the sets that have one."""
+  """Of the networks, and of the sets: their descriptions, or what they are."""
+  of_sets = digests.of_each(
+    {one.name: described[one.folder] for one in sets if one.folder in described}
+  )
+  of_sets |= {
+    one.name: image_folders.digest(one.folder)
+    for one in sets
+    # A bucket is asked for the size of each file by itself.
+    if one.folder not in described
+    and '://' not in one.folder
+    and not image_arrays.is_array(one.folder)
+    and image_folders.has_class_folders(one.folder)
+  }
   return {
-    'sets': digests.of_each(
-      {
-        one.name: described[one.folder]
-        for one in sets
-        if one.folder in described
-      }
-    ),
+    'sets': of_sets,
     'checkpoints': network_files.identities(found),
   }
 
