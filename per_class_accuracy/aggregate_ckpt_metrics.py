@@ -439,22 +439,23 @@ def _check_plausible(source: 'Source', measured: Sequence[Measured]) -> None:
   identities = [one.checkpoint.member for one in measured]
   members = [plausibility.Member(of.level, of.replicate) for of in identities]
   images = _images_of(source, measured[0].checkpoint)
-  label = np.stack([one.label for one in measured], axis=1)
-  probability = np.stack([one.probability for one in measured], axis=1)
-  facts = functools.reduce(
-    plausibility.together,
-    (
+  levels = [member.level for member in members]
+  counted, agreement = [], np.zeros((len(members), len(members)), np.int64)
+  for start in range(0, len(images), _BLOCK_IMAGES):
+    block = slice(start, start + _BLOCK_IMAGES)
+    label = np.stack([one.label[block] for one in measured], axis=1)
+    agreement += populations.agreement(label)
+    counted.append(
       plausibility.count(
-        [member.level for member in members],
-        images.index[start : start + _BLOCK_IMAGES].to_numpy(),
-        images.to_numpy()[start : start + _BLOCK_IMAGES],
-        label[start : start + _BLOCK_IMAGES],
-        probability[start : start + _BLOCK_IMAGES],
+        levels,
+        images.index[block].to_numpy(),
+        images.to_numpy()[block],
+        label,
+        np.stack([one.probability[block] for one in measured], axis=1),
       )
-      for start in range(0, len(images), _BLOCK_IMAGES)
-    ),
-  )
-  plausibility.check(members, facts, populations.agreement(label))
+    )
+  facts = functools.reduce(plausibility.together, counted)
+  plausibility.check(members, facts, agreement)
 
 
 class Source(NamedTuple):

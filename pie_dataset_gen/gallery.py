@@ -42,6 +42,7 @@ stored, larger ones scaled down. The page is written anew each time, index.html
 last.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import jinja2
@@ -75,6 +76,7 @@ from utils import (
   storage,
   tables,
   tfrecords,
+  workers,
 )
 
 _SCRIPT = 'pie_dataset_gen.gallery'
@@ -145,6 +147,7 @@ def define_flags() -> None:
     'Folder of the figure of robustness: the --output_directory of summarize. '
     'Empty: none.',
   )
+  command_line.define_scheduler()
   flags.DEFINE_enum('mode', 'eval', ['eval', 'train'], 'Split of the images.')
   flags.DEFINE_string(
     'dataset_name',
@@ -208,22 +211,24 @@ def run(
   dataset_name: str = '',
   ckpt_dir: str | Sequence[str] = '',
   robustness_directory: str = '',
-  others_per_class: int = 20,
+  numbers: tuple[int, int] = (20, 50),
   sizes: tuple[int, int] = (500, 160),
-  suspects: int = 50,
   image_directory: str = '',
   predictions_directory: str = '',
   classes_file: str = '',
   groups_file: str = '',
+  place: workers.Place = workers.HERE,
 ) -> str:
   """Writes the page; returns the path of its index.html.
 
-  Args are as the flags; sizes are the longest sides of images and thumbnails.
+  Args are as the flags; numbers are of other images of each class and of
+  suspects, sizes the longest sides of images and thumbnails.
 
   Raises:
     FileNotFoundError: something that was asked for is not there.
     ValueError: inputs are damaged or do not belong together.
   """
+  others_per_class, suspects = numbers
   shards, records = _find_records(data_directory, image_directory, mode)
   named = class_names.read(classes_file, records)
   dataset_name = dataset_name or (records.name if records else 'imagenet')
@@ -256,23 +261,25 @@ def run(
   chosen = gallery_data.choose_images(
     labels, others_per_class, set(first['image_key'])
   )
-  votes = {}
-  predictions = predictions_directory or paths.predictions_folder(*of_results)
-  if predictions_directory or storage.exists(predictions):
-    votes = gallery_data.count_votes(predictions, chosen)
   logging.info(
     '%d images to show, of %d',
     chosen['image_key'].nunique(),
     labels['image_key'].nunique(),
   )
   folder = paths.gallery(*of_results)
+  predictions = predictions_directory or paths.predictions_folder(*of_results)
+  votes = {}
   wanted = chosen.groupby('filename')['image_key'].agg(set).to_dict()
   missing: list[str] = []
-  if image_directory or not records:
-    pictures, missing = _write_found(image_directory, wanted, folder, *sizes)
-  else:
-    examples = gallery_images.read_records(shards, records, wanted)
-    pictures = gallery_images.write_pictures(examples, folder, *sizes)
+  with workers.mapper(place, 1) as mapped:
+    if predictions_directory or storage.exists(predictions):
+      votes = gallery_data.count_votes(predictions, chosen, mapped)
+    if image_directory or not records:
+      pictures, missing = _write_found(image_directory, wanted, folder, *sizes)
+    else:
+      pictures = _write_of_shards(
+        shards, records, wanted, folder, sizes, mapped
+      )
   _check_classes(chosen, pictures)
   names = gallery_data.check_names(named, labels, votes)
   totals = {
@@ -509,6 +516,21 @@ def _write_found(
   return pictures, missing
 
 
+def _write_of_shards(
+  shards, records, wanted, folder, sizes, mapped
+) -> dict[str, gallery_images.Picture]:
+  """Pictures of the shards that hold wanted images, by key."""
+  pictures: dict[str, gallery_images.Picture] = {}
+  chosen = [shard for shard in shards if storage.name(shard) in wanted]
+  write = functools.partial(
+    gallery_images.write_of_shard, records=records, folder=folder, sizes=sizes
+  )
+  keys = (wanted[storage.name(shard)] for shard in chosen)
+  for some in mapped(write, chosen, keys):
+    pictures |= some
+  return pictures
+
+
 def _check_classes(chosen, pictures) -> None:
   for row in chosen.itertuples(index=False):
     stored = pictures[row.image_key].label
@@ -542,13 +564,13 @@ def main(argv: list[str]) -> None:
     dataset_name=f.dataset_name,
     ckpt_dir=f.ckpt_dir,
     robustness_directory=f.robustness_directory,
-    others_per_class=f.others_per_class,
+    numbers=(f.others_per_class, f.suspects),
     sizes=(f.image_size, f.thumbnail_size),
-    suspects=f.suspects,
     image_directory=f.image_directory,
     predictions_directory=f.predictions_directory,
     classes_file=f.classes_file,
     groups_file=f.groups_file,
+    place=workers.Place(scheduler=f.scheduler),
   )
 
 

@@ -1,7 +1,7 @@
 """What the page of PIEs shows: which images, and who says what of them."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -107,13 +107,16 @@ def first_suspects(
 
 
 def count_votes(
-  predictions_directory: str, chosen: pd.DataFrame
+  predictions_directory: str,
+  chosen: pd.DataFrame,
+  mapped: Callable[..., Iterable] = map,
 ) -> dict[tuple[str, populations.Level], dict[int, int]]:
   """How many members predict which class, for the chosen images.
 
   Args:
     predictions_directory: one folder for each shard, one CSV for each member.
     chosen: as `choose_images` gives them.
+    mapped: as of `workers.mapper`; a shard is a piece.
 
   Returns:
     (image key, level) -> class id -> members.
@@ -123,26 +126,15 @@ def count_votes(
   """
   votes: dict[tuple[str, populations.Level], dict[int, int]] = {}
   shards = prediction_files.find(predictions_directory)
-  for shard, rows in chosen.groupby('filename'):
+  keys = chosen.groupby('filename')['image_key'].agg(set)
+  for shard in keys.index:
     if shard not in shards:
       raise FileNotFoundError(
         f'{predictions_directory} has no predictions for the shard {shard}, of '
         f'which there are modal labels; it has {sorted(shards)[:3]}...'
       )
-    numbers = prediction_files.replicates(shards[shard])
-    keys = set(rows['image_key'])
-    found = pd.concat(
-      [
-        frame[frame['image_key'].isin(keys)]
-        for frame in (
-          prediction_files.read_member([path], _VOTE_COLUMNS, numbers)
-          for path in shards[shard]
-        )
-      ]
-    )
-    counts = found.groupby(
-      ['image_key', 'pruning_method', 'fraction_pruned', 'predictions']
-    ).size()
+  of_shards = [shards[shard] for shard in keys.index]
+  for counts in mapped(_count_of_shard, of_shards, keys):
     for (key, method, fraction, label), number in counts.items():
       votes.setdefault((key, populations.Level(method, fraction)), {})[
         label
@@ -166,6 +158,23 @@ def count_votes(
           'aggregate_predictions read'
         )
   return votes
+
+
+def _count_of_shard(files: Sequence[str], keys: set[str]) -> pd.Series:
+  """How many members predict which class, for the images with these keys."""
+  numbers = prediction_files.replicates(files)
+  found = pd.concat(
+    [
+      frame[frame['image_key'].isin(keys)]
+      for frame in (
+        prediction_files.read_member([path], _VOTE_COLUMNS, numbers)
+        for path in files
+      )
+    ]
+  )
+  return found.groupby(
+    ['image_key', 'pruning_method', 'fraction_pruned', 'predictions']
+  ).size()
 
 
 def check_names(

@@ -7,7 +7,7 @@ holds, decides about a path. A record at a time is in memory for each thread.
 import concurrent.futures
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import PIL
@@ -99,39 +99,47 @@ def write_pictures(
   return pictures
 
 
-def read_records(
-  shards: Sequence[str],
+def write_of_shard(
+  shard: str,
+  keys: set[str],
   records: image_records.ImageRecords,
-  wanted: Mapping[str, set[str]],
-) -> Iterator[Example]:
-  """Yields the wanted images of TFRecords.
+  folder: str,
+  sizes: tuple[int, int],
+) -> dict[str, Picture]:
+  """Writes images of a shard of TFRecords.
 
   Args:
-    shards: their paths.
-    records: their description.
-    wanted: shard's file name -> image keys.
+    shard: its path.
+    keys: of the images.
+    records: the shard's description.
+    folder: as of `write_pictures`.
+    sizes: large and small, likewise.
 
   Raises:
-    ValueError: a shard is damaged, lacks an image or has one twice; names it.
+    ValueError: the shard is damaged, lacks an image or has one twice, or an
+      image cannot be decoded; names it.
   """
-  for shard in shards:
-    keys = wanted.get(storage.name(shard), set())
-    if not keys:
-      continue
-    seen: set[str] = set()
-    for index, example in enumerate(tfrecords.read_examples(shard, records)):
-      if example.key in seen:
-        raise ValueError(f'{shard} holds the image {example.key!r} twice')
-      if example.key in keys:
-        seen.add(example.key)
-        where = f'{shard}, record {index}'
-        yield Example(example.key, example.encoded, example.label, where)
-    missing = sorted(keys - seen)
-    if missing:
-      raise ValueError(
-        f'{shard} lacks {len(missing)} images that the modal labels have, '
-        f'for example {missing[:3]}'
-      )
+  return write_pictures(read_shard(shard, records, keys), folder, *sizes)
+
+
+def read_shard(
+  shard: str, records: image_records.ImageRecords, keys: set[str]
+) -> Iterator[Example]:
+  """Yields images of a shard; as of `write_of_shard`."""
+  seen: set[str] = set()
+  for index, example in enumerate(tfrecords.read_examples(shard, records)):
+    if example.key in seen:
+      raise ValueError(f'{shard} holds the image {example.key!r} twice')
+    if example.key in keys:
+      seen.add(example.key)
+      where = f'{shard}, record {index}'
+      yield Example(example.key, example.encoded, example.label, where)
+  missing = sorted(keys - seen)
+  if missing:
+    raise ValueError(
+      f'{shard} lacks {len(missing)} images that the modal labels have, '
+      f'for example {missing[:3]}'
+    )
 
 
 def write_stand_in(folder: str, size: int) -> Picture:

@@ -78,7 +78,7 @@ def define_flags() -> None:
     'legacy: the grid of TensorFlow 1, as the original; modern: '
     'half-pixel centres.',
   )
-  command_line.define_scheduler()
+  command_line.define_scheduler(with_resource=True)
   command_line.define_compression()
   flags.DEFINE_enum(
     'precision',
@@ -165,7 +165,7 @@ def run(
     work = functools.partial(_predict, predictor, output, mode, record)
     with (
       predictor.progress(pieces) as progress,
-      workers.mapper(place, 1) as mapped,
+      workers.mapper(place, 1, progress=progress) as mapped,
     ):
       for piece, files in zip(pieces, mapped(work, pieces), strict=True):
         written += files
@@ -245,7 +245,7 @@ def main(argv: list[str]) -> None:
     FLAGS.precision,
     FLAGS.label_smoothing,
     (FLAGS.tpu, FLAGS.gcp_project, FLAGS.tpu_zone),
-    workers.Place(scheduler=FLAGS.scheduler),
+    workers.Place(scheduler=FLAGS.scheduler, resource=FLAGS.worker_resource),
     FLAGS.compress_predictions,
   )
 

@@ -253,17 +253,19 @@ def run(
   declared = (records.shard(storage.name(shard)) for shard in shards)
   images = sum(shard.examples if shard else math.inf for shard in declared)
   wanted = images * len(missing) / _IMAGES_PER_WORKER
-  with workers.mapper(place, min(len(jobs), wanted)) as mapped:
-    progress = tqdm.tqdm(
-      mapped(copy, jobs),
+  with (
+    tqdm.tqdm(
       desc='corrupting',
       unit=' shards',
       total=len(jobs),
       mininterval=1.0,
       dynamic_ncols=True,
-    )
+    ) as progress,
+    workers.mapper(place, min(len(jobs), wanted), progress=progress) as mapped,
+  ):
     written = {}
-    for (which, shard), counts in zip(jobs, progress, strict=True):
+    for (which, shard), counts in zip(jobs, mapped(copy, jobs), strict=True):
+      progress.update()
       written[storage.name(shard)] = counts
       if shard != shards[-1]:
         continue

@@ -137,7 +137,7 @@ def define_flags() -> None:
     'Share of the target spread over all classes in the loss, in [0, 1); '
     '0 is off.',
   )
-  command_line.define_scheduler()
+  command_line.define_scheduler(with_resource=True)
   command_line.define_compression()
   flags.DEFINE_boolean(
     'test_small_sample',
@@ -272,7 +272,7 @@ def run(
     )
     with (
       predictor.progress(pieces) as progress,
-      workers.mapper(place, 1) as mapped,
+      workers.mapper(place, 1, progress=progress) as mapped,
     ):
       for piece, _ in zip(pieces, mapped(measure, pieces), strict=True):
         progress.update(predictor.count(piece))
@@ -467,7 +467,7 @@ def main(argv: list[str]) -> None:
     f.clean_data_directory,
     f.modal_labels,
     f.predictions_directory,
-    workers.Place(scheduler=f.scheduler),
+    workers.Place(scheduler=f.scheduler, resource=f.worker_resource),
     compress_predictions=f.compress_predictions,
     batch_size=f.batch_size,
     preprocessing_name=f.preprocessing,

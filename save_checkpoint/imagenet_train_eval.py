@@ -27,6 +27,10 @@ last step, saved before the process ends. A second signal ends it at once. A
 member trained alone equals one trained among others: its seed is a function of
 --seed, method, fraction pruned and replicate.
 
+With --scheduler the workers of a Dask cluster train a member each, at the same
+time; one that is told to end saves the member's last step, and others go on
+there (docs/cluster.md).
+
 Thirty digit classifiers (dense, half and nine tenths pruned; 2 to 3 minutes on
 two cores):
 
@@ -44,22 +48,16 @@ images, rate 1.6, cubic pruning from step 5,000 to 8,000 every 500.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 
-import tqdm
 from absl import flags, logging
-from etils import epath, epy
+from etils import epath
 
 from save_checkpoint import (
-  evaluation,
-  interruption,
   learning_rate,
   member_folder,
-  member_training,
+  population_training,
   pruning,
-  training,
-  training_data,
   training_settings,
 )
 from utils import (
@@ -72,10 +70,8 @@ from utils import (
   preprocessing,
   provenance,
   resnet_model,
+  workers,
 )
-
-with epy.lazy_imports():
-  import tensorflow as tf
 
 FLAGS = flags.FLAGS
 _SCRIPT = 'save_checkpoint.imagenet_train_eval'
@@ -262,6 +258,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'tpu_zone', '', "Zone of a named TPU; '' for the environment's."
   )
+  command_line.define_scheduler(with_resource=True)
   flags.DEFINE_boolean(
     'test_small_sample',
     False,
@@ -323,6 +320,7 @@ def run(
   settings: training_settings.Settings,
   output: training_settings.Output,
   execution: training_settings.Execution,
+  place: workers.Place = workers.HERE,
 ) -> None:
   """Trains and evaluates a population.
 
@@ -334,36 +332,33 @@ def run(
     settings: what decides the members' numbers.
     output: which files are written.
     execution: where and how the work is done.
+    place: where members are trained: here, or a cluster's workers one each.
   """
   _check_schedules(members, settings.train_steps)
   _refuse_local_paths(execution.tpu, data_directory, output_dir)
-  if execution.deterministic:
-    tf.config.experimental.enable_op_determinism()
-  # Before anything is computed, as workers that find each other must be.
-  strategy = devices.strategy(
-    execution.tpu,
-    execution.gcp_project,
-    execution.tpu_zone,
-    with_workers=mode != 'eval',
+  trainer = population_training.PopulationTrainer(
+    mode,
+    data_directory,
+    next(
+      (m.pruning_method for m in members if not m.level.is_dense),
+      populations.BASELINE,
+    ),
+    settings,
+    output,
+    execution,
   )
-  evaluator = None
-  if mode != 'train':
-    # The chief evaluates alone, while the others wait.
-    place = devices.strategy() if devices.num_workers() > 1 else strategy
-    evaluator = evaluation.Evaluator(
-      data_directory, settings, execution.eval_batch_size, place
+  if not place.scheduler:
+    # Before anything is computed, as workers that find each other must be.
+    trainer.strategy  # noqa: B018
+  elif devices.num_workers() > 1:
+    raise ValueError(
+      'TF_CONFIG names workers that train one member together, and --scheduler '
+      'others that train one each: wanted one of the two'
     )
-  if mode == 'eval' and evaluator:
-    for member in members:
-      evaluator.follow(
-        member_paths.folder_of(output_dir, member),
-        settings.train_steps,
-        execution.eval_timeout_seconds,
-      )
+  if mode == 'eval':
+    population_training.follow(trainer, output_dir, members, place)
     return
-  training.check_batch_size(settings.train_batch_size, strategy)
-  data = training_data.find(data_directory, execution.verify_data)
-  identity = data.identity
+  identity = trainer.data.identity
   folders = [
     member_folder.MemberFolder(output_dir, member, _SCRIPT, settings, identity)
     for member in members
@@ -380,60 +375,9 @@ def run(
     if missing or not record.is_finished:
       record.start()
   if missing:
-    trainer = member_training.MemberTrainer(
-      strategy,
-      data,
-      settings,
-      output,
-      next(
-        (m.pruning_method for m in members if not m.level.is_dense),
-        populations.BASELINE,
-      ),
-      evaluator,
-      execution.keep_data_in_memory,
-    )
-    _train(trainer, missing, data, settings, execution, strategy)
+    population_training.train(trainer, missing, settings.train_steps, place)
   if devices.is_chief():
     record.finish([])
-
-
-def _train(
-  trainer: member_training.MemberTrainer,
-  missing: Sequence[member_folder.MemberFolder],
-  data: training_data.TrainingData,
-  settings: training_settings.Settings,
-  execution: training_settings.Execution,
-  strategy: tf.distribute.Strategy,
-) -> None:
-  """Trains the missing members one after another."""
-  with (
-    interruption.Interruption(strategy) as told,
-    tqdm.tqdm(
-      desc='training',
-      unit=' steps',
-      total=len(missing) * settings.train_steps,
-      # Each update comes after about a second, and is to be seen.
-      mininterval=0.5,
-      miniters=1,
-      dynamic_ncols=True,
-    ) as progress,
-  ):
-    for number, folder in enumerate(missing, 1):
-      started = time.monotonic()
-      progress.set_description(f'training member {number} of {len(missing)}')
-      final = trainer.train(folder, progress, told)
-      folder.finish(
-        data.described_in,
-        member=dataclasses.asdict(folder.member),
-        member_seed=member_training.member_seed(settings.seed, folder.member),
-        devices=devices.describe(),
-        deterministic=execution.deterministic,
-        training_seconds=round(time.monotonic() - started, 1),
-        final_metrics=final,
-      )
-      devices.wait_for_workers(strategy)
-      if told.is_told():
-        raise told.error(f'{folder.path} is finished')
 
 
 def _check_schedules(
@@ -515,6 +459,7 @@ def main(argv: list[str]) -> None:
     settings,
     command_line.options(FLAGS, training_settings.Output),
     command_line.options(FLAGS, training_settings.Execution),
+    workers.Place(scheduler=FLAGS.scheduler, resource=FLAGS.worker_resource),
   )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from absl import logging
 from etils import epy
 
-from utils import command_line, devices
+from utils import cluster, command_line, devices
 
 with epy.lazy_imports():
   import tensorflow as tf
@@ -134,3 +134,21 @@ class Interruption:
         '%s: training ends after this step; a second one ends it unsaved',
         signal.Signals(number).name,
       )
+
+
+class Leaving:
+  """The same of a member that a cluster's worker trains.
+
+  It ends where the command has ended, or the worker is told to end.
+  """
+
+  at_once = contextlib.nullcontext
+
+  def is_told(self) -> bool:
+    """Whether to end."""
+    return not cluster.is_wanted()
+
+  def error(self, what_is_saved: str) -> cluster.PieceLeftError:
+    """As of `Interruption`."""
+    logging.info('%s, and left', what_is_saved)
+    return cluster.PieceLeftError(what_is_saved)

@@ -49,10 +49,8 @@ class MemberFolder:
     self._record = provenance.Provenance(
       self.path, script, {**dataclasses.asdict(settings), 'data': data}
     )
-    last = self.checkpoint(settings.train_steps)
-    self.is_finished = self._record.is_finished and storage.exists(
-      last.completed_by
-    )
+    self._last = self.checkpoint(settings.train_steps).completed_by
+    self.is_finished = self._record.is_finished and storage.exists(self._last)
     self._saved_step = 0  # That of a new network needs no file.
 
   def checkpoint(self, step: int) -> member_paths.Checkpoint:
@@ -60,6 +58,10 @@ class MemberFolder:
     return member_paths.Checkpoint(
       self.member, step, member_paths.prefix_in(self.path, step)
     )
+
+  def is_finished_by_now(self) -> bool:
+    """As `is_finished` was when this was made, whoever finished it since."""
+    return self._record.is_finished_by_now() and storage.exists(self._last)
 
   def start(self) -> None:
     """Records the settings, before the first file that depends on them."""

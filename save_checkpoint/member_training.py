@@ -173,7 +173,7 @@ class MemberTrainer:
     self,
     folder: member_folder.MemberFolder,
     progress: tqdm.tqdm,
-    told: interruption.Interruption,
+    told: interruption.Interruption | interruption.Leaving,
   ) -> dict[str, float]:
     """Trains one member to its end.
 
@@ -190,6 +190,7 @@ class MemberTrainer:
         or the data are damaged.
       OSError: the disk is full, or another worker stopped.
       Interrupted: training was told to end; the state is saved.
+      PieceLeftError: the same on a cluster's worker.
     """
     with self._explained(folder.path):
       return self._train(folder, progress, told)

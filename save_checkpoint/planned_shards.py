@@ -276,7 +276,7 @@ def write_shards(
   with (
     tqdm.tqdm(total=number, unit=' images', desc='records') as progress,
     workers.mapper(
-      place, min(len(left), number / _IMAGES_PER_WORKER)
+      place, min(len(left), number / _IMAGES_PER_WORKER), progress=progress
     ) as mapped,
   ):
     for plan, done in zip(left, mapped(write_shard, left), strict=True):

@@ -251,7 +251,9 @@ def run(
         batch_size=calibration_batch_size,
         hows=hows,
       )
-      for number in _spread(place, missing, targets, images, read, work):
+      for number in _spread(
+        place, missing, targets, images, read, work, progress
+      ):
         progress.update(number)
   record.finish([source.completed_by for source in sources])
   return sorted(found)
@@ -287,6 +289,7 @@ def _spread(
   images: str,
   read: Callable[[str], None],
   work: Callable[..., int],
+  progress: tqdm.tqdm,
 ) -> Iterator[int]:
   """Yields, member by member, how many networks were written of it."""
   sources = list(missing)
@@ -296,7 +299,7 @@ def _spread(
     of_all = len(sources)
   for start in range(0, len(sources), of_all):
     part = sources[start : start + of_all]
-    with workers.mapper(place, len(part)) as mapped:
+    with workers.mapper(place, len(part), progress=progress) as mapped:
       if start == 0 and any(quantisation.INT8 in m for m in missing.values()):
         list(mapped(read, [images]))
       wanted = [{of: targets[one][of] for of in missing[one]} for one in part]

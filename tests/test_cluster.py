@@ -15,8 +15,11 @@ from unittest import mock
 
 import dask
 import distributed  # noqa: F401, defines the options that are set below
+import psutil
 import pytest
+import tqdm
 
+from tests.dask_cluster import Cluster
 from tests.stages import STAGES, assert_same
 from utils import cluster, workers
 
@@ -42,46 +45,32 @@ def die(number):
   os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Cluster:
-  """Processes of a scheduler and of workers."""
-
-  def __init__(self, folder):
-    self.file = str(folder / 'scheduler.json')
-    self._folder = folder
-    self._processes = []
-    self.start('scheduler', '--port=0', '--host=127.0.0.1', '--no-dashboard')
-    while not os.path.exists(self.file):
-      time.sleep(0.05)
-
-  def start(self, what, *flags, **variables):
-    log = self._folder / f'{what}-{len(self._processes)}'
-    file = f'--scheduler-file={self.file}'
-    self._processes.append(
-      subprocess.Popen(
-        [sys.executable, '-m', 'dask', what, file, *flags],
-        cwd=self._folder,  # Wherever: they import what the command imports.
-        env={**os.environ, **variables},
-        stdout=log.open('w'),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-      )
-    )
-    return self._processes[-1]
-
-  def stop(self):
-    for process in self._processes:
-      process.poll() is None and os.killpg(process.pid, signal.SIGKILL)
-      process.wait()
+def work_until_unwanted(folder, number):
+  """Notes that it was begun, and left; done when nobody says to wait."""
+  path = pathlib.Path(folder)
+  (path / f'begun.{os.getpid()}').touch()
+  done = 0
+  while (path / 'wait').exists():
+    if not cluster.is_wanted():
+      (path / f'left.{os.getpid()}').touch()
+      raise cluster.PieceLeftError('step 7 is saved')
+    done += 1
+    cluster.report(done)
+    time.sleep(0.02)
+  return number
 
 
-WORKERS = ('--nthreads=1', '--nworkers=2', '--no-dashboard')
+def await_files(folder, pattern, number=1):
+  while len(found := sorted(folder.glob(pattern))) < number:
+    time.sleep(0.02)
+  return found
 
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
   """Two workers, which are started anew when they die."""
   running = Cluster(tmp_path_factory.mktemp('cluster'))
-  running.start('worker', *WORKERS)
+  running.start_workers()
   yield running
   running.stop()
 
@@ -90,6 +79,7 @@ def two(tmp_path_factory):
   'name',
   [
     'build_image_data',
+    'imagenet_train_eval',
     'quantise_checkpoints',
     'imagenet_predictions',
     'aggregate_predictions',
@@ -98,6 +88,7 @@ def two(tmp_path_factory):
     'aggregate_ckpt_metrics',
     'build_corruptions',
     'imagenet_corruptions',
+    'gallery',
   ],
 )
 def test_a_cluster_writes_what_this_machine_writes(runner, chain, two, name):
@@ -109,6 +100,11 @@ def test_a_cluster_writes_what_this_machine_writes(runner, chain, two, name):
   assert process.exitcode == 0, log[-3000:]
   # Or the same bytes were made here.
   assert ' workers' in log
+  if name == 'gallery':
+    # It lists when each command ended.
+    after = runner.copy(after)
+    for page in map(pathlib.Path, (folder, after)):
+      next(page.rglob('index.html')).unlink()
   assert_same(folder, after)
 
 
@@ -176,7 +172,7 @@ def test_without_dask_the_file_of_requirements_is_named():
 def test_a_worker_that_is_not_like_the_command_is_refused(tmp_path):
   other = Cluster(tmp_path)
   try:
-    other.start('worker', *WORKERS[:1], '--no-nanny', TF_ENABLE_ONEDNN_OPTS='0')
+    other.start_workers(1, '--no-nanny', TF_ENABLE_ONEDNN_OPTS='0')
     with (
       mock.patch.object(cluster, '_ROOT', tmp_path),
       pytest.raises(ValueError, match=f'import what is in {tmp_path}'),
@@ -207,3 +203,111 @@ def test_a_dead_workers_pieces_are_done_by_others(two, tmp_path):
   assert found == list(range(6))
   begun = [path.stem for path in tmp_path.glob('*.*')]
   assert len(begun) > len(set(begun))
+
+
+def test_a_worker_that_is_told_to_end_leaves_its_piece_to_others(tmp_path):
+  """As a member in training does, whose state is then saved."""
+  (tmp_path / 'wait').touch()
+  other = Cluster(tmp_path)
+  watchers = [other.start_workers(1) for _ in range(2)]
+  try:
+    with (
+      tqdm.tqdm(disable=False, total=1000) as progress,
+      workers.mapper(
+        workers.Place(scheduler=other.file), 1, progress=progress
+      ) as spread,
+    ):
+      results = spread(work_until_unwanted, [str(tmp_path)], [5])
+      found = []
+      thread = threading.Thread(target=lambda: found.extend(results))
+      thread.start()
+      (begun,) = await_files(tmp_path, 'begun.*')
+      while not progress.n:
+        time.sleep(0.02)
+      parent = psutil.Process(int(begun.suffix[1:])).parents()
+      (watcher,) = (w for w in watchers if w.pid in [p.pid for p in parent])
+      watcher.terminate()
+      left = await_files(tmp_path, 'left.*')
+      assert [path.suffix for path in left] == [begun.suffix]
+      await_files(tmp_path, 'begun.*', 2)
+      (tmp_path / 'wait').unlink()
+      thread.join()
+  finally:
+    other.stop()
+  assert found == [5]
+
+
+def test_ctrl_c_is_noticed_by_the_pieces(two, tmp_path):
+  (tmp_path / 'wait').touch()
+
+  def strike():
+    await_files(tmp_path, 'begun.*', 2)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  with (
+    pytest.raises(KeyboardInterrupt),
+    workers.mapper(workers.Place(1, two.file), 1) as spread,
+  ):
+    results = spread(work_until_unwanted, [str(tmp_path)] * 2, range(2))
+    threading.Thread(target=strike).start()
+    next(results)
+  assert len(await_files(tmp_path, 'left.*', 2)) == 2
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
+def test_a_scheduler_that_ends_ends_the_command_in_one_line(tmp_path, number):
+  (tmp_path / 'wait').touch()
+  other = Cluster(tmp_path)
+  other.start_workers(1, '--no-nanny')
+  try:
+    with (
+      mock.patch.object(cluster, '_SECONDS_FOR_ANOTHER', 0.5),
+      pytest.raises(OSError, match='is gone; finished files are complete'),
+      workers.mapper(workers.Place(scheduler=other.file), 1) as spread,
+    ):
+      results = spread(pid_once, [str(tmp_path)] * 3, range(3))
+
+      def strike():
+        await_files(tmp_path, '0.*')
+        other.scheduler.send_signal(number)
+
+      threading.Thread(target=strike).start()
+      next(results)
+  finally:
+    other.stop()
+
+
+def test_a_scheduler_that_is_started_again_gets_the_rest(tmp_path):
+  (tmp_path / 'wait').touch()
+  other = Cluster(tmp_path)
+  other.start_workers(1)
+  try:
+    with workers.mapper(workers.Place(scheduler=other.file), 1) as spread:
+
+      def strike():
+        await_files(tmp_path, '0.*')
+        other.scheduler.kill()
+        (tmp_path / 'wait').unlink()
+        other.start_scheduler()
+        other.start_workers(1)
+
+      threading.Thread(target=strike).start()
+      found = list(spread(pid_once, [str(tmp_path)] * 200, range(200)))
+  finally:
+    other.stop()
+  assert found == list(range(200))
+
+
+def test_a_resource_is_of_workers_that_have_it(two, tmp_path):
+  with pytest.raises(ValueError, match='wanted its --scheduler'):
+    workers.Place(resource='GPU')
+  watcher = two.start_workers(1, '--resources', 'GPU=1')
+  try:
+    place = workers.Place(scheduler=two.file, resource='GPU')
+    with workers.mapper(place, 1) as spread:
+      folders = [str(tmp_path)] * 20
+      assert list(spread(pid_once, folders, range(20))) == list(range(20))
+  finally:
+    watcher.terminate()
+  (pid,) = {path.suffix[1:] for path in tmp_path.glob('*.*')}
+  assert watcher.pid in [p.pid for p in psutil.Process(int(pid)).parents()]

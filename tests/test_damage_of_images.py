@@ -15,7 +15,7 @@ from robustness_tests import (
 )
 from save_checkpoint import build_image_data
 from tests.damage import bomb, data_set, fuzz, mutated, outcomes, picture
-from utils import image_records, preprocessing, storage
+from utils import image_records, preprocessing
 
 BOMBS = (
   ('JPEG', 60_000, 60_000),
@@ -136,13 +136,8 @@ def test_the_gallery_opens_no_other_image(tmp_path, encoded):
   (shard,) = data_set(str(tmp_path / 'data'), lambda i: encoded)
   records = image_records.read(str(tmp_path / 'data'))
   with pytest.raises(ValueError, match=f"{shard}, record 0, key 'k0'"):
-    gallery_images.write_pictures(
-      gallery_images.read_records(
-        [shard], records, {storage.name(shard): {'k0'}}
-      ),
-      str(tmp_path / 'page'),
-      large_size=32,
-      small_size=16,
+    gallery_images.write_of_shard(
+      shard, {'k0'}, records, str(tmp_path / 'page'), (32, 16)
     )
   assert not (tmp_path / 'page').exists()
 

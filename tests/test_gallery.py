@@ -225,7 +225,7 @@ def arguments(folder, **changes):
     'data_directory': str(folder / 'data'),
     'results_directory': str(folder / 'results'),
     'mode': 'eval',
-    'suspects': SUSPECTS,
+    'numbers': (20, SUSPECTS),
     'groups_file': str(folder / 'groups.csv'),
     **changes,
   }
@@ -470,7 +470,9 @@ def test_without_the_optional_parts(copy_of_run):
     paths.suspects(results, 'pets', 'eval'),
   ):
     pathlib.Path(path).unlink()
-  page = pathlib.Path(gallery.run(**arguments(copy_of_run, others_per_class=0)))
+  page = pathlib.Path(
+    gallery.run(**arguments(copy_of_run, numbers=(0, SUSPECTS)))
+  )
   data = read_data(page.parent)
   assert all(i['dense']['votes'] == [] for i in data['images'])
   html = page.read_text()
@@ -541,7 +543,7 @@ def test_other_classes_are_refused(copy_of_run):
   with pytest.raises(ValueError, match='ranks the image .* of class'):
     gallery.run(**arguments(copy_of_run))
   with pytest.raises(ValueError, match='is of class'):
-    gallery.run(**arguments(copy_of_run, suspects=0))
+    gallery.run(**arguments(copy_of_run, numbers=(20, 0)))
 
 
 def test_a_null_of_another_run_is_refused(copy_of_run):
@@ -582,7 +584,7 @@ def test_suspects_are_no_random_choice(copy_of_run):
   """A study draws from the same images, whatever is suspected."""
 
   def drawn(number):
-    page = gallery.run(**arguments(copy_of_run, suspects=number))
+    page = gallery.run(**arguments(copy_of_run, numbers=(20, number)))
     data = read_data(pathlib.Path(page).parent)
     return data, {i['key'] for i in data['images'] if i['drawn']}
 

@@ -19,9 +19,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
+import tqdm
 from absl import logging
 from etils import epath, epy
 
@@ -36,6 +37,8 @@ _ROOT = epath.Path(__file__).parent.parent
 # done, and however many follow take no memory.
 _AHEAD, _MORE_AHEAD = 2, 64
 _SECONDS_BETWEEN_COUNTS = 2.0
+# How long a scheduler that was lost is waited for, and may be said goodbye to.
+_SECONDS_FOR_ANOTHER, _SECONDS_TO_CLOSE = 60.0, 5.0
 # Of the variables that decide about numbers those in which machines may differ:
 # they say where is computed.
 _OF_THE_MACHINE = {
@@ -49,129 +52,273 @@ _OF_THE_MACHINE = {
 _one_at_a_time = threading.Lock()
 
 
+class PieceLeftError(Exception):
+  """What a piece raises that was broken off because it is not wanted here."""
+
+
+class _SchedulerLostError(Exception):
+  """Whatever Dask says of it; pieces that had no result have none."""
+
+
 @contextlib.contextmanager
-def mapper(scheduler: str) -> Iterator[Callable[..., Iterator[Any]]]:
+def mapper(
+  scheduler: str, resource: str = '', progress: tqdm.tqdm | None = None
+) -> Iterator[Callable[..., Iterator[Any]]]:
   """A function like `map`, whose calls are made by a cluster's workers.
 
   Results come in order. What a piece raises is raised here. The scheduler
-  forgets the pieces that are left at the end, whatever ends it.
+  forgets the pieces that are left at the end, whatever ends it; one that is
+  started anew gets those again that had no result.
 
   Args:
     scheduler: its address, or the file that it writes of itself.
+    resource: of Dask, that workers have and a piece takes one of; empty for
+      none.
+    progress: a bar that says how many workers there are, and counts what
+      pieces `report`.
 
   Raises:
     OSError: there is no such scheduler, or no more, or its workers die.
     ValueError: Dask is not installed, or a worker is not like this process.
   """
   try:
-    client = _connect(scheduler)
+    connection = _Connection(scheduler)
   except ImportError as error:
     raise ValueError(
       f'--scheduler asks for Dask ({error}): pip install -r '
       'requirements-cluster.txt'
     ) from None
   try:
-    yield functools.partial(_map, client, scheduler)
+    yield lambda work, *pieces: _Pieces(
+      connection, resource, progress, work, pieces
+    ).results()
   finally:
-    client.close()
+    connection.close()
 
 
-def _connect(scheduler: str) -> distributed.Client:
-  is_file = ':' not in scheduler
-  if is_file and not storage.exists(scheduler):
-    raise FileNotFoundError(
-      f'there is no file {scheduler}: --scheduler is an address, such as '
-      'tcp://10.0.0.1:8786, or the --scheduler-file of dask scheduler'
-    )
-  # It says in several lines, and a traceback, what is said here in one.
-  for name in ('client', 'core', 'comm'):
-    logger = python_logging.getLogger(f'distributed.{name}')
-    logger.setLevel(python_logging.CRITICAL)
-  where = {'scheduler_file' if is_file else 'address': scheduler}
-  try:
-    client = distributed.Client(**where)
-  except (OSError, ValueError) as error:
-    raise OSError(
-      f'no scheduler answers at --scheduler={scheduler}: {error}'
-    ) from None
-  logging.info('%s: its dashboard is %s', scheduler, client.dashboard_link)
-  return client
+class _Connection:
+  """To a scheduler; made again when it was lost."""
 
+  def __init__(self, scheduler: str):
+    self._scheduler = scheduler
+    # It says in several lines, and a traceback, what is said here in one.
+    for name in ('batched', 'client', 'core', 'comm', 'utils'):
+      logger = python_logging.getLogger(f'distributed.{name}')
+      logger.setLevel(python_logging.CRITICAL)
+    self.client = self._connect()
 
-def _map(
-  client: distributed.Client,
-  scheduler: str,
-  work: Callable[..., Any],
-  *pieces,
-) -> Iterator[Any]:
-  """The results of pieces, of which a few for each worker are under way."""
-  try:
-    yield from _in_order(client, work, *pieces)
-  except distributed.scheduler.KilledWorker as error:
-    raise OSError(
-      f'{error.allowed_failures + 1} workers died, one after the other, while '
-      f'they had {error.task}, the last of them {error.last_worker.address}: '
-      'their own logs say why (too little memory?)'
-    ) from None
-  except (
-    distributed.client.FutureCancelledError,
-    distributed.client.FuturesCancelledError,
-    distributed.comm.CommClosedError,
-  ):
-    raise OSError(
-      f'the scheduler {scheduler} is gone; finished files are complete: run '
-      'the same command again to go on'
-    ) from None
-
-
-def _in_order(client, work, *pieces) -> Iterator[Any]:
-  name = getattr(work, 'func', work).__name__
-  run = uuid.uuid4().hex
-  # Sent once, and from worker to worker, not with each piece. As bytes: a
-  # worker looks before it imports anything.
-  shared = client.submit(
-    # Of this run: what a worker has opened for another one may have changed.
-    bytes,
-    messages.dumps((run, work)),
-    key=(f'settings of {name}-{run}', 0),
-  )
-  send, wanted, folder = _sent(), _this_process(), os.getcwd()
-  left = enumerate(zip(*pieces, strict=True))
-  waiting: collections.deque[distributed.Future] = collections.deque()
-  workers = _Workers(client)
-  while True:
-    # Many at once, in one group that the dashboard shows by its name.
-    ahead = workers.number() * _AHEAD + _MORE_AHEAD
-    if len(waiting) <= ahead // 2 and (
-      batch := list(itertools.islice(left, ahead - len(waiting)))
-    ):
-      waiting += client.map(
-        send,
-        [messages.dumps(piece) for _, piece in batch],
-        key=[(f'{name}-{run}', number) for number, _ in batch],
-        retries=0,
-        wanted=wanted,
-        folder=folder,
-        root=str(_ROOT),
-        work=shared,
+  def _connect(self, **options) -> distributed.Client:
+    scheduler = self._scheduler
+    is_file = ':' not in scheduler
+    if is_file and not storage.exists(scheduler):
+      raise FileNotFoundError(
+        f'there is no file {scheduler}: --scheduler is an address, such as '
+        'tcp://10.0.0.1:8786, or the --scheduler-file of dask scheduler'
       )
-    if not waiting:
-      return
-    if not waiting[0].done():
-      with contextlib.suppress(TimeoutError, distributed.TimeoutError):
-        distributed.wait(waiting[0], timeout=_SECONDS_BETWEEN_COUNTS)
-      continue
-    done = []
-    while waiting and waiting[0].status == 'finished':
-      done.append(waiting.popleft())
-    yield from client.gather(done) or [waiting.popleft().result()]
+    where = {'scheduler_file' if is_file else 'address': scheduler}
+    try:
+      client = distributed.Client(**where, **options)
+    except (OSError, ValueError) as error:
+      raise OSError(
+        f'no scheduler answers at --scheduler={scheduler}: {error}'
+      ) from None
+    logging.info('%s: its dashboard is %s', scheduler, client.dashboard_link)
+    return client
+
+  def check(self) -> None:
+    """Raises _SchedulerLostError where no word can come any more."""
+    comm = self.client.scheduler_comm
+    if self.client.status != 'running' or comm is None or comm.closed():
+      raise _SchedulerLostError
+
+  def renew(self) -> None:
+    """Waits for a scheduler that was started again.
+
+    Raises:
+      OSError: none was.
+    """
+    self.close()
+    logging.warning(
+      'the scheduler %s is gone; waiting %.0f s for another in its place',
+      self._scheduler,
+      _SECONDS_FOR_ANOTHER,
+    )
+    until = time.monotonic() + _SECONDS_FOR_ANOTHER
+    while True:
+      try:
+        self.client = self._connect(timeout=2)
+      except OSError:
+        if time.monotonic() > until:
+          raise OSError(
+            f'the scheduler {self._scheduler} is gone; finished files are '
+            'complete: run the same command again to go on'
+          ) from None
+        time.sleep(0.5)
+      else:
+        return
+
+  def close(self) -> None:
+    with contextlib.suppress(OSError, TimeoutError, distributed.TimeoutError):
+      self.client.close(timeout=_SECONDS_TO_CLOSE)
+
+
+class _Pieces:
+  """Those of one call, of which a few for each worker are under way."""
+
+  def __init__(
+    self,
+    connection: _Connection,
+    resource: str,
+    progress: tqdm.tqdm | None,
+    work: Callable[..., Any],
+    pieces: tuple[Iterable[Any], ...],
+  ):
+    self._connection = connection
+    self._resource, self._progress = resource, progress
+    self._work = work
+    # Of this call: what a worker has opened for another one may have changed.
+    self._run = f'{getattr(work, "func", work).__name__}-{uuid.uuid4().hex}'
+    self._left = enumerate(zip(*pieces, strict=True))
+    self._waiting: collections.deque[tuple[int, bytes]] = collections.deque()
+    self._reported: dict[int, float] = {}
+    # How often a piece was left by a worker: what failed keeps its key.
+    self._times_left: collections.Counter[int] = collections.Counter()
+    self._send, self._folder = _sent(), os.getcwd()
+    self._begin()
+
+  def _begin(self) -> None:
+    """Starts with a scheduler that knows of nothing yet."""
+    client = self._connection.client
+    self._workers = _Workers(self._connection, self._resource, self._progress)
+    self._futures: dict[int, distributed.Future] = {}
+    # Sent once, and from worker to worker, not with each piece. As bytes: a
+    # worker looks before it imports anything.
+    self._shared = client.submit(
+      bytes,
+      messages.dumps((self._run, self._work)),
+      key=(f'settings of {self._run}', 0),
+    )
+    if self._progress is not None:
+      client.subscribe_topic(self._run, self._hear)
+
+  def _hear(self, event: tuple[float, dict[str, float]]) -> None:
+    """Notes what a piece reports, which may have been begun anew."""
+    progress, (_, said) = self._progress, event
+    assert progress is not None  # or nothing is heard
+    number = int(said['number'])
+    progress.update(said['done'] - self._reported.get(number, 0))
+    self._reported[number] = said['done']
+
+  def results(self) -> Iterator[Any]:
+    """In order.
+
+    Raises:
+      OSError: as of `mapper`.
+    """
+    lost = (
+      _SchedulerLostError,
+      distributed.client.ClosedClientError,
+      distributed.comm.CommClosedError,
+    )
+    while True:
+      try:
+        self._connection.check()
+        self._submit()
+        if not self._waiting:
+          return
+        done = self._done()
+      except distributed.scheduler.KilledWorker as error:
+        raise OSError(
+          f'{error.allowed_failures + 1} workers died, one after the other, '
+          f'while they had {error.task}, the last of them '
+          f'{error.last_worker.address}: their own logs say why (too little '
+          'memory?)'
+        ) from None
+      except lost:
+        self._connection.renew()
+        self._begin()
+        continue
+      yield from done
+
+  def _submit(self) -> None:
+    """Sends what is to be under way and is not."""
+    ahead = self._workers.number() * _AHEAD + _MORE_AHEAD
+    if len(self._waiting) <= ahead // 2:
+      self._waiting += (
+        (number, messages.dumps(piece))
+        for number, piece in itertools.islice(
+          self._left, ahead - len(self._waiting)
+        )
+      )
+    batch = [one for one in self._waiting if one[0] not in self._futures]
+    if batch:
+      # Many at once, in one group that the dashboard shows by its name.
+      futures = self._connection.client.map(
+        self._send,
+        [piece for _, piece in batch],
+        key=[(self._run, n, self._times_left[n]) for n, _ in batch],
+        retries=0,
+        resources={self._resource: 1} if self._resource else None,
+        wanted=_this_process(),
+        folder=self._folder,
+        root=str(_ROOT),
+        work=self._shared,
+      )
+      numbers = (number for number, _ in batch)
+      self._futures |= dict(zip(numbers, futures, strict=True))
+
+  def _done(self) -> list[Any]:
+    """The results that are there by now, or soon; none where none comes."""
+    first, _ = self._waiting[0]
+    future = self._futures[first]
+    if not future.done():
+      with contextlib.suppress(
+        TimeoutError,
+        distributed.TimeoutError,
+        distributed.client.FuturesCancelledError,
+      ):
+        distributed.wait(future, timeout=_SECONDS_BETWEEN_COUNTS)
+      return []
+    if future.cancelled():
+      raise _SchedulerLostError
+    if future.status == 'error':
+      return self._failed(first, future)
+    finished = [
+      self._futures[number]
+      for number, _ in itertools.takewhile(
+        lambda one: self._futures[one[0]].status == 'finished', self._waiting
+      )
+    ]
+    try:
+      results = self._connection.client.gather(finished)
+    except (OSError, TimeoutError, distributed.client.FutureCancelledError):
+      # Of pieces that went well.
+      raise _SchedulerLostError from None
+    for _ in results:
+      del self._futures[self._waiting.popleft()[0]]
+    return results
+
+  def _failed(self, number: int, future: distributed.Future) -> list[Any]:
+    """Raises what a piece raised, unless its worker had to leave."""
+    try:
+      return [future.result()]
+    except PieceLeftError:
+      self._times_left[number] += 1
+      del self._futures[number]
+      return []
 
 
 class _Workers:
   """How many there are, asked for now and then."""
 
-  def __init__(self, client: distributed.Client):
-    self._client = client
+  def __init__(
+    self,
+    connection: _Connection,
+    resource: str,
+    progress: tqdm.tqdm | None,
+  ):
+    self._connection = connection
+    self._resource, self._progress = resource, progress
     self._counted = -_SECONDS_BETWEEN_COUNTS
     self._threads: list[int] | None = None
 
@@ -180,19 +327,55 @@ class _Workers:
     now = time.monotonic()
     if now >= self._counted + _SECONDS_BETWEEN_COUNTS:
       self._counted = now
-      if self._client.status != 'running':
-        # Which would be tried for half a minute.
-        raise distributed.comm.CommClosedError('the scheduler does not answer')
-      threads = list(self._client.nthreads().values())
+      client = self._connection.client
+      found = client.scheduler_info(n_workers=-1).get('workers', {})
+      threads = [
+        worker['nthreads']
+        for worker in found.values()
+        if not self._resource or worker['resources'].get(self._resource)
+      ]
       if threads != self._threads:
-        logging.info('%d workers', len(threads))
-        if any(number > 1 for number in threads):
-          logging.warning(
-            'some have several threads, which work on one piece at a time: '
-            'start them with --nthreads=1'
-          )
+        self._say(threads)
       self._threads = threads
     return max(1, len(self._threads or ()))
+
+  def _say(self, threads: Sequence[int]) -> None:
+    number = f'{len(threads)} worker{"s"[: len(threads) != 1]}'
+    if self._resource:
+      number += f' with {self._resource}'
+    logging.info('%s', number)
+    if self._progress is not None:
+      self._progress.set_postfix_str(number)
+    if any(each > 1 for each in threads):
+      logging.warning(
+        'some have several threads, which work on one piece at a time: '
+        'start them with --nthreads=1'
+      )
+
+
+def report(done: float) -> None:
+  """Tells the command's bar where the piece of this thread stands.
+
+  Args:
+    done: of it, in the unit of the bar.
+  """
+  worker = distributed.get_worker()
+  run, number, _ = cast(tuple, worker.get_current_task())
+  worker.log_event(run, {'number': number, 'done': done})
+
+
+def is_wanted() -> bool:
+  """Whether the piece of this thread is still to be done, and here.
+
+  It is not where the command has ended, or this worker is told to end.
+  """
+  worker = distributed.get_worker()
+  task = worker.state.tasks.get(worker.get_current_task())
+  return (
+    worker.status in (distributed.Status.running, distributed.Status.paused)
+    and task is not None
+    and task.state == 'executing'
+  )
 
 
 def _sent() -> Callable[..., Any]:
@@ -251,6 +434,8 @@ def work_on(
         'machines share'
       ) from None
     tensorflow_start.hush()
+    # What it does stands in its own log.
+    logging.set_verbosity(logging.INFO)
     return _loaded(work)(*messages.loads(piece))
 
 

@@ -101,8 +101,12 @@ def define_study() -> None:
   )
 
 
-def define_scheduler() -> None:
-  """Defines --scheduler, which `workers.mapper` takes."""
+def define_scheduler(with_resource: bool = False) -> None:
+  """Defines --scheduler, which `workers.mapper` takes.
+
+  Args:
+    with_resource: whether --worker_resource, too, for what wants a GPU.
+  """
   flags.DEFINE_string(
     'scheduler',
     '',
@@ -110,6 +114,13 @@ def define_scheduler() -> None:
     'its address, tcp://10.0.0.1:8786, or the file that dask scheduler '
     '--scheduler-file writes. Empty: this machine does it.',
   )
+  if with_resource:
+    flags.DEFINE_string(
+      'worker_resource',
+      '',
+      'With --scheduler: resource of Dask that a worker needs, such as GPU for '
+      'those that were started with --resources GPU=1. Empty: any worker.',
+    )
 
 
 def define_compression() -> None:

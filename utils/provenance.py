@@ -133,6 +133,10 @@ class Provenance:
       )
     return former
 
+  def is_finished_by_now(self) -> bool:
+    """Whether another process has completed the record meanwhile."""
+    return bool(self._former().get('finished'))
+
   def start(self) -> None:
     """Writes the record, before the first result; once."""
     if not self._started:

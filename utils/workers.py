@@ -14,6 +14,8 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 
+import tqdm
+
 from utils import cluster, storage, tensorflow_start
 
 
@@ -50,10 +52,19 @@ class Place:
     processes: of this machine; 1 is this one alone.
     scheduler: of a cluster whose workers do all instead, as the flag; empty for
       none.
+    resource: of Dask, of which a piece takes one there; empty for none.
   """
 
   processes: int = 1
   scheduler: str = ''
+  resource: str = ''
+
+  def __post_init__(self):
+    if self.resource and not self.scheduler:
+      raise ValueError(
+        f'--worker_resource={self.resource} is of workers of a cluster, wanted '
+        'its --scheduler'
+      )
 
 
 HERE = Place()
@@ -61,7 +72,10 @@ HERE = Place()
 
 @contextlib.contextmanager
 def mapper(
-  place: Place, at_most: float, in_threads: bool = False
+  place: Place,
+  at_most: float,
+  in_threads: bool = False,
+  progress: tqdm.tqdm | None = None,
 ) -> Iterator[Callable[..., Iterable]]:
   """A function like `map`; results come in the order of the pieces.
 
@@ -70,10 +84,11 @@ def mapper(
     at_most: processes that are worth their start, rounded up. A cluster's have
       started.
     in_threads: whether threads of this process do as well as others here.
+    progress: a bar, for what a cluster says of itself.
   """
   number = math.ceil(min(place.processes, at_most))
   if place.scheduler:
-    with cluster.mapper(place.scheduler) as mapped:
+    with cluster.mapper(place.scheduler, place.resource, progress) as mapped:
       yield mapped
   elif number <= 1:
     yield map

@@ -10,8 +10,11 @@ Starts a scheduler and workers, and prints
   held on a core of its own: wanted 1.8 times the rate.
 
   python -m tests.benchmarks.cluster --pieces=2000
+  python -m tests.benchmarks.cluster --simulated=1000
 
-takes a minute or two. The machine should be idle.
+takes a minute or two. The second has 1,000 workers instead, which live in this
+process, with the scheduler, as threads of one machine: the time of an empty
+piece with so many, and the memory. The machine should be idle.
 """
 
 import contextlib
@@ -24,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+import distributed
 from absl import app, flags, logging
 
 from utils import workers
@@ -38,6 +42,9 @@ def define_flags() -> None:
     'busy', 20, 'Pieces that take a second of CPU time.', lower_bound=2
   )
   flags.DEFINE_integer('rounds', 3, 'Turns of one worker and of two.')
+  flags.DEFINE_integer(
+    'simulated', 0, 'Workers in this process; 0 for those of processes.'
+  )
 
 
 def nothing(number: int) -> int:
@@ -107,11 +114,43 @@ def time_pieces(file: str, work, number: int) -> float:
     return time.perf_counter() - started
 
 
+def simulate(workers_here: int, pieces: int) -> None:
+  """Prints what many workers in one process cost."""
+  before, start = megabytes(), time.perf_counter()
+  with distributed.LocalCluster(
+    processes=False,
+    n_workers=workers_here,
+    threads_per_worker=1,
+    dashboard_address=None,
+    protocol='tcp://',
+    host='127.0.0.1',
+    memory_limit=0,
+    silence_logs='error',
+  ) as local:
+    print(
+      f'{workers_here} workers: started in '
+      f'{time.perf_counter() - start:.1f} s; memory {before:.0f} MB before, '
+      f'{megabytes():.0f} MB with them',
+      flush=True,
+    )
+    own = time.process_time()
+    seconds = time_pieces(local.scheduler_address, nothing, pieces)
+    print(
+      f'{pieces} empty pieces: {1e3 * seconds / pieces:.2f} ms each; CPU of '
+      f'all {1e3 * (time.process_time() - own) / pieces:.2f} ms; memory '
+      f'{megabytes():.0f} MB',
+      flush=True,
+    )
+
+
 def main(argv: list[str]) -> None:
   """Prints the figures."""
   del argv
   logging.set_verbosity(logging.WARNING)
   number = flags.FLAGS.pieces
+  if flags.FLAGS.simulated:
+    simulate(flags.FLAGS.simulated, number)
+    return
   with cluster(2) as (file, scheduler):
     time_pieces(file, nothing, 100)
     before = megabytes()
