@@ -220,7 +220,7 @@ def run(
       target.write(one, metrics)
   for target in targets:
     given = [path for path in (classes_file, target.groups_file) if path]
-    target.record.finish([*source.inputs, *given])
+    target.record.finish([*source.inputs, *given], checkpoints=source.networks)
   return [path for target in targets for path in target.outputs.values()]
 
 
@@ -468,6 +468,7 @@ class Source(NamedTuple):
     inputs: files that are read.
     settings: all that decides about the predictions, for the record.
     is_read: whether somebody has made them already.
+    networks: what tells the networks from others, where that is known.
     plan: cuts some of the networks into pieces.
     predict: yields the networks of a piece, each with its predictions.
   """
@@ -478,6 +479,7 @@ class Source(NamedTuple):
   inputs: Sequence[str]
   settings: Mapping[str, object]
   is_read: bool
+  networks: Mapping[str, object]
   plan: Callable[[Sequence[member_paths.Checkpoint]], Sequence[Any]]
   predict: Callable[
     [Any], Iterator[tuple[member_paths.Checkpoint, pd.DataFrame]]
@@ -494,6 +496,7 @@ def _by_networks(
 
   predictor = inference.Predictor(**options)
   data_set = inference.DataSet(records, shards)
+  identities = network_files.identities(checkpoints)
   return Source(
     checkpoints,
     records,
@@ -505,9 +508,10 @@ def _by_networks(
       'label_smoothing': options['label_smoothing'],
       'data set': records.reading,
       'shards': digests.of_each({storage.name(s): s for s in shards}),
-      'checkpoints': network_files.identities(checkpoints),
+      'checkpoints': identities,
     },
     False,
+    identities,
     lambda todo: predictor.plan(todo, [data_set], whole=True),
     functools.partial(_predict_members, predictor),
   )
@@ -546,6 +550,7 @@ def _from_csvs(
       }
     },
     True,
+    provenance.networks(inputs[0], tables.PREDICTIONS.written_by),
     lambda todo: [(checkpoint, files_of[checkpoint]) for checkpoint in todo],
     functools.partial(
       _read_member, mode=mode, numbers=numbers, num_classes=len(names)

@@ -249,6 +249,14 @@ def run(
   robustness = []
   if robustness_directory:
     robustness = _robustness_figure(robustness_directory)
+  for script, shown in (
+    ('per_class_accuracy.plot_class_impact', class_impact),
+    (tables.ROBUSTNESS_SUMMARY.written_by, robustness),
+  ):
+    for path in list(shown)[:1]:
+      same_networks.check_inputs(
+        script, path, paths.class_metrics_folder(*of_results)
+      )
   inputs += [*class_impact, *robustness]
   chosen = gallery_data.choose_images(
     labels, others_per_class, set(first['image_key'])
@@ -366,6 +374,7 @@ def _read_parts(
   nobody has written are found here.
   """
   of_results = results_directory, dataset_name, mode
+  metrics = paths.class_metrics_folder(*of_results)
   parts = {}
   for table, path in (
     (tables.HEADLINE, paths.headline_table(results_directory)),
@@ -380,7 +389,7 @@ def _read_parts(
   ):
     parts[table.name] = csvs.empty(table)
     if storage.exists(path):
-      same_networks.check_inputs(table, path)
+      same_networks.check_inputs(table.written_by, path, metrics)
       parts[table.name] = csvs.read(table, path)
       inputs.append(path)
   if not len(parts[tables.VERDICTS.name]):
@@ -396,7 +405,6 @@ def _read_parts(
       parts[tables.GAINS.name],
     )
     inputs += files
-    metrics = paths.class_metrics_folder(*of_results)
     if storage.exists(metrics):
       measured = csvs.find(tables.CLASS_METRICS, metrics)
       same_networks.check_labels(

@@ -212,12 +212,14 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
     inputs = [*inputs, path, *files]
   impacts, files = verdicts.read_impacts(*place)
   for path in files:
-    same_networks.check_inputs(tables.CLASS_IMPACT_SUMMARY, path)
+    same_networks.check_inputs(
+      tables.CLASS_IMPACT_SUMMARY.written_by, path, metrics
+    )
   inputs = [*inputs, *files]
   if members is not None and labels is not None:
     same_networks.check_labels(members, labels, metrics, labels_folder)
   path = paths.costs(*place)
-  costs = _read_if_there(tables.COSTS, path, inputs)
+  costs = _read_if_there(tables.COSTS, path, inputs, metrics)
   if costs is not None and labels is not None:
     same_networks.check_costs(labels, costs, path)
   of_networks = results_directory, dataset_name
@@ -227,25 +229,27 @@ def _read_parts(results_directory: str, dataset_name: str, mode: str) -> _Parts:
     null,
     impacts,
     costs,
-    _read_if_there(tables.GROUP_COSTS, paths.group_costs(*place), inputs),
     _read_if_there(
-      tables.CORRUPTED_COSTS, paths.corrupted_costs(*place), inputs
+      tables.GROUP_COSTS, paths.group_costs(*place), inputs, metrics
     ),
-    _read_if_there(tables.GAINS, paths.gains(*of_networks), inputs),
-    _read_if_there(tables.SPEED, paths.speed(*of_networks), inputs),
+    _read_if_there(
+      tables.CORRUPTED_COSTS, paths.corrupted_costs(*place), inputs, metrics
+    ),
+    _read_if_there(tables.GAINS, paths.gains(*of_networks), inputs, metrics),
+    _read_if_there(tables.SPEED, paths.speed(*of_networks), inputs, metrics),
     metrics,
     inputs,
   )
 
 
 def _read_if_there(
-  table: csvs.Table, path: str, inputs: list[str]
+  table: csvs.Table, path: str, inputs: list[str], metrics: str
 ) -> pd.DataFrame | None:
   """The table, which then is one of the inputs, or None."""
   if not storage.exists(path):
     return None
   inputs.append(path)
-  same_networks.check_inputs(table, path)
+  same_networks.check_inputs(table.written_by, path, metrics)
   return csvs.read(table, path)
 
 
@@ -323,7 +327,9 @@ def run(
     )
   path = paths.robustness_summary(robustness_directory)
   if robustness_directory and storage.exists(path):
-    same_networks.check_inputs(tables.ROBUSTNESS_SUMMARY, path)
+    same_networks.check_inputs(
+      tables.ROBUSTNESS_SUMMARY.written_by, path, parts.metrics
+    )
     summary = csvs.read(tables.ROBUSTNESS_SUMMARY, path)
     # Of the other split, clean images have another loss.
     if parts.members is not None and mode == 'eval':

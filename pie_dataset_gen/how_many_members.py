@@ -378,6 +378,11 @@ def run(
       predictions_directory, dataset_name, mode, ''
     )
     num_predictions = sum(map(len, shards.values()))
+    for path in files[:1]:
+      provenance.check_same_networks(
+        (path, tables.CLASS_METRICS.written_by),
+        (next(iter(shards.values()))[0], tables.PREDICTIONS.written_by),
+      )
     agreement = pilot.read_agreement(shards, predictions_directory, mode, place)
     read.append(agreement.members)
   for other in read[1:]:

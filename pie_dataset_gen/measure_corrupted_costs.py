@@ -201,7 +201,12 @@ def run(
   path = paths.corrupted_costs(results_directory, dataset_name, mode)
   csvs.write(tables.CORRUPTED_COSTS, frame, path)
   logging.info('wrote %s', path)
-  provenance.write(str(epath.Path(path).parent), _SCRIPT, [null_path])
+  provenance.write(
+    str(epath.Path(path).parent),
+    _SCRIPT,
+    [null_path],
+    checkpoints=provenance.networks(folder, tables.ROBUSTNESS.written_by),
+  )
   return frame
 
 

@@ -42,6 +42,7 @@ from utils import (
   image_records,
   inference,
   member_paths,
+  network_files,
   paths,
   populations,
   provenance,
@@ -207,7 +208,12 @@ def run(
   csvs.write(tables.GAINS, found, path)
   logging.info('wrote %s', path)
   inputs = [checkpoint.completed_by for checkpoint in members.values()]
-  provenance.write(str(epath.Path(path).parent), _SCRIPT, inputs)
+  provenance.write(
+    str(epath.Path(path).parent),
+    _SCRIPT,
+    inputs,
+    checkpoints=network_files.identities(members.values()),
+  )
   return found
 
 

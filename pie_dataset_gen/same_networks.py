@@ -82,31 +82,38 @@ def check_costs(labels: pd.DataFrame, costs: pd.DataFrame, path: str) -> None:
     ).mean()
     found = value.get('newly wrong', np.nan) - value.get('newly right', np.nan)
     if not abs(found - lost) <= _ROUNDING:
+      again = _command_of(path, tables.COSTS.written_by)
       raise ValueError(
         f'{path} and the modal labels are of different networks: at '
         f'{tuple(level)} {found} of top-1 is lost in the former and {lost} in '
-        f'the latter; make the costs again: {_command_of(path, tables.COSTS)}'
+        f'the latter; make the costs again: {again}'
       )
 
 
-def check_inputs(table: csvs.Table, path: str) -> None:
-  """Refuses a table whose inputs are others by now.
+def check_inputs(script: str, path: str, metrics_folder: str) -> None:
+  """Refuses a table, or a figure, whose inputs, or networks, are others by now.
 
   Args:
-    table: which.
+    script: the module's name, `room.script`, of what made it.
     path: where it lies.
+    metrics_folder: where the class metrics lie, if there are some.
 
   Raises:
-    ValueError: names an input, and the command that makes the table again.
+    ValueError: names an input, or a network, and the command that makes it
+      again.
   """
   folder = str(epath.Path(path).parent)
-  changed = provenance.changed_inputs(folder, table.written_by)
+  changed = provenance.changed_inputs(folder, script)
   if changed:
     raise ValueError(
       f'{path} was made from {changed[0]}'
       f'{f" and {len(changed) - 1} others" if changed[1:] else ""} as it was '
-      f'before: make it again: {_command_of(path, table)}'
+      f'before: make it again: {_command_of(path, script)}'
     )
+  provenance.check_same_networks(
+    (metrics_folder, tables.CLASS_METRICS.written_by),
+    (path, script),
+  )
 
 
 def check_loss(
@@ -149,7 +156,7 @@ def check_loss(
         f'{summary_path} and {metrics_folder} are of different networks: the '
         f'loss of {tuple(level)} on clean images is {loss} in the former, '
         f'{wanted} by the class metrics; make the summary again: '
-        f'{_command_of(summary_path, tables.ROBUSTNESS_SUMMARY)}'
+        f'{_command_of(summary_path, tables.ROBUSTNESS_SUMMARY.written_by)}'
       )
 
 
@@ -157,23 +164,23 @@ def _older(folders: dict[csvs.Table, str]) -> str:
   """Says how the part is made again whose record is the oldest."""
   finished = {}
   for table, folder in folders.items():
-    record = _record(folder, table)
+    record = _record(folder, table.written_by)
     finished[table] = str(record.get('finished', ''))
   oldest = min(finished, key=lambda table: finished[table])
   return (
     f'make the older part again, the {oldest.name}: '
-    f'{_command_of(folders[oldest], oldest)}'
+    f'{_command_of(folders[oldest], oldest.written_by)}'
   )
 
 
-def _record(where: str, table: csvs.Table) -> dict[str, object]:
+def _record(where: str, script: str) -> dict[str, object]:
   folder = epath.Path(where)
-  folder = folder.parent if folder.suffix == '.csv' else folder
-  path = paths.provenance(str(folder), table.written_by.split('.')[-1])
+  folder = folder.parent if folder.suffix else folder
+  path = paths.provenance(str(folder), script.split('.')[-1])
   return provenance.read(path) if storage.exists(path) else {}
 
 
-def _command_of(where: str, table: csvs.Table) -> str:
+def _command_of(where: str, script: str) -> str:
   return provenance.command(
-    {'script': table.written_by, 'command': [''], **_record(where, table)}
+    {'script': script, 'command': [''], **_record(where, script)}
   )

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from etils import epath, epy
 
-from utils import data_input, image_records, paths, preprocessing
+from utils import data_input, digests, image_records, paths, preprocessing
 
 with epy.lazy_imports():
   import tensorflow as tf
@@ -29,6 +29,23 @@ def has_class_folders(folder: str) -> bool:
   ]
   return not any(paths.split_of_shard(path.name) for path in found) and any(
     path.is_dir() for path in found
+  )
+
+
+def digest(folder: str) -> str:
+  """Of the names and sizes of all images in the folders of classes.
+
+  Of what they hold it would take as long as reading them; an image that was
+  encoded anew has another size.
+  """
+  return digests.of_json(
+    sorted(
+      [path.parent.name, path.name, path.stat().length]
+      for of_class in epath.Path(folder).iterdir()
+      if of_class.is_dir()
+      for path in of_class.iterdir()
+      if path.suffix.lower() in _SUFFIXES and not path.name.startswith('.')
+    )
   )
 
 

@@ -49,7 +49,6 @@ from typing import Any
 
 import pandas as pd
 from absl import flags, logging
-from etils import epy
 
 from robustness_tests import image_arrays, image_folders, image_sets, views
 from utils import (
@@ -69,8 +68,7 @@ from utils import (
   workers,
 )
 
-with epy.lazy_imports():
-  pass
+_SCRIPT = 'robustness_tests.imagenet_corruptions'
 
 
 def define_flags() -> None:
@@ -207,7 +205,7 @@ def run(
   }
   record = provenance.Provenance(
     storage.within(dest_dir, dataset_name),
-    'robustness_tests.imagenet_corruptions',
+    _SCRIPT,
     {
       'preprocessing': preprocessing_name,
       'precision': compute_precision,
@@ -285,6 +283,12 @@ def run(
       *label_files,
     ]
   )
+  if predictions_directory:
+    folder = paths.predictions_folder(predictions_directory, dataset_name, mode)
+    networks = network_files.identities(found)
+    # So that whoever reads them knows whose they are.
+    if provenance.networks(folder, _SCRIPT) != networks:
+      provenance.write(folder, _SCRIPT, [], checkpoints=networks)
 
 
 def _digests(
@@ -292,15 +296,21 @@ def _digests(
   sets: Sequence[image_sets.CorruptedSet],
   described: Mapping[str, str],
 ) -> dict[str, Mapping[str, object]]:
-  """Of the networks, and of the descriptions of the sets that have one."""
+  """Of the networks, and of the sets: their descriptions, or what they are."""
+  of_sets = digests.of_each(
+    {one.name: described[one.folder] for one in sets if one.folder in described}
+  )
+  of_sets |= {
+    one.name: image_folders.digest(one.folder)
+    for one in sets
+    # A bucket is asked for the size of each file by itself.
+    if one.folder not in described
+    and '://' not in one.folder
+    and not image_arrays.is_array(one.folder)
+    and image_folders.has_class_folders(one.folder)
+  }
   return {
-    'sets': digests.of_each(
-      {
-        one.name: described[one.folder]
-        for one in sets
-        if one.folder in described
-      }
-    ),
+    'sets': of_sets,
     'checkpoints': network_files.identities(found),
   }
 

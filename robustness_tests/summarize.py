@@ -585,6 +585,15 @@ def run(
   if clean_directory:
     clean_files = csvs.find(tables.CLASS_METRICS, clean_directory)
     models = add_clean(models, clean_files)
+    provenance.check_same_networks(
+      *(
+        (files[0], table.written_by)
+        for files, table in (
+          (inputs, tables.ROBUSTNESS),
+          (clean_files, tables.CLASS_METRICS),
+        )
+      )
+    )
     inputs += clean_files
   summary = summarize(models, partial)
   record.start()

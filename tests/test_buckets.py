@@ -183,7 +183,7 @@ def test_killed_in_a_bucket(chain, bucket, long, tally):
 def test_tables_in_bad_weather(chain, bucket, weather, tally):
   """Requests fail and are repeated, also some that were granted."""
   bucket.fill(chain['imagenet_predictions'][1], ('data', 'results'))
-  weather.every = 4
+  weather.every = 15
   for name in ('aggregate_predictions', 'measure_costs'):
     bucket.finish(stage(name))
   whole = files(chain['measure_costs'][1])
@@ -253,7 +253,7 @@ def test_networks_by_tensorflows_own_client(
   """Images, checkpoints and tables in the bucket, in bad weather."""
   before, after, *_ = chain['imagenet_predictions']
   bucket.fill(before, ('data', 'checkpoints'))
-  weather.every = 10
+  weather.every = 40
   process = runner.start(
     stage('imagenet_predictions').but(f'--study=gs://{bucket.name}'),
     tmp_path,

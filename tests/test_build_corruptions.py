@@ -135,7 +135,7 @@ def test_order_and_shards_of_the_images_change_no_copy(source, tmp_path):
 
 def test_number_of_processes_changes_no_byte(source, tmp_path, monkeypatch):
   run(source, tmp_path / 'one')
-  monkeypatch.setattr(build_corruptions, '_IMAGES_PER_WORKER', 1)
+  monkeypatch.setattr(build_corruptions, '_SECONDS_PER_WORKER', 1e-3)
   run(source, tmp_path / 'two', place=workers.Place(2))
   assert contents(tmp_path / 'one') == contents(tmp_path / 'two')
 

@@ -694,6 +694,24 @@ def test_faults_of_folders_are_named(members, clean, tmp_path, fault):
   assert not list((tmp_path / 'out').rglob('*.csv'))
 
 
+@pytest.mark.parametrize('change', ['another', 'one more', 'one less'])
+def test_folders_that_changed_are_noticed(members, clean, tmp_path, change):
+  folder = tmp_path / 'c' / 'fog' / '1'
+  write_folders(folder, pictures())
+  given = members, tmp_path / 'c', tmp_path / 'out'
+  run(*given, clean_data_directory=clean)
+  (folder / 'n01' / 'Thumbs.db').write_text('of a file manager')
+  run(*given, clean_data_directory=clean)
+  image = next(folder.glob('n01/*.JPEG'))
+  if change == 'one less':
+    image.unlink()
+  else:
+    image = image.with_stem('more') if change == 'one more' else image
+    image.write_bytes(picture(77))
+  with pytest.raises(ValueError, match='other settings: sets fog_1 was'):
+    run(*given, clean_data_directory=clean)
+
+
 def test_folders_need_to_know_their_classes(members, tmp_path):
   write_folders(tmp_path / 'c' / 'fog' / '1', pictures())
   with pytest.raises(

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.stages import STAGES, assert_same, files
+from tests.stages import STAGES, Stage, assert_same, files
 from utils import digests, provenance, storage
 
 
@@ -231,3 +231,80 @@ def test_every_stage_leaves_a_record(chain, stage):
     for described in found['inputs']:
       assert described['bytes'] == (after / described['path']).stat().st_size
       assert storage.name(described['path'])
+
+
+def trained_anew(record):
+  """As a record is where another network had its name."""
+  known = record.get('checkpoints') or record['settings']['checkpoints']
+  stem = next(stem for stem in sorted(known) if 'baseline' in stem)
+  known[stem] = 'another'
+
+
+METRICS = 'results/digits/class_metrics/eval/aggregate_ckpt_metrics.run.json'
+MEMBERS_NEEDED = Stage(
+  'pie_dataset_gen.how_many_members', ('--study=.', '--num_cores=1')
+)
+
+
+@pytest.mark.parametrize(
+  ('record', 'joined_by', 'named'),
+  [
+    (METRICS, stage('summarize'), 'brightness_1/digits_baseline'),
+    (METRICS, MEMBERS_NEEDED, 'predictions_dataframe/eval'),
+    (METRICS, stage('headline_table'), 'eval_corrupted_costs.csv'),
+    (
+      'results/robustness/digits_c/imagenet_corruptions.run.json',
+      stage('summarize'),
+      'class_metrics/eval',
+    ),
+    (
+      'results/digits/measure_gains.run.json',
+      stage('headline_table'),
+      'gains.csv',
+    ),
+    (
+      'results/digits/measure_corrupted_costs.run.json',
+      stage('gallery'),
+      'eval_corrupted_costs.csv',
+    ),
+  ],
+  ids=str,
+)
+def test_results_of_different_networks_are_not_joined(
+  runner, chain, record, joined_by, named
+):
+  """Some stages were repeated after a training, others were not."""
+  folder = runner.copy(chain['gallery'][1])
+  path = folder / record
+  changed = json.loads(path.read_text())
+  trained_anew(changed)
+  path.unlink()
+  path.write_text(json.dumps(changed))
+  process = runner.run(joined_by, folder)
+  last = process.log.read_text().strip().splitlines()[-1]
+  assert process.exitcode == 1, last
+  assert last.startswith('error: ')
+  assert 'are of different networks: of digits_baseline_0.0' in last
+  assert named in last
+  assert 'make the older part again, or remove it: python -m' in last
+
+
+@pytest.mark.parametrize(
+  ('record', 'figure'),
+  [
+    ('results/robustness/summarize.run.json', 'robustness_summary.svg'),
+    ('results/digits/eval/plot_class_impact.run.json', 'class_impact_'),
+  ],
+)
+def test_a_figure_of_former_results_is_not_shown(runner, chain, record, figure):
+  folder = runner.copy(chain['gallery'][1])
+  path = folder / record
+  changed = json.loads(path.read_text())
+  changed['folder'] = str(path.parent)
+  changed['inputs'][0]['sha256'] = 'another'
+  path.unlink()
+  path.write_text(json.dumps(changed))
+  process = runner.run(stage('gallery'), folder)
+  last = process.log.read_text().strip().splitlines()[-1]
+  assert process.exitcode == 1, last
+  assert figure in last and 'as it was before: make it again' in last

@@ -56,6 +56,10 @@ VARIABLES = (
 )
 
 
+# A record lies so many folders above a file of results at most.
+_ABOVE = 3
+
+
 class Provenance:
   """The record of a command that adds to the results it finds in a folder.
 
@@ -196,6 +200,72 @@ def read(path: str) -> dict[str, Any]:
 def command(record: Mapping[str, Any]) -> str:
   """The command of a record, as a person types it."""
   return shlex.join(['python', '-m', record['script'], *record['command'][1:]])
+
+
+def networks(path: str, script: str) -> dict[str, Any]:
+  """The networks that results were made of, as the script recorded them.
+
+  Args:
+    path: of results, a file or a folder; the record lies in it or above it.
+    script: the module's name, `room.script`.
+
+  Returns:
+    The stem of the files made from a network -> what tells it from others;
+    empty where nobody recorded that.
+
+  Raises:
+    ValueError: the record is damaged; names it.
+  """
+  path = _record_above(path, script)
+  if not path:
+    return {}
+  record = read(path)
+  settings = record.get('settings', {})
+  found = record.get('checkpoints')
+  if not found and isinstance(settings, dict):
+    found = settings.get('checkpoints')
+  found = found or {}
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} is damaged: checkpoints is no object')
+  return found
+
+
+def check_same_networks(one: tuple[str, str], other: tuple[str, str]) -> None:
+  """Refuses results of networks that were made anew between the two.
+
+  Nothing is said of what nobody recorded.
+
+  Args:
+    one: where results lie, and their script, as of `networks`.
+    other: likewise.
+
+  Raises:
+    ValueError: a network is another one in the two; names it, and the command
+      that makes the older part again.
+  """
+  known, others = networks(*one), networks(*other)
+  changed = sorted(
+    stem for stem in known.keys() & others.keys() if known[stem] != others[stem]
+  )
+  if changed:
+    records = [read(_record_above(*of)) for of in (one, other)]
+    older = min(records, key=lambda record: str(record.get('finished', '')))
+    raise ValueError(
+      f'{one[0]} and {other[0]} are of different networks: of {changed[0]}'
+      f'{f" and {len(changed) - 1} others" if changed[1:] else ""} one has '
+      'another content than the other; make the older part again, or remove '
+      f'it: {command(older)}'
+    )
+
+
+def _record_above(path: str, script: str) -> str:
+  """The record in a folder or in one above it, or empty."""
+  name = script.rsplit('.', 1)[-1]
+  place = epath.Path(path)
+  for above in (place, *list(place.parents)[:_ABOVE]):
+    if storage.exists(record := paths.provenance(str(above), name)):
+      return record
+  return ''
 
 
 def environment() -> dict[str, str]:

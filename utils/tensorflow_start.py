@@ -1,10 +1,14 @@
-"""What TensorFlow prints at its start, without what nobody can act on.
+"""How TensorFlow starts: quietly, and without what is not used.
 
 TF_CPP_MIN_LOG_LEVEL is 2 unless the user sets it: TensorFlow's C++ code reports
 errors, and no longer which processor it was built for or which dataset it will
 not optimise. Some remarks come before it reads that variable, and on a machine
 without a GPU it reports as an error that it found none; they are left out of
 what is printed during its import, unless the user sets the variable to 0.
+
+At its end TensorFlow imports Keras 3, and with it pandas, scikit-learn and
+matplotlib: half the time that a script takes to start. Nobody here needs that:
+`tf.keras` and `import keras` load it when they are used.
 """
 
 import contextlib
@@ -48,7 +52,7 @@ def hush() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-  """Finds TensorFlow where others find it, and hushes its import."""
+  """Finds TensorFlow where others find it; its import is quiet and short."""
 
   def find_spec(self, fullname, path, target=None):
     """The module, as other finders find it; None for all but TensorFlow."""
@@ -64,7 +68,8 @@ class _Finder(importlib.abc.MetaPathFinder):
     def execute_hushed(module):
       no_gpu = not any(glob.glob(pattern) for pattern in _GPUS)
       with without_lines(*_REMARKS, *([_NO_GPU] if no_gpu else [])):
-        execute(module)
+        with _without('keras'):
+          execute(module)
         if no_gpu and module.test.is_built_with_cuda():
           # Which it would do later, and complain then.
           module.config.list_physical_devices()
@@ -72,6 +77,19 @@ class _Finder(importlib.abc.MetaPathFinder):
     # Of this loader alone.
     vars(spec.loader)['exec_module'] = execute_hushed
     return spec
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+  """Lets imports of a package fail, as they do where it is not installed."""
+  if package in sys.modules:
+    yield
+    return
+  sys.modules[package] = None  # type: ignore[assignment]
+  try:
+    yield
+  finally:
+    del sys.modules[package]
 
 
 @contextlib.contextmanager
