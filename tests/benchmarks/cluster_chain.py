@@ -70,9 +70,12 @@ class Striker:
 
   def kill_worker(self) -> None:
     """Kills one of them, as far as any is running."""
-    processes = psutil.Process(self._watcher.pid).children(recursive=True)
-    workers = [one for one in processes if 'spawn_main' in str(one.cmdline())]
-    workers = workers or [p for p in processes if 'tracker' not in p.name()]
+    workers = []
+    for one in psutil.Process(self._watcher.pid).children(recursive=True):
+      with contextlib.suppress(psutil.NoSuchProcess):  # Gone by now.
+        # The other children track what the workers leave.
+        if 'spawn_main' in str(one.cmdline()):
+          workers.append(one)
     if workers:
       with contextlib.suppress(psutil.NoSuchProcess):
         self._moments.choice(workers).kill()
