@@ -28,6 +28,7 @@ from absl import app, flags
 from tests import dask_cluster, stages
 
 FLAGS = flags.FLAGS
+_BLOWS = 8  # At most, that a stage is struck in a chain.
 
 
 def define_flags() -> None:
@@ -69,9 +70,12 @@ class Striker:
 
   def kill_worker(self) -> None:
     """Kills one of them, as far as any is running."""
-    processes = psutil.Process(self._watcher.pid).children(recursive=True)
-    workers = [one for one in processes if 'spawn_main' in str(one.cmdline())]
-    workers = workers or [p for p in processes if 'tracker' not in p.name()]
+    workers = []
+    for one in psutil.Process(self._watcher.pid).children(recursive=True):
+      with contextlib.suppress(psutil.NoSuchProcess):  # Gone by now.
+        # The other children track what the workers leave.
+        if 'spawn_main' in str(one.cmdline()):
+          workers.append(one)
     if workers:
       with contextlib.suppress(psutil.NoSuchProcess):
         self._moments.choice(workers).kill()
@@ -98,9 +102,8 @@ def run_stage(runner, stage, study, file, striker, seconds) -> None:
     seconds: what the stage takes on this machine alone.
   """
   process = runner.start(stage.but(f'--scheduler={file}'), study)
-  for _ in range(6):
-    # Its workers import TensorFlow first.
-    striker.wait(process, 3 * seconds + 10)
+  for _ in range(_BLOWS):
+    striker.wait(process, seconds + 3)
     if not process.is_alive():
       break
     if striker.kills < FLAGS.kills:
