@@ -246,9 +246,7 @@ def define_flags() -> None:
     'keep_data_in_memory',
     False,
     'Read the training data once and keep the encoded images in memory (138 '
-    'GB for ImageNet), which spares a bucket all epochs but the first. Where '
-    'they take 256 MB or less once they are decoded, they are kept so in any '
-    'case.',
+    'GB for ImageNet), which spares a bucket all epochs but the first.',
   )
   # Devices.
   flags.DEFINE_string(

@@ -28,9 +28,6 @@ with epy.lazy_imports():
 # Records in flight between reading and cropping, as the original has it.
 _SHUFFLE_BUFFER = 1024
 _CYCLE_LENGTH = 8
-# Training images that take no more than this once they are decoded stay in
-# memory so: to decode a small one takes twice as long as to crop it.
-_KEPT_BYTES = 2**28
 
 
 def ordered_batches(
@@ -201,8 +198,7 @@ class TrainingReader:
       dialect: how the records are spelled.
       preprocessing_name: 'legacy' or 'modern'.
       batch_size: images a batch; batches run across the ends of epochs.
-      keep_in_memory: whether records, still encoded, are read once only. Few
-        and small images are kept in any case, decoded, which changes no bit.
+      keep_in_memory: whether records, still encoded, are read once only.
     """
     self._shards = list(shards)
     self._num_images = num_images
@@ -211,27 +207,36 @@ class TrainingReader:
     # A TPU on another machine runs no Python, and reads buckets only: there a
     # length that lies ends the process, without the name of the record.
     is_local = not any('://' in path for path in self._shards)
-    keep_decoded = is_local and self._are_small()
 
-    def parsed(index, serialized):
+    def checked(path):
+      shard_files.check_lengths(path.decode())
+      return path
+
+    def open_shard(path):
+      if is_local:
+        path = tf.numpy_function(checked, [path], tf.string, stateful=False)
+      return tf.data.TFRecordDataset(path)
+
+    spec = tf.TensorSpec((), tf.string)
+
+    @tf.function(input_signature=[spec])
+    def keep_shard(path):
+      dataset = tf.data.Dataset.from_tensors(path).flat_map(open_shard).cache()
+      return tf.data.experimental.to_variant(dataset)
+
+    if keep_in_memory:
+      # Made once, for what a data set has cached goes with it.
+      kept = tf.stack([keep_shard(path) for path in self._shards])
+
+    def read_shard(number):
+      if keep_in_memory:
+        return tf.data.experimental.from_variant(kept[number], spec)
+      return open_shard(tf.constant(self._shards)[number])
+
+    def image_and_label(index, serialized, seed):
       example = tfrecords.parse(serialized, dialect, records, '', index)
-      return example['encoded'], example['label']
-
-    def decoded(index, serialized):
-      encoded, label = parsed(index, serialized)
-      return preprocessing.decode(encoded), label
-
-    read_shard = _shard_reader(
-      self._shards,
-      is_local,
-      keep_in_memory or keep_decoded,
-      decoded if keep_decoded else None,
-    )
-
-    def image_and_label(index, record, seed):
-      image, label = record if keep_decoded else parsed(index, record)
       image = preprocessing.random_crop(
-        image,
+        example['encoded'],
         seed,
         records.image_size,
         records.crop_area_min,
@@ -239,7 +244,7 @@ class TrainingReader:
         preprocessing_name,
         records.crop_padding,
       )
-      return image, label
+      return image, example['label']
 
     def epoch(number, seed):
       # Shuffled before it is repeated: an epoch is every record once.
@@ -325,28 +330,6 @@ class TrainingReader:
       context.get_per_replica_batch_size(self._batch_size),
     )
 
-  def _are_small(self) -> bool:
-    """Whether all images fit into memory decoded, by a few of them.
-
-    Of large data sets no shard is opened. What is damaged is not small: whoever
-    reads on will say what is wrong with it.
-    """
-    try:
-      if sum(tf.io.gfile.stat(s).length for s in self._shards) > _KEPT_BYTES:
-        return False
-      largest = 0
-      for path in self._shards[:_CYCLE_LENGTH]:
-        serialized = shard_files.first_record(path)
-        if serialized is not None:
-          example = tfrecords.parse(
-            serialized, self._dialect, self._records, path, 0
-          )
-          image = preprocessing.decode(example['encoded'])
-          largest = max(largest, int(tf.size(image)))
-    except (OSError, ValueError, tf.errors.OpError):
-      return False
-    return largest * self._num_images <= _KEPT_BYTES
-
   def find_fault(self) -> None:
     """Names the damaged record after a pipeline failed.
 
@@ -355,59 +338,6 @@ class TrainingReader:
     """
     for path in self._shards:
       tfrecords.find_fault(path, self._dialect, self._records)
-
-
-def _shard_reader(
-  shards: Sequence[str],
-  is_local: bool,
-  keep: bool,
-  decoded: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None,
-) -> Callable[[tf.Tensor], tf.data.Dataset]:
-  """What reads a shard, by its number.
-
-  Args:
-    shards: paths.
-    is_local: whether the lengths in them are compared first.
-    keep: whether what is read stays in memory.
-    decoded: (place in the shard, record) -> image [height, width, 3] uint8 and
-      class id, if these are read in place of records.
-  """
-
-  def checked(path):
-    shard_files.check_lengths(path.decode())
-    return path
-
-  def open_shard(path):
-    if is_local:
-      path = tf.numpy_function(checked, [path], tf.string, stateful=False)
-    serialized = tf.data.TFRecordDataset(path)
-    if not decoded:
-      return serialized
-    return serialized.enumerate().map(
-      decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-
-  path_spec = tf.TensorSpec((), tf.string)
-  spec = path_spec
-  if decoded:
-    pixels = tf.TensorSpec((None, None, 3), tf.uint8)
-    spec = (pixels, tf.TensorSpec((), tf.int64))
-
-  @tf.function(input_signature=[path_spec])
-  def keep_shard(path):
-    dataset = tf.data.Dataset.from_tensors(path).flat_map(open_shard).cache()
-    return tf.data.experimental.to_variant(dataset)
-
-  if keep:
-    # Made once, for what a data set has cached goes with it.
-    kept = tf.stack([keep_shard(path) for path in shards])
-
-  def read_shard(number):
-    if keep:
-      return tf.data.experimental.from_variant(kept[number], spec)
-    return open_shard(tf.constant(shards)[number])
-
-  return read_shard
 
 
 def synthetic_data_set(folder: str) -> str:
