@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -192,8 +193,13 @@ class MemberTrainer:
       Interrupted: training was told to end; the state is saved.
       PieceLeftError: the same on a cluster's worker.
     """
-    with self._explained(folder.path):
-      return self._train(folder, progress, told)
+    try:
+      with self._explained(folder.path):
+        return self._train(folder, progress, told)
+    except BaseException as error:
+      # Its frames hold readers of images, for which Python's end would wait.
+      traceback.clear_frames(error.__traceback__)
+      raise
 
   @contextlib.contextmanager
   def _explained(self, path: str) -> Iterator[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-import traceback
 from collections.abc import Sequence
 
 import tqdm
@@ -138,13 +137,8 @@ class PopulationTrainer:
     """
     if folder.is_finished_by_now():  # by a worker that then died
       cluster.report(self._settings.train_steps)
-      return
-    try:
+    else:
       self.train(folder, _Reported(disable=True), interruption.Leaving())
-    except cluster.PieceLeftError as error:
-      # As of `command_line.run_script`: the worker ends.
-      traceback.clear_frames(error.__traceback__)
-      raise
 
 
 class _Reported(tqdm.tqdm):

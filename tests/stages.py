@@ -318,6 +318,11 @@ def content(path):
   return b'' if 'tfevents' in path.name else path.read_bytes()
 
 
+def remove_page(study):
+  """Removes index.html, which lists when each command ended."""
+  next(pathlib.Path(study).rglob('index.html')).unlink()
+
+
 def assert_same(folder, whole):
   """All files are the same ones: nothing is lost, nothing is left over."""
   found, wanted = files(folder), files(whole)

@@ -20,7 +20,7 @@ import pytest
 import tqdm
 
 from tests.dask_cluster import Cluster
-from tests.stages import STAGES, assert_same
+from tests.stages import STAGES, assert_same, remove_page
 from utils import cluster, workers
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -101,10 +101,9 @@ def test_a_cluster_writes_what_this_machine_writes(runner, chain, two, name):
   # Or the same bytes were made here.
   assert ' workers' in log
   if name == 'gallery':
-    # It lists when each command ended.
     after = runner.copy(after)
-    for page in map(pathlib.Path, (folder, after)):
-      next(page.rglob('index.html')).unlink()
+    remove_page(folder)
+    remove_page(after)
   assert_same(folder, after)
 
 

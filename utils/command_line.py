@@ -15,7 +15,6 @@ import importlib
 import logging as python_logging
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,8 +79,6 @@ def run_script(
       # A bucket's answer may have many lines.
       sys.exit(f'error: {" ".join(str(error).splitlines())}')
     except Interrupted as error:
-      # Readers of images that these hold would be waited for at Python's end.
-      traceback.clear_frames(error.__traceback__)
       sys.exit(say_interrupted(str(error), error.number))
     except KeyboardInterrupt:
       sys.exit(say_interrupted())

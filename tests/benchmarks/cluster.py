@@ -21,8 +21,6 @@ import contextlib
 import os
 import pathlib
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,9 +28,8 @@ from collections.abc import Iterator
 import distributed
 from absl import app, flags, logging
 
+from tests import dask_cluster
 from utils import workers
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def define_flags() -> None:
@@ -63,32 +60,15 @@ def busy(number: int) -> int:
 @contextlib.contextmanager
 def cluster(number: int) -> Iterator[tuple[str, int]]:
   """A scheduler's file and process id, with so many workers, a core each."""
-  with contextlib.ExitStack() as stack:
-    folder = stack.enter_context(tempfile.TemporaryDirectory())
-    file = f'{folder}/scheduler.json'
-    log = stack.enter_context(open(f'{folder}/log', 'w'))
-
-    def start(what, *flags):
-      process = subprocess.Popen(
-        [
-          *(sys.executable, '-m', 'dask', what, f'--scheduler-file={file}'),
-          *('--no-dashboard', *flags),
-        ],
-        cwd=ROOT,
-        stdout=log,
-        stderr=log,
-      )
-      stack.callback(process.wait)
-      stack.callback(process.terminate)
-      return process.pid
-
-    scheduler = start('scheduler', '--port=0', '--host=127.0.0.1')
-    while not os.path.exists(file):
-      time.sleep(0.1)
-    for core in range(number):
-      worker = start('worker', '--nthreads=1', '--no-nanny')
-      os.sched_setaffinity(worker, {core % (os.cpu_count() or 1)})
-    yield file, scheduler
+  with tempfile.TemporaryDirectory() as folder:
+    running = dask_cluster.Cluster(pathlib.Path(folder))
+    try:
+      for core in range(number):
+        worker = running.start_workers(1, '--no-nanny')
+        os.sched_setaffinity(worker.pid, {core % (os.cpu_count() or 1)})
+      yield running.file, running.scheduler.pid
+    finally:
+      running.stop()
 
 
 def cpu_seconds(pid: int) -> float:

@@ -45,12 +45,6 @@ def knows_clusters(stage: stages.Stage) -> bool:
   return 'define_scheduler(' in script
 
 
-def without_page(study: pathlib.Path) -> pathlib.Path:
-  """Removes the page, which lists when each command ended."""
-  next(study.rglob('index.html')).unlink()
-  return study
-
-
 class Striker:
   """Kills what a cluster consists of."""
 
@@ -122,7 +116,7 @@ def run_chain(runner, study, cluster, striker, seconds) -> None:
       run_stage(runner, stage, study, cluster.file, striker, seconds[stage])
     else:
       runner.finish(stage, study)
-  without_page(study)
+  stages.remove_page(study)
 
 
 def main(argv: list[str]) -> None:
@@ -140,7 +134,7 @@ def main(argv: list[str]) -> None:
       begun = time.monotonic()
       runner.finish(stage, alone)
       seconds[stage] = time.monotonic() - begun
-    without_page(alone)
+    stages.remove_page(alone)
     print(f'{sum(seconds.values()):.0f} s on this machine alone', flush=True)
     cluster = dask_cluster.Cluster(scratch)
     stack.callback(cluster.stop)

@@ -95,8 +95,7 @@ def run_chain(runner, kills, moments, seconds) -> tuple[pathlib.Path, int]:
     begun = time.monotonic()
     runner.finish(stage, study)
     seconds.setdefault(str(stage), time.monotonic() - begun)
-  # It lists when each command ended.
-  next(study.rglob('index.html')).unlink()
+  stages.remove_page(study)
   return study, killed
 
 
