@@ -170,10 +170,17 @@ def test_epochs_that_are_skipped_are_not_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('skipped', [0, 7])
-def test_data_kept_in_memory_are_the_same_and_read_once(tmp_path, skipped):
+@pytest.mark.parametrize('decoded', [True, False])
+def test_data_kept_in_memory_are_the_same_and_read_once(
+  tmp_path, monkeypatch, skipped, decoded
+):
   shards, records = data_set(tmp_path)
+  few_and_small = data_input._KEPT_BYTES
+  monkeypatch.setattr(data_input, '_KEPT_BYTES', 0)
   wanted = stream(shards, records, seed=3, batches=12, skipped=skipped)
-  reader = training_reader(shards, records, keep_in_memory=True)
+  if decoded:
+    monkeypatch.setattr(data_input, '_KEPT_BYTES', few_and_small)
+  reader = training_reader(shards, records, keep_in_memory=not decoded)
   assert list(reader.read(0).take(2))  # Leaves off within an epoch.
   assert list(reader.read(1).take(NUM_IMAGES))
   for path in shards:

@@ -169,6 +169,26 @@ def test_random_crops_are_functions_of_their_seed():
   assert len(different) == 20
 
 
+@pytest.mark.parametrize('is_png', [True, False])
+@pytest.mark.parametrize(('area', 'padding'), [(0.08, 0), (0.9, 0), (1, 4)])
+def test_an_image_decoded_before_is_cropped_to_the_same_bits(
+  is_png, area, padding
+):
+  content = png(np.array(ramp())) if is_png else jpeg(photograph())
+  encoded = tf.constant(content)
+
+  @tf.function
+  def both(seed):
+    return [
+      preprocessing.random_crop(image, seed, 16, area, True, 'legacy', padding)
+      for image in (encoded, preprocessing.decode(encoded))
+    ]
+
+  for seed in range(10):
+    of_encoded, of_decoded = both(tf.constant([seed, 0], tf.int64))
+    np.testing.assert_array_equal(of_encoded, of_decoded)
+
+
 def ramp():
   """An image four times as wide as high, whose pixels say their column."""
   columns = np.linspace(0, 255, 160).astype(np.uint8)

@@ -8,7 +8,10 @@ a function of (seed, epoch) alone, so that training can go on where it stopped.
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epy
@@ -28,6 +31,9 @@ with epy.lazy_imports():
 # Records in flight between reading and cropping, as the original has it.
 _SHUFFLE_BUFFER = 1024
 _CYCLE_LENGTH = 8
+# Training images that take no more than this once they are decoded stay in
+# memory so: to decode a small one takes twice as long as to crop it.
+_KEPT_BYTES = 2**28
 
 
 def ordered_batches(
@@ -172,6 +178,34 @@ class OrderedReader:
     )
 
 
+class _Decoded(NamedTuple):
+  """Training images in memory, one after another.
+
+  Attributes:
+    pixels: [all bytes] uint8.
+    starts: [number] int64, of each image in pixels.
+    shapes: [number, 3] int32, of each: height, width, 3.
+    labels: [number] int64 class ids.
+    first_of: [shards + 1] int64, the first image of each shard, and their
+      number.
+  """
+
+  pixels: tf.Tensor
+  starts: tf.Tensor
+  shapes: tf.Tensor
+  labels: tf.Tensor
+  first_of: tf.Tensor
+
+  def image(self, place: tf.Tensor) -> tf.Tensor:
+    """The image at a place, [height, width, 3] uint8."""
+    shape = self.shapes[place]
+    start = self.starts[place]
+    size = tf.cast(tf.reduce_prod(shape), tf.int64)
+    return tf.reshape(
+      tf.slice(self.pixels, [start], [size]), tf.ensure_shape(shape, (3,))
+    )
+
+
 class TrainingReader:
   """Reads shuffled, randomly cropped batches without end.
 
@@ -198,7 +232,8 @@ class TrainingReader:
       dialect: how the records are spelled.
       preprocessing_name: 'legacy' or 'modern'.
       batch_size: images a batch; batches run across the ends of epochs.
-      keep_in_memory: whether records, still encoded, are read once only.
+      keep_in_memory: whether records, still encoded, are read once only. Few
+        and small images are kept in any case, decoded, which changes no bit.
     """
     self._shards = list(shards)
     self._num_images = num_images
@@ -206,7 +241,7 @@ class TrainingReader:
     self._dialect = dialect
     # A TPU on another machine runs no Python, and reads buckets only: there a
     # length that lies ends the process, without the name of the record.
-    is_local = not any('://' in path for path in self._shards)
+    self._is_local = is_local = not any('://' in path for path in self._shards)
 
     def checked(path):
       shard_files.check_lengths(path.decode())
@@ -224,19 +259,29 @@ class TrainingReader:
       dataset = tf.data.Dataset.from_tensors(path).flat_map(open_shard).cache()
       return tf.data.experimental.to_variant(dataset)
 
-    if keep_in_memory:
+    @functools.cache
+    def kept_shards():
       # Made once, for what a data set has cached goes with it.
-      kept = tf.stack([keep_shard(path) for path in self._shards])
+      with tf.init_scope():
+        return tf.stack([keep_shard(path) for path in self._shards])
 
     def read_shard(number):
+      if self._decoded:
+        first_of = self._decoded.first_of
+        return tf.data.Dataset.range(first_of[number], first_of[number + 1])
       if keep_in_memory:
-        return tf.data.experimental.from_variant(kept[number], spec)
+        return tf.data.experimental.from_variant(kept_shards()[number], spec)
       return open_shard(tf.constant(self._shards)[number])
 
-    def image_and_label(index, serialized, seed):
-      example = tfrecords.parse(serialized, dialect, records, '', index)
+    def image_and_label(index, record, seed):
+      if self._decoded:
+        image = self._decoded.image(record)
+        label = self._decoded.labels[record]
+      else:
+        example = tfrecords.parse(record, dialect, records, '', index)
+        image, label = example['encoded'], example['label']
       image = preprocessing.random_crop(
-        example['encoded'],
+        image,
         seed,
         records.image_size,
         records.crop_area_min,
@@ -244,7 +289,7 @@ class TrainingReader:
         preprocessing_name,
         records.crop_padding,
       )
-      return image, example['label']
+      return image, label
 
     def epoch(number, seed):
       # Shuffled before it is repeated: an epoch is every record once.
@@ -253,14 +298,14 @@ class TrainingReader:
       order = tf.random.experimental.stateless_shuffle(
         tf.range(len(self._shards)), seed=epoch_seed
       )
-      serialized = tf.data.Dataset.from_tensor_slices(order).interleave(
+      in_order = tf.data.Dataset.from_tensor_slices(order).interleave(
         read_shard,
         cycle_length=_CYCLE_LENGTH,
         block_length=1,
         num_parallel_calls=min(_CYCLE_LENGTH, len(self._shards)),
         deterministic=True,
       )
-      shuffled = serialized.shuffle(
+      shuffled = in_order.shuffle(
         _SHUFFLE_BUFFER,
         seed=tf.random.stateless_uniform(
           (), epoch_seed, minval=None, maxval=None, dtype=tf.int64
@@ -275,6 +320,12 @@ class TrainingReader:
         )
       )
 
+    # What chooses the number of threads while images are read makes whoever
+    # leaves off wait for up to seconds. Here all processors are right.
+    options = tf.data.Options()
+    options.autotune.enabled = not is_local
+    threads = os.cpu_count() if is_local else tf.data.AUTOTUNE
+
     @tf.function
     def dataset(seed, epochs, images, workers, worker, replica_batch_size):
       seed = tf.stack([seed, 0])
@@ -284,13 +335,10 @@ class TrainingReader:
         # Skipped, and left to other workers, before they are decoded.
         .skip(images)
         .shard(workers, worker)
-        .map(
-          image_and_label,
-          num_parallel_calls=tf.data.AUTOTUNE,
-          deterministic=True,
-        )
+        .map(image_and_label, num_parallel_calls=threads, deterministic=True)
         .batch(replica_batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(2 if is_local else tf.data.AUTOTUNE)
+        .with_options(options)
       )
 
     self._batch_size = batch_size
@@ -315,7 +363,13 @@ class TrainingReader:
       Batches of images [n, image_size, image_size, 3] float32 on the 0..255
       scale and class ids [n] int64 from 0; n is a replica's share of
       batch_size.
+
+    Raises:
+      ValueError: the lengths in a shard lie; names the record.
+      tf.errors.OpError: an image that is kept in memory is damaged.
     """
+    # Read before the graph that holds it is traced.
+    self._decoded  # noqa: B018
     context = context or tf.distribute.InputContext()
     # Of whole epochs that are skipped, nothing is read.
     epochs, images = divmod(
@@ -329,6 +383,49 @@ class TrainingReader:
       context.input_pipeline_id,
       context.get_per_replica_batch_size(self._batch_size),
     )
+
+  @functools.cached_property
+  def _decoded(self) -> _Decoded | None:
+    """All images, unless they are many or large or lie elsewhere."""
+    if not self._is_local or (
+      sum(tf.io.gfile.stat(path).length for path in self._shards) > _KEPT_BYTES
+    ):
+      return None
+
+    def decode(index, serialized):
+      example = tfrecords.parse(
+        serialized, self._dialect, self._records, '', index
+      )
+      image = preprocessing.decode(example['encoded'])
+      return tf.reshape(image, [-1]), tf.shape(image), example['label']
+
+    pixels, shapes, labels, first_of, size = [], [], [], [0], 0
+    for path in self._shards:
+      shard_files.check_lengths(path)
+      for flat, shape, label in (
+        tf.data.TFRecordDataset(path)
+        .enumerate()
+        .map(decode, num_parallel_calls=os.cpu_count(), deterministic=True)
+        .as_numpy_iterator()
+      ):
+        pixels.append(flat)
+        shapes.append(shape)
+        labels.append(label)
+        size += len(flat)
+        if size > _KEPT_BYTES:
+          return None
+      first_of.append(len(labels))
+    if not labels:
+      return None
+    ends = np.cumsum([len(flat) for flat in pixels])
+    with tf.device('CPU'):
+      return _Decoded(
+        tf.constant(np.concatenate(pixels)),
+        tf.constant(np.concatenate([[0], ends[:-1]]), tf.int64),
+        tf.constant(np.stack(shapes), tf.int32),
+        tf.constant(np.array(labels), tf.int64),
+        tf.constant(first_of, tf.int64),
+      )
 
   def find_fault(self) -> None:
     """Names the damaged record after a pipeline failed.

@@ -189,7 +189,7 @@ def central_crop(
 
 
 def random_crop(
-  encoded: tf.Tensor,
+  image: tf.Tensor,
   seed: tf.Tensor,
   image_size: int,
   crop_area_min: float,
@@ -200,7 +200,7 @@ def random_crop(
   """Training: a random crop, stretched to the network's input, and a mirror.
 
   Args:
-    encoded: a JPEG or PNG.
+    image: a JPEG or PNG, or what `decode` makes of it, which changes no bit.
     seed: [2] int64, all the randomness there is.
     image_size: pixels of the result.
     crop_area_min: smallest share of the area that the crop keeps, in (0, 1];
@@ -214,8 +214,9 @@ def random_crop(
     [image_size, image_size, 3] float32 on the 0..255 scale, not clipped.
   """
   seeds = tf.random.split(seed, 2)
+  is_decoded = image.dtype != tf.string
   if crop_area_min < 1:
-    shape = _shape(encoded)
+    shape = tf.shape(image) if is_decoded else _shape(image)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
       shape,
       bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -228,19 +229,26 @@ def random_crop(
     )
     # A failed attempt gives the whole image back, of whatever aspect, with -1
     # for all its channels.
+    source = image
     image = tf.cond(
       tf.reduce_all(size[:2] == shape[:2]),
       lambda: central_crop(
-        _decode(encoded, shape), image_size, image_size, name
+        source if is_decoded else _decode(source, shape),
+        image_size,
+        image_size,
+        name,
       ),
       lambda: resize(
-        _decode_window(encoded, shape, begin, size),
+        tf.slice(source, begin, size)
+        if is_decoded
+        else _decode_window(source, shape, begin, size),
         tf.constant([image_size] * 2),
         name,
       ),
     )
   else:
-    image = central_crop(decode(encoded), image_size, image_size, name)
+    whole = image if is_decoded else decode(image)
+    image = central_crop(whole, image_size, image_size, name)
   if crop_padding:
     image = _moved(image, seeds[0], crop_padding)
   if horizontal_flip:
