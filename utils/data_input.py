@@ -70,10 +70,13 @@ def ordered_batches(
   # decoders would only take them away from it.
   on_accelerator = bool(tf.config.list_logical_devices('GPU'))
   threads = tf.data.AUTOTUNE if on_accelerator else 1
+  options = tf.data.Options()
+  options.autotune.enabled = on_accelerator
   return (
     elements.map(example, num_parallel_calls=threads, deterministic=True)
     .batch(batch_size)
     .prefetch(2)
+    .with_options(options)
   )
 
 

@@ -68,6 +68,21 @@ def strategy(
   return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else '/CPU:0')
 
 
+def idle_cores() -> int:
+  """Operations of small networks that this process may run at once.
+
+  1 unless TF_NUM_INTRAOP_THREADS leaves cores without work: TensorFlow then
+  splits no operation over all of them. Also 1 with an accelerator.
+  """
+  cores = len(os.sched_getaffinity(0))
+  split_over = os.environ.get('TF_NUM_INTRAOP_THREADS', '')
+  if not split_over.isdecimal() or not int(split_over):
+    return 1
+  if any(tf.config.list_physical_devices(kind) for kind in ('GPU', 'TPU')):
+    return 1
+  return max(1, cores // int(split_over))
+
+
 def num_workers() -> int:
   """Processes that train together, as TF_CONFIG names them; 1 without it."""
   cluster = _tf_config().get('cluster', {})

@@ -80,11 +80,10 @@ class Opener:
       records.channel_mean,
       records.channel_std,
     )
-    if key not in self._forwards:
-      self._forwards[key] = Forward(
-        *key, self._precision, self._batch_size, self._strategy
-      )
-    return self._forwards[key]
+    # Threads may ask at once, and get one that is traced once.
+    return self._forwards.setdefault(
+      key, Forward(*key, self._precision, self._batch_size, self._strategy)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

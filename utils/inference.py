@@ -35,14 +35,16 @@ from utils import (
   storage,
   tables,
   tfrecords,
+  workers,
 )
 
 with epy.lazy_imports():
   import tensorflow as tf
 
 PRECISIONS = ('float32', 'bfloat16')
-# Networks in memory at a time; a folded ResNet-50 takes 100 MB.
-_GROUP_SIZE = 8
+# Networks in memory at a time: a folded ResNet-50 takes 100 MB. More of small
+# ones, though what they predict takes memory, too.
+_GROUP_SIZE, _LARGEST_GROUP, _GROUP_BYTES = 8, 32, 2**30
 # Columns that frames have where the classes to choose from are a subset.
 _RESTRICTED = ('restricted_predictions', 'restricted_probability')
 
@@ -254,6 +256,8 @@ class Predictor:
     self._dialects: dict[int, tfrecords.Dialect] = {}
     self._readers: dict = {}
     self._compared: set[str] = set()
+    # Sent to another process, where others work beside it, it is one.
+    self._at_once = workers.Place(processes=devices.idle_cores())
 
   def __getstate__(self) -> tuple:
     planned = self._data_sets, self._dialects, self._made_from
@@ -263,6 +267,7 @@ class Predictor:
     given, planned = state
     self.__init__(**given)  # type: ignore[misc]
     self._data_sets, self._dialects, self._made_from = planned
+    self._at_once = workers.HERE
 
   @functools.cached_property
   def _strategy(self) -> tf.distribute.Strategy:
@@ -323,11 +328,12 @@ class Predictor:
         shard_files.check_sizes(data_set.shards, data_set.records)
     member_checks.check_data(trained, [of.records for of in data_sets])
     pieces = []
-    for start in range(0, len(pending), _GROUP_SIZE):
+    at_once = _group_size(pending[0])
+    for start in range(0, len(pending), at_once):
       for number, shards in cut:
         chosen = tuple(
           checkpoint
-          for checkpoint in pending[start : start + _GROUP_SIZE]
+          for checkpoint in pending[start : start + at_once]
           if shards in to_do[checkpoint]
         )
         if chosen:
@@ -353,7 +359,8 @@ class Predictor:
     data_set = self._data_sets[piece.data_set]
     described = [of.records for of in self._data_sets]
     if missing := set(piece.checkpoints) - set(self._networks):
-      if len(self._networks) + len(missing) > _GROUP_SIZE:
+      most = max(_GROUP_SIZE, len(piece.checkpoints))
+      if len(self._networks) + len(missing) > most:
         self._networks.clear()
       for checkpoint in piece.checkpoints:
         if checkpoint not in self._networks:
@@ -490,16 +497,22 @@ class Predictor:
     read_scores = self._traced_outcomes(records.num_classes)
     keys, classes = [], []
     found: dict = {checkpoint: [] for checkpoint in group}
-    for batch_keys, labels, images in batches:
-      keys += batch_keys
-      classes.append(labels)
-      labels = tf.constant(labels)
-      for checkpoint, network in group.items():
-        scores = network.scores(images, records)
-        found[checkpoint].append(
-          [part.numpy() for part in read_scores(scores, labels)]
+
+    def predicted(network, images, labels):
+      scores = network.scores(images, records)
+      return [part.numpy() for part in read_scores(scores, labels)]
+
+    with workers.mapper(self._at_once, len(group), in_threads=True) as mapped:
+      for batch_keys, labels, images in batches:
+        keys += batch_keys
+        classes.append(labels)
+        predict_batch = functools.partial(
+          predicted, images=images, labels=tf.constant(labels)
         )
-      progress(len(batch_keys) * len(group))
+        of_all = mapped(predict_batch, group.values())
+        for checkpoint, parts in zip(group, of_all, strict=True):
+          found[checkpoint].append(parts)
+        progress(len(batch_keys) * len(group))
     if not keys:
       # Declared so, or the reader would have complained: no image, no row.
       nothing = csvs.empty(tables.PREDICTIONS).assign(
@@ -548,6 +561,14 @@ def predict(
   return Predictor(**options).predict(
     checkpoints, [DataSet(records, shards)], wanted
   )
+
+
+def _group_size(checkpoint: member_paths.Checkpoint) -> int:
+  """How many networks like this one are in memory at a time."""
+  files = network_files.files(checkpoint)
+  values = tf.io.gfile.glob(f'{checkpoint.prefix}.data-*')  # Of a bundle.
+  size = sum(tf.io.gfile.stat(path).length for path in [*files, *values])
+  return min(_LARGEST_GROUP, max(_GROUP_SIZE, _GROUP_BYTES // max(1, size)))
 
 
 def _frame(
