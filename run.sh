@@ -264,11 +264,11 @@ try:
 except (OSError, ValueError) as error:
   sys.exit(f"error: {error}")
 '
-stem=()
+stem=() at_once=()
 decay=(--decay=linear)
 case $images in
 digits)
-  count=900 batch=64 width=0.125
+  count=900 batch=64 width=0.125 at_once=(--batch_size=256)
   epochs=12
   SPARSITIES=${SPARSITIES:-0,0.5,0.9}
   data=(--source=digits)
@@ -345,6 +345,7 @@ stage checkpoints/"$name" \
   --pruning_method=threshold --end_sparsity="$SPARSITIES" \
   --num_replicates="$REPLICATES" --resnet_depth=18 --width="$width" \
   "${stem[@]}" --train_batch_size="$batch" --train_steps="$steps" \
+  --members_at_once=0 \
   --base_learning_rate=0.4 --warmup_epochs="$(share 8)" "${decay[@]}" \
   --sparsity_begin_step=$((steps / 6)) --sparsity_end_step=$((steps * 7 / 8)) \
   --pruning_frequency=$((steps < 14 ? 1 : steps / 14))
@@ -358,7 +359,7 @@ fi
 
 # Which images are forgotten.
 stage results/"$name"/predictions_dataframe \
-  pie_dataset_gen.imagenet_predictions --study="$STUDY"
+  pie_dataset_gen.imagenet_predictions --study="$STUDY" "${at_once[@]}"
 stage results/"$name"/modal_labels \
   pie_dataset_gen.aggregate_predictions --study="$STUDY"
 stage pie/"$name" \
@@ -381,7 +382,7 @@ stage corrupted \
   robustness_tests.build_corruptions --study="$STUDY" \
   --corruptions=gaussian_noise,brightness,pixelate --severities=1,3,5
 stage results/robustness/"$name"_c \
-  robustness_tests.imagenet_corruptions --study="$STUDY" \
+  robustness_tests.imagenet_corruptions --study="$STUDY" "${at_once[@]}" \
   --predictions_directory="$STUDY"/results
 stage results/robustness/robustness_summary.csv \
   robustness_tests.summarize --study="$STUDY"

@@ -20,12 +20,12 @@ and in <output_dir> an imagenet_train_eval.run.json of the command as a whole,
 which says whether it has finished.
 
 One process trains the missing members one after another and traces the
-training step once. A member that is finished is skipped; one that was
-interrupted goes on from its last state, with the same flags only: the last
-checkpoint's, or, after SIGTERM (exit code 143) or Ctrl-C (130), that of the
-last step, saved before the process ends. A second signal ends it at once. A
-member trained alone equals one trained among others: its seed is a function of
---seed, method, fraction pruned and replicate.
+training step once (--members_at_once: so many at a time). A member that is
+finished is skipped; one that was interrupted goes on from its last state, with
+the same flags only: the last checkpoint's, or, after SIGTERM (exit code 143) or
+Ctrl-C (130), that of the last step, saved before the process ends. A second
+signal ends it at once. A member trained alone equals one trained among others:
+its seed is a function of --seed, method, fraction pruned and replicate.
 
 With --scheduler the workers of a Dask cluster train a member each, at the same
 time; one that is told to end saves the member's last step, and others go on
@@ -249,6 +249,15 @@ def define_flags() -> None:
     'GB for ImageNet), which spares a bucket all epochs but the first.',
   )
   # Devices.
+  flags.DEFINE_integer(
+    'members_at_once',
+    1,
+    'Members trained at the same time in this process, on one device: small '
+    'networks leave much of it idle. 0 is one for each core without work, '
+    'where TF_NUM_INTRAOP_THREADS says over how many an operation is split. '
+    'Changes no bit.',
+    lower_bound=0,
+  )
   flags.DEFINE_string(
     'tpu', '', "Name of a Cloud TPU, or 'local' on a TPU VM; '' for none."
   )

@@ -29,7 +29,6 @@ from utils import (
   member_paths,
   paths,
   resnet_model,
-  tfrecords,
 )
 
 with epy.lazy_imports():
@@ -122,22 +121,22 @@ class MemberTrainer:
     self,
     strategy: tf.distribute.Strategy,
     data: training_data.TrainingData,
+    reader: data_input.TrainingReader,
     settings: training_settings.Settings,
     output: training_settings.Output,
     pruning_method: str,
     evaluator: evaluation.Evaluator | None = None,
-    keep_data_in_memory: bool = False,
   ):
-    """Makes the network and opens the data.
+    """Makes the network.
 
     Args:
       strategy: where it runs.
       data: the images.
+      reader: reads them.
       settings: what decides the members' numbers.
       output: which files are written.
       pruning_method: of the members that are pruned.
       evaluator: evaluates each checkpoint, unless it is None.
-      keep_data_in_memory: whether the images are read once only.
 
     Raises:
       ValueError: the devices cannot share a batch, or a setting cannot be.
@@ -159,15 +158,7 @@ class MemberTrainer:
     self._trainer = training.Trainer(
       strategy, data.records, self._rates, settings, pruning_method
     )
-    self._reader = data_input.TrainingReader(
-      data.shards,
-      data.num_images,
-      data.records,
-      tfrecords.detect(data.shards),
-      settings.preprocessing,
-      settings.train_batch_size,
-      keep_data_in_memory,
-    )
+    self._reader = reader
     self._pace = Pace(strategy)
 
   def train(

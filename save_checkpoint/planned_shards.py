@@ -186,7 +186,7 @@ def write_shard(plan: ShardPlan) -> dict[str, Any]:
 def _decode(data: bytes, picture: image_sources.Picture) -> np.ndarray:
   """The pixels, as every reader of the records will see them."""
   try:
-    return preprocessing.decode(tf.constant(data)).numpy()
+    return preprocessing.decode_alone(data)
   except tf.errors.OpError as error:
     raise ValueError(f'{picture.where} is damaged: {error.message}') from None
 

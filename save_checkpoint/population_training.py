@@ -1,9 +1,18 @@
-"""Members of a population, trained here one after another, or on a cluster."""
+"""Members of a population, trained here or on a cluster.
+
+Here it is one after another, or a few at the same time, each by a thread of its
+own: TensorFlow computes without holding Python up.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import copy
 import dataclasses
 import functools
+import queue
+import threading
 import time
 from collections.abc import Sequence
 
@@ -19,10 +28,21 @@ from save_checkpoint import (
   training_data,
   training_settings,
 )
-from utils import cluster, devices, member_paths, workers
+from utils import (
+  cluster,
+  data_input,
+  devices,
+  member_paths,
+  tfrecords,
+  workers,
+)
 
 with epy.lazy_imports():
   import tensorflow as tf
+
+
+# With more the memory of their activations comes before the cores.
+_MOST_AT_ONCE = 8
 
 
 class PopulationTrainer:
@@ -67,12 +87,46 @@ class PopulationTrainer:
     )
     if self._mode != 'eval':
       training.check_batch_size(self._settings.train_batch_size, strategy)
+    if execution.members_at_once > 1 and _is_shared(strategy):
+      raise ValueError(
+        f'members_at_once is {execution.members_at_once}, wanted 1 where '
+        'several devices or workers train a member together'
+      )
     return strategy
+
+  @property
+  def members_at_once(self) -> int:
+    """How many are trained at the same time in this process."""
+    chosen = self._execution.members_at_once
+    if chosen or _is_shared(self.strategy):
+      return chosen or 1
+    return min(_MOST_AT_ONCE, devices.idle_cores())
+
+  def beside(self) -> PopulationTrainer:
+    """One that trains other members at the same time, from the same images."""
+    self._reader  # noqa: B018, which the copy is to have
+    other = copy.copy(self)
+    for own in ('_trainer', '_evaluator'):
+      vars(other).pop(own, None)
+    return other
 
   @functools.cached_property
   def data(self) -> training_data.TrainingData:
     """The images that members are trained on."""
     return training_data.find(self._data_directory, self._execution.verify_data)
+
+  @functools.cached_property
+  def _reader(self) -> data_input.TrainingReader:
+    data = self.data
+    return data_input.TrainingReader(
+      data.shards,
+      data.num_images,
+      data.records,
+      tfrecords.detect(data.shards),
+      self._settings.preprocessing,
+      self._settings.train_batch_size,
+      self._execution.keep_data_in_memory,
+    )
 
   @functools.cached_property
   def _evaluator(self) -> evaluation.Evaluator | None:
@@ -92,11 +146,11 @@ class PopulationTrainer:
     return member_training.MemberTrainer(
       self.strategy,
       self.data,
+      self._reader,
       self._settings,
       self._output,
       self._pruning_method,
       self._evaluator,
-      self._execution.keep_data_in_memory,
     )
 
   def follow(self, folder: str) -> None:
@@ -110,7 +164,7 @@ class PopulationTrainer:
     self,
     folder: member_folder.MemberFolder,
     progress: tqdm.tqdm,
-    told: interruption.Interruption | interruption.Leaving,
+    told: interruption.Interruption | interruption.Leaving | _Together,
   ) -> None:
     """Trains a member to its end; args as of `MemberTrainer.train`."""
     trainer = self._trainer  # Not of the member's time.
@@ -141,6 +195,10 @@ class PopulationTrainer:
       self.train(folder, _Reported(disable=True), interruption.Leaving())
 
 
+def _is_shared(strategy: tf.distribute.Strategy) -> bool:
+  return devices.num_workers() > 1 or strategy.num_replicas_in_sync > 1
+
+
 class _Reported(tqdm.tqdm):
   """Tells a bar that stands elsewhere."""
 
@@ -163,7 +221,7 @@ def train(
     train_steps: of each.
     place: this machine, or a cluster whose workers train one at a time.
   """
-  with tqdm.tqdm(
+  with _Bar(
     desc='training',
     unit=' steps',
     total=len(missing) * train_steps,
@@ -174,20 +232,94 @@ def train(
   ) as progress:
     if place.scheduler:
       with workers.mapper(place, 1, progress=progress) as mapped:
-        of = f'of {len(missing)}'
         for number, _ in enumerate(mapped(trainer.train_on_worker, missing), 1):
-          progress.set_description(f'training, {number} {of} members are done')
-    else:
-      with interruption.Interruption(trainer.strategy) as told:
-        _train_here(trainer, missing, progress, told)
+          _say_done(progress, number, len(missing))
+      return
+    at_once = min(trainer.members_at_once, len(missing))
+    with interruption.Interruption(trainer.strategy) as told:
+      if at_once > 1:
+        _train_together(trainer, missing, progress, told, at_once)
+      else:
+        _train_in_turn(trainer, missing, progress, told)
 
 
-def _train_here(trainer, missing, progress, told) -> None:
+def _say_done(progress: tqdm.tqdm, number: int, of: int) -> None:
+  progress.set_description(f'training, {number} of {of} members are done')
+
+
+def _train_in_turn(trainer, missing, progress, told) -> None:
   for number, folder in enumerate(missing, 1):
     progress.set_description(f'training member {number} of {len(missing)}')
     trainer.train(folder, progress, told)
     if told.is_told():
       raise told.error(f'{folder.path} is finished')
+
+
+class _Bar(tqdm.tqdm):
+  """Counts what several threads have done."""
+
+  def update(self, n: float | None = 1) -> bool | None:
+    with self.get_lock():
+      return super().update(n)
+
+
+class _Together:
+  """Whether to end, for one of several members that are trained here.
+
+  It ends where the process has been told to, or another has failed.
+  """
+
+  at_once = contextlib.nullcontext  # Others may have something to save.
+
+  def __init__(self, told: interruption.Interruption):
+    self._told = told
+    self._has_failed = threading.Event()
+    self.saved: list[str] = []
+
+  def is_told(self) -> bool:
+    return self._told.is_told() or self._has_failed.is_set()
+
+  def error(self, what_is_saved: str) -> _EndedError:
+    self.saved.append(what_is_saved)
+    return _EndedError(what_is_saved)
+
+  def fail(self) -> None:
+    self._has_failed.set()
+
+
+class _EndedError(Exception):
+  """A member was left, because it was to end."""
+
+
+def _train_together(trainer, missing, progress, told, at_once) -> None:
+  """Trains so many at a time; a failure of one ends all, which are saved."""
+  left = queue.SimpleQueue()
+  for folder in missing:
+    left.put(folder)
+  together, done = _Together(told), queue.SimpleQueue()
+
+  def train_some(own: PopulationTrainer) -> None:
+    with contextlib.suppress(queue.Empty, _EndedError):
+      while not together.is_told():
+        folder = left.get_nowait()
+        try:
+          own.train(folder, progress, together)
+        except _EndedError:
+          raise
+        except BaseException:
+          together.fail()
+          raise
+        done.put(folder)
+        _say_done(progress, done.qsize(), len(missing))
+
+  with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
+    trainers = [trainer.beside() for _ in range(at_once)]
+    futures = [threads.submit(train_some, own) for own in trainers]
+  for future in futures:
+    future.result()
+  if done.qsize() < len(missing):
+    saved = together.saved or ['all that was begun is finished']
+    raise told.error(', '.join(saved))
 
 
 def follow(

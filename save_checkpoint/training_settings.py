@@ -72,6 +72,7 @@ class Execution:
   deterministic: bool = False
   verify_data: bool = False
   keep_data_in_memory: bool = False
+  members_at_once: int = 1
   tpu: str = ''
   gcp_project: str = ''
   tpu_zone: str = ''

@@ -21,7 +21,9 @@ finally:
 
 
 def run(script, **environ):
-  without = {k: v for k, v in os.environ.items() if not k.startswith('TF_CPP')}
+  # The latter another test's toolkit of pruning may have left.
+  left_out = ('TF_CPP_MIN_LOG_LEVEL', 'TF_USE_LEGACY_KERAS')
+  without = {k: v for k, v in os.environ.items() if k not in left_out}
   return subprocess.run(
     [sys.executable, '-c', script],
     cwd=ROOT,
@@ -75,3 +77,16 @@ def test_the_import_of_tensorflow_is_short_and_hushed_unless_a_user_wants_all():
   assert hushed.returncode == 0
   assert not hushed.stderr
   assert 'absl::InitializeLog' in run(script, TF_CPP_MIN_LOG_LEVEL='0').stderr
+
+
+def test_the_toolkit_of_pruning_loads_the_one_keras_that_it_uses():
+  process = run(
+    'import sys\n'
+    'from utils import tensorflow_start\n'
+    'tensorflow_start.hush()\n'
+    'import tensorflow_model_optimization as tfmot\n'
+    "assert not {'keras', 'sklearn'} & set(sys.modules)\n"
+    'decay = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.9, 2, 8, power=3)\n'
+    'print(round(float(decay(5)[1]), 4))\n'
+  )
+  assert process.stdout == '0.7875\n', process.stderr

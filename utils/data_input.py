@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -181,6 +182,22 @@ class OrderedReader:
     )
 
 
+def _open_checked(path: tf.Tensor) -> tf.data.Dataset:
+  """The records of a shard of this machine.
+
+  A TPU on another machine runs no Python, and reads buckets only: there a
+  length that lies ends the process, without the name of the record.
+  """
+
+  def checked(path):
+    shard_files.check_lengths(path.decode())
+    return path
+
+  return tf.data.TFRecordDataset(
+    tf.numpy_function(checked, [path], tf.string, stateful=False)
+  )
+
+
 class _Decoded(NamedTuple):
   """Training images in memory, one after another.
 
@@ -242,19 +259,8 @@ class TrainingReader:
     self._num_images = num_images
     self._records = records
     self._dialect = dialect
-    # A TPU on another machine runs no Python, and reads buckets only: there a
-    # length that lies ends the process, without the name of the record.
     self._is_local = is_local = not any('://' in path for path in self._shards)
-
-    def checked(path):
-      shard_files.check_lengths(path.decode())
-      return path
-
-    def open_shard(path):
-      if is_local:
-        path = tf.numpy_function(checked, [path], tf.string, stateful=False)
-      return tf.data.TFRecordDataset(path)
-
+    open_shard = _open_checked if is_local else tf.data.TFRecordDataset
     spec = tf.TensorSpec((), tf.string)
 
     @tf.function(input_signature=[spec])
@@ -346,6 +352,7 @@ class TrainingReader:
 
     self._batch_size = batch_size
     self._dataset = dataset
+    self._lock = threading.Lock()
 
   def read(
     self,
@@ -371,8 +378,9 @@ class TrainingReader:
       ValueError: the lengths in a shard lie; names the record.
       tf.errors.OpError: an image that is kept in memory is damaged.
     """
-    # Read before the graph that holds it is traced.
-    self._decoded  # noqa: B018
+    with self._lock:
+      # Read before the graph that holds it is traced.
+      self._decoded  # noqa: B018
     context = context or tf.distribute.InputContext()
     # Of whole epochs that are skipped, nothing is read.
     epochs, images = divmod(

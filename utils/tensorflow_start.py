@@ -7,8 +7,9 @@ without a GPU it reports as an error that it found none; they are left out of
 what is printed during its import, unless the user sets the variable to 0.
 
 At its end TensorFlow imports Keras 3, and with it pandas, scikit-learn and
-matplotlib: half the time that a script takes to start. Nobody here needs that:
-`tf.keras` and `import keras` load it when they are used.
+matplotlib: half the time that a script takes to start. So does the toolkit of
+pruning, to see which Keras there is. Nobody here needs that: `tf.keras` and
+`import keras` load it when they are used.
 """
 
 import contextlib
@@ -52,11 +53,11 @@ def hush() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-  """Finds TensorFlow where others find it; its import is quiet and short."""
+  """Finds packages where others find them; their import is quiet and short."""
 
   def find_spec(self, fullname, path, target=None):
-    """The module, as other finders find it; None for all but TensorFlow."""
-    if fullname != 'tensorflow':
+    """The module, as other finders find it; None for all but TensorFlow's."""
+    if fullname not in ('tensorflow', 'tensorflow_model_optimization'):
       return None
     others = (finder for finder in sys.meta_path if finder is not self)
     found = (finder.find_spec(fullname, path, target) for finder in others)
@@ -65,17 +66,22 @@ class _Finder(importlib.abc.MetaPathFinder):
       return spec
     execute = spec.loader.exec_module
 
+    def execute_without_keras(module):
+      with _without('keras'):
+        execute(module)
+
     def execute_hushed(module):
       no_gpu = not any(glob.glob(pattern) for pattern in _GPUS)
       with without_lines(*_REMARKS, *([_NO_GPU] if no_gpu else [])):
-        with _without('keras'):
-          execute(module)
+        execute_without_keras(module)
         if no_gpu and module.test.is_built_with_cuda():
           # Which it would do later, and complain then.
           module.config.list_physical_devices()
 
     # Of this loader alone.
-    vars(spec.loader)['exec_module'] = execute_hushed
+    vars(spec.loader)['exec_module'] = (
+      execute_hushed if fullname == 'tensorflow' else execute_without_keras
+    )
     return spec
 
 

@@ -481,7 +481,7 @@ def find_fault(
   for index, serialized in enumerate(shard_files.read_records(path)):
     example = parse_example(serialized, dialect, records, path, index)
     try:
-      preprocessing.decode(tf.constant(example.encoded))
+      preprocessing.decode_alone(example.encoded)
     except tf.errors.OpError as error:
       raise ValueError(
         f'{path}, record {index}, key {example.key!r}: the feature '
