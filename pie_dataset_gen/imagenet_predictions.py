@@ -17,9 +17,10 @@ Writes, for each member and shard, one CSV (utils/tables.py: PREDICTIONS)
 A row is an image: predicted and true class id, probability of the prediction,
 the five likeliest classes as "[682 141 933]", the image's key, the member.
 Finished files are skipped, so the same command goes on after an interruption.
-A cluster can share the work (--scheduler: a shard by eight networks at a time),
-or machines that take different shards or checkpoints; all GPUs of one machine,
-or a TPU (--tpu), share every batch.
+A cluster can share the work (--scheduler: a shard by 8 to 32 networks at a
+time), or machines that take different shards or checkpoints; all GPUs of one
+machine, or a TPU (--tpu), share every batch. With TF_NUM_INTRAOP_THREADS=1 each
+core has a network of its own, which is faster for small ones.
 
   python -m pie_dataset_gen.imagenet_predictions --study=runs/digits
 
