@@ -327,17 +327,23 @@ class _Workers:
     now = time.monotonic()
     if now >= self._counted + _SECONDS_BETWEEN_COUNTS:
       self._counted = now
-      client = self._connection.client
-      found = client.scheduler_info(n_workers=-1).get('workers', {})
-      threads = [
-        worker['nthreads']
-        for worker in found.values()
-        if not self._resource or worker['resources'].get(self._resource)
-      ]
+      threads = self._find()
       if threads != self._threads:
         self._say(threads)
       self._threads = threads
     return max(1, len(self._threads or ()))
+
+  def _find(self) -> list[int]:
+    """Threads of each worker that can have pieces."""
+    client = self._connection.client
+    if not self._resource:
+      return sorted(client.nthreads().values())  # Little is sent.
+    found = client.scheduler_info(n_workers=-1).get('workers', {})
+    return [
+      worker['nthreads']
+      for worker in found.values()
+      if worker['resources'].get(self._resource)
+    ]
 
   def _say(self, threads: Sequence[int]) -> None:
     number = f'{len(threads)} worker{"s"[: len(threads) != 1]}'

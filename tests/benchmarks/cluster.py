@@ -12,12 +12,15 @@ Starts a scheduler and workers, and prints
   python -m tests.benchmarks.cluster --pieces=2000
   python -m tests.benchmarks.cluster --simulated=1000
 
-takes a minute or two. The second has 1,000 workers instead, which live in this
-process, with the scheduler, as threads of one machine: the time of an empty
-piece with so many, and the memory. The machine should be idle.
+takes a minute or two. The second has 1,000 workers instead, which live in four
+processes, as threads: what the scheduler, which has a process of its own, takes
+for an empty piece with so many, and without any. The machine should be idle.
 """
 
+import asyncio
 import contextlib
+import math
+import multiprocessing
 import os
 import pathlib
 import resource
@@ -25,11 +28,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+import dask
 import distributed
 from absl import app, flags, logging
 
 from tests import dask_cluster
 from utils import workers
+
+# That simulated workers live in.
+_PROCESSES = 4
 
 
 def define_flags() -> None:
@@ -40,7 +47,9 @@ def define_flags() -> None:
   )
   flags.DEFINE_integer('rounds', 3, 'Turns of one worker and of two.')
   flags.DEFINE_integer(
-    'simulated', 0, 'Workers in this process; 0 for those of processes.'
+    'simulated',
+    0,
+    'Workers that live in a few processes; 0 is two, each in its own.',
   )
 
 
@@ -94,31 +103,83 @@ def time_pieces(file: str, work, number: int) -> float:
     return time.perf_counter() - started
 
 
-def simulate(workers_here: int, pieces: int) -> None:
-  """Prints what many workers in one process cost."""
-  before, start = megabytes(), time.perf_counter()
-  with distributed.LocalCluster(
-    processes=False,
-    n_workers=workers_here,
-    threads_per_worker=1,
-    dashboard_address=None,
-    protocol='tcp://',
-    host='127.0.0.1',
-    memory_limit=0,
-    silence_logs='error',
-  ) as local:
+def live_in_process(scheduler_file: str, number: int) -> None:
+  """Runs so many workers in this process until it is ended."""
+  # Nothing that a machine of its own would do beside its pieces.
+  dask.config.set(
+    {
+      'distributed.worker.profile.enabled': False,
+      'distributed.admin.system-monitor.interval': '60s',
+    }
+  )
+
+  async def live():
+    begun = [
+      distributed.Worker(
+        scheduler_file=scheduler_file,
+        nthreads=1,
+        dashboard=False,
+        memory_limit=0,
+        silence_logs='error',
+      )
+      for _ in range(number)
+    ]
+    await asyncio.gather(*begun)
+    await asyncio.gather(*(worker.finished() for worker in begun))
+
+  asyncio.run(live())
+
+
+def simulate(number: int, pieces: int) -> None:
+  """Prints what many workers, in a few processes, cost the scheduler."""
+  spawn = multiprocessing.get_context('spawn')
+  share = math.ceil(number / _PROCESSES)
+  with cluster(0) as (file, scheduler):
+    start, own = time.perf_counter(), cpu_seconds(scheduler)
+    processes = [
+      spawn.Process(
+        target=live_in_process,
+        args=(file, min(share, number - share * i)),
+        daemon=True,
+      )
+      for i in range(math.ceil(number / share))
+    ]
+    for process in processes:
+      process.start()
+    with distributed.Client(scheduler_file=file) as client:
+      client.wait_for_workers(number)
+    seconds = time.perf_counter() - start
     print(
-      f'{workers_here} workers: started in '
-      f'{time.perf_counter() - start:.1f} s; memory {before:.0f} MB before, '
-      f'{megabytes():.0f} MB with them',
+      f'{number} workers in {len(processes)} processes: started in '
+      f'{seconds:.1f} s; CPU {cpu_seconds(scheduler) - own:.1f} s of the '
+      'scheduler',
       flush=True,
     )
-    seconds = time_pieces(local.scheduler_address, nothing, pieces)
+    time_empty_pieces(file, scheduler, pieces)
+    idle = cpu_seconds(scheduler)
+    time.sleep(10)
     print(
-      f'{pieces} empty pieces: {1e3 * seconds / pieces:.2f} ms each; memory '
-      f'{megabytes():.0f} MB',
+      f'without pieces the scheduler takes '
+      f'{(cpu_seconds(scheduler) - idle) / 10:.2f} of a core',
       flush=True,
     )
+    for process in processes:
+      process.kill()
+
+
+def time_empty_pieces(file: str, scheduler: int, number: int) -> None:
+  """Prints what they take."""
+  time_pieces(file, nothing, 100)
+  before = megabytes()
+  own, of_scheduler = time.process_time(), cpu_seconds(scheduler)
+  seconds = time_pieces(file, nothing, number)
+  print(
+    f'{number} empty pieces: {1e3 * seconds / number:.2f} ms each; CPU '
+    f'{1e3 * (time.process_time() - own) / number:.2f} ms here, '
+    f'{1e3 * (cpu_seconds(scheduler) - of_scheduler) / number:.2f} ms of the '
+    f'scheduler; memory {before:.0f} MB before, {megabytes():.0f} MB after',
+    flush=True,
+  )
 
 
 def main(argv: list[str]) -> None:
@@ -130,16 +191,7 @@ def main(argv: list[str]) -> None:
     simulate(flags.FLAGS.simulated, number)
     return
   with cluster(2) as (file, scheduler):
-    time_pieces(file, nothing, 100)
-    before = megabytes()
-    own, of_scheduler = time.process_time(), cpu_seconds(scheduler)
-    seconds = time_pieces(file, nothing, number)
-    print(
-      f'{number} empty pieces: {1e3 * seconds / number:.2f} ms each; CPU '
-      f'{1e3 * (time.process_time() - own) / number:.2f} ms here, '
-      f'{1e3 * (cpu_seconds(scheduler) - of_scheduler) / number:.2f} ms of the '
-      f'scheduler; memory {before:.0f} MB before, {megabytes():.0f} MB after'
-    )
+    time_empty_pieces(file, scheduler, number)
   seconds: dict[int, list[float]] = {1: [], 2: []}
   # By turns: what else the machine does changes.
   for _ in range(flags.FLAGS.rounds):
