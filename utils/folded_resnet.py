@@ -80,10 +80,11 @@ class Opener:
       records.channel_mean,
       records.channel_std,
     )
-    # Threads may ask at once, and get one that is traced once.
-    return self._forwards.setdefault(
-      key, Forward(*key, self._precision, self._batch_size, self._strategy)
-    )
+    if key not in self._forwards:
+      made = Forward(*key, self._precision, self._batch_size, self._strategy)
+      # Threads may ask at once, and get one that is traced once.
+      self._forwards.setdefault(key, made)
+    return self._forwards[key]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
