@@ -3,7 +3,7 @@
 #
 #   ./run.sh               trains 30 small networks on 900 handwritten digits,
 #                          quantises ten, and compares them all on 897 others;
-#                          6 minutes on two cores, the installation apart:
+#                          4 minutes on two cores, the installation apart:
 #                          half of it training
 #   ./run.sh cifar10       the same with 50 networks on CIFAR-10: 5 to 6 hours
 #   ./run.sh FOLDER        the same on images of your own: FOLDER/<class>/<image>,

@@ -37,7 +37,7 @@ among its 200 classes, which is its official score, and imagenet_a_all_classes.
 
   python -m robustness_tests.imagenet_corruptions --study=runs/digits
 
-Twelve sets of 897 digits by 30 members take about a minute on two cores.
+Nine sets of 897 digits by 40 members take half a minute on two cores.
 """
 
 from __future__ import annotations

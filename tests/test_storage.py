@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+import tensorflow as tf
 
 from utils import csvs, storage
 
@@ -100,3 +101,25 @@ def test_a_folder_that_is_a_file_is_named_as_it_was_asked_for(tmp_path, below):
   path = tmp_path / below / 'table.csv'
   with pytest.raises(OSError, match=rf'^{path} cannot be written: '):
     storage.write_complete(path, '')
+
+
+@pytest.mark.parametrize(
+  ('error', 'wanted'),
+  [
+    (tf.errors.UnavailableError(None, None, 'later'), True),
+    # What its client says of a machine without a network.
+    (
+      tf.errors.FailedPreconditionError(
+        None,
+        None,
+        'Error executing an HTTP request: libcurl code 6 meaning "Could not '
+        'resolve hostname", error details: none',
+      ),
+      True,
+    ),
+    (tf.errors.FailedPreconditionError(None, None, 'x is a folder'), False),
+    (ValueError('libcurl code 6'), False),
+  ],
+)
+def test_errors_of_a_client_of_buckets_are_told_from_faults(error, wanted):
+  assert storage.is_of_bucket(error) == wanted

@@ -57,8 +57,9 @@ def run_script(
   Anything else is a fault of the program and shows its traceback.
   """
   tensorflow_start.hush()
-  # It shows a traceback whenever it gives up.
-  python_logging.getLogger('gcsfs').setLevel(python_logging.CRITICAL)
+  # It shows a traceback whenever it gives up, and names each cache of a file.
+  for name in ('gcsfs', 'fsspec'):
+    python_logging.getLogger(name).setLevel(python_logging.CRITICAL)
   module = sys.modules['__main__'].__spec__
   if main.__module__ == '__main__' and module:
     # What a cluster's workers are sent has the name by which they import it.

@@ -22,6 +22,8 @@ _ERRORS_OF_TENSORFLOW = (
   'UnauthenticatedError',
   'UnavailableError',
 )
+# What it says where there is no network, with an error that may be about files.
+_NO_NETWORK = 'libcurl code'
 # Of what lies in a folder, in a message.
 _NAMED = 8
 # What `unfinished` calls a file, and what TensorFlow adds to it.
@@ -218,7 +220,8 @@ def is_of_bucket(error: Exception) -> bool:
   kind = type(error)
   package = kind.__module__.partition('.')[0]
   return package in ('aiohttp', 'gcsfs', 'google') or (
-    package == 'tensorflow' and kind.__name__ in _ERRORS_OF_TENSORFLOW
+    package == 'tensorflow'
+    and (kind.__name__ in _ERRORS_OF_TENSORFLOW or _NO_NETWORK in str(error))
   )
 
 
