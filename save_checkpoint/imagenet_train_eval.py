@@ -255,10 +255,9 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'members_at_once',
     1,
-    'Members trained at the same time in this process, on one device: small '
-    'networks leave much of it idle. 0 is one for each core without work, '
-    'where TF_NUM_INTRAOP_THREADS says over how many an operation is split. '
-    'Changes no bit.',
+    'Members trained at the same time in this process, on one device; changes '
+    'no bit. 0 is one for each core that TF_NUM_INTRAOP_THREADS, over how many '
+    'an operation is split, leaves idle, and at most 8.',
     lower_bound=0,
   )
   flags.DEFINE_string(

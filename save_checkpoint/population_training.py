@@ -40,7 +40,6 @@ from utils import (
 with epy.lazy_imports():
   import tensorflow as tf
 
-
 # With more the memory of their activations comes before the cores.
 _MOST_AT_ONCE = 8
 
