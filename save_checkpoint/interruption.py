@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
 from absl import logging
 from etils import epy
@@ -29,6 +30,23 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Signals within this time are one: `timeout` and some schedulers send theirs to
 # the process and to its group.
 _BURST_SECONDS = 1.0
+
+
+class Told(Protocol):
+  """Whether training is to end, asked between two steps."""
+
+  def is_told(self) -> bool:
+    """Whether to end."""
+
+  def error(self, what_is_saved: str) -> BaseException:
+    """What to raise then, when all is saved.
+
+    Args:
+      what_is_saved: a sentence without its end.
+    """
+
+  def at_once(self) -> contextlib.AbstractContextManager:
+    """While this member has nothing to save."""
 
 
 class Interruption:

@@ -165,7 +165,7 @@ class MemberTrainer:
     self,
     folder: member_folder.MemberFolder,
     progress: tqdm.tqdm,
-    told: interruption.Interruption | interruption.Leaving,
+    told: interruption.Told,
   ) -> dict[str, float]:
     """Trains one member to its end.
 

@@ -163,7 +163,7 @@ class PopulationTrainer:
     self,
     folder: member_folder.MemberFolder,
     progress: tqdm.tqdm,
-    told: interruption.Interruption | interruption.Leaving | _Together,
+    told: interruption.Told,
   ) -> None:
     """Trains a member to its end; args as of `MemberTrainer.train`."""
     trainer = self._trainer  # Not of the member's time.
@@ -292,10 +292,11 @@ class _EndedError(Exception):
 
 def _train_together(trainer, missing, progress, told, at_once) -> None:
   """Trains so many at a time; a failure of one ends all, which are saved."""
-  left = queue.SimpleQueue()
+  left: queue.SimpleQueue[member_folder.MemberFolder] = queue.SimpleQueue()
+  done: queue.SimpleQueue[member_folder.MemberFolder] = queue.SimpleQueue()
   for folder in missing:
     left.put(folder)
-  together, done = _Together(told), queue.SimpleQueue()
+  together = _Together(told)
 
   def train_some(own: PopulationTrainer) -> None:
     with contextlib.suppress(queue.Empty, _EndedError):
