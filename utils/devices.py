@@ -74,7 +74,9 @@ def idle_cores() -> int:
   1 unless TF_NUM_INTRAOP_THREADS leaves cores without work: TensorFlow then
   splits no operation over all of them. Also 1 with an accelerator.
   """
-  cores = len(os.sched_getaffinity(0))
+  # Linux knows which of them this process may use.
+  affinity = getattr(os, 'sched_getaffinity', None)
+  cores = len(affinity(0)) if affinity else os.cpu_count() or 1
   split_over = os.environ.get('TF_NUM_INTRAOP_THREADS', '')
   if not split_over.isdecimal() or not int(split_over):
     return 1
