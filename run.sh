@@ -5,7 +5,7 @@
 #                          quantises ten, and compares them all on 897 others;
 #                          4 minutes on two cores, the installation apart:
 #                          half of it training
-#   ./run.sh cifar10       the same with 50 networks on CIFAR-10: 5 to 6 hours
+#   ./run.sh cifar10       the same with 50 networks on CIFAR-10: 5 hours
 #   ./run.sh FOLDER        the same on images of your own: FOLDER/<class>/<image>,
 #                          of which a third is for evaluation, or the like in
 #                          FOLDER/train and FOLDER/test (or val, validation)
