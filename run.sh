@@ -264,11 +264,11 @@ try:
 except (OSError, ValueError) as error:
   sys.exit(f"error: {error}")
 '
-stem=() at_once=()
+stem=() prediction=()
 decay=(--decay=linear)
 case $images in
 digits)
-  count=900 batch=64 width=0.125 at_once=(--batch_size=256)
+  count=900 batch=64 width=0.125 prediction=(--batch_size=256)
   epochs=12
   SPARSITIES=${SPARSITIES:-0,0.5,0.9}
   data=(--source=digits)
@@ -359,7 +359,7 @@ fi
 
 # Which images are forgotten.
 stage results/"$name"/predictions_dataframe \
-  pie_dataset_gen.imagenet_predictions --study="$STUDY" "${at_once[@]}"
+  pie_dataset_gen.imagenet_predictions --study="$STUDY" "${prediction[@]}"
 stage results/"$name"/modal_labels \
   pie_dataset_gen.aggregate_predictions --study="$STUDY"
 stage pie/"$name" \
@@ -382,7 +382,7 @@ stage corrupted \
   robustness_tests.build_corruptions --study="$STUDY" \
   --corruptions=gaussian_noise,brightness,pixelate --severities=1,3,5
 stage results/robustness/"$name"_c \
-  robustness_tests.imagenet_corruptions --study="$STUDY" "${at_once[@]}" \
+  robustness_tests.imagenet_corruptions --study="$STUDY" "${prediction[@]}" \
   --predictions_directory="$STUDY"/results
 stage results/robustness/robustness_summary.csv \
   robustness_tests.summarize --study="$STUDY"

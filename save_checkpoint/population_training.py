@@ -6,7 +6,6 @@ own: TensorFlow computes without holding Python up.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import copy
 import dataclasses
@@ -292,32 +291,33 @@ class _EndedError(Exception):
 
 def _train_together(trainer, missing, progress, told, at_once) -> None:
   """Trains so many at a time; a failure of one ends all, which are saved."""
-  left: queue.SimpleQueue[member_folder.MemberFolder] = queue.SimpleQueue()
-  done: queue.SimpleQueue[member_folder.MemberFolder] = queue.SimpleQueue()
-  for folder in missing:
-    left.put(folder)
   together = _Together(told)
+  free: queue.SimpleQueue[PopulationTrainer] = queue.SimpleQueue()
+  for _ in range(at_once):
+    free.put(trainer.beside())
 
-  def train_some(own: PopulationTrainer) -> None:
-    with contextlib.suppress(queue.Empty, _EndedError):
-      while not together.is_told():
-        folder = left.get_nowait()
-        try:
-          own.train(folder, progress, together)
-        except _EndedError:
-          raise
-        except BaseException:
-          together.fail()
-          raise
-        done.put(folder)
-        _say_done(progress, done.qsize(), len(missing))
+  def train_one(folder: member_folder.MemberFolder) -> bool:
+    if together.is_told():
+      return False
+    own = free.get()
+    try:
+      own.train(folder, progress, together)
+    except _EndedError:
+      return False
+    except BaseException:
+      together.fail()
+      raise
+    finally:
+      free.put(own)
+    return True
 
-  with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
-    trainers = [trainer.beside() for _ in range(at_once)]
-    futures = [threads.submit(train_some, own) for own in trainers]
-  for future in futures:
-    future.result()
-  if done.qsize() < len(missing):
+  done = 0
+  place = workers.Place(processes=at_once)
+  with workers.mapper(place, at_once, in_threads=True) as mapped:
+    for is_finished in mapped(train_one, missing):
+      done += is_finished
+      _say_done(progress, done, len(missing))
+  if done < len(missing):
     saved = together.saved or ['all that was begun is finished']
     raise told.error(', '.join(saved))
 

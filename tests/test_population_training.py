@@ -36,20 +36,24 @@ def data(tmp_path_factory):
   return data_input.synthetic_data_set(folder)
 
 
+def trainer_of(data, **execution):
+  return population_training.PopulationTrainer(
+    'train',
+    data,
+    'threshold',
+    SETTINGS,
+    training_settings.Output(),
+    training_settings.Execution(**execution),
+  )
+
+
 def test_a_member_that_is_left_goes_on_and_is_not_trained_twice(
   data, tmp_path, monkeypatch
 ):
   (member,) = imagenet_train_eval.population(
     'exp', 'threshold', [0.9], [0], SCHEDULE
   )
-  trainer = population_training.PopulationTrainer(
-    'train',
-    data,
-    'threshold',
-    SETTINGS,
-    training_settings.Output(),
-    training_settings.Execution(),
-  )
+  trainer = trainer_of(data)
 
   def folder():
     return member_folder.MemberFolder(
@@ -188,14 +192,7 @@ def test_as_many_members_as_cores_without_work(
 ):
   monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(4)))
   monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', split_over)
-  trainer = population_training.PopulationTrainer(
-    'train',
-    data,
-    'threshold',
-    SETTINGS,
-    training_settings.Output(),
-    training_settings.Execution(members_at_once=0),
-  )
+  trainer = trainer_of(data, members_at_once=0)
   assert trainer.members_at_once == wanted
 
 

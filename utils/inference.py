@@ -256,8 +256,6 @@ class Predictor:
     self._dialects: dict[int, tfrecords.Dialect] = {}
     self._readers: dict = {}
     self._compared: set[str] = set()
-    # Sent to another process, where others work beside it, it is one.
-    self._at_once = workers.Place(processes=devices.idle_cores())
 
   def __getstate__(self) -> tuple:
     planned = self._data_sets, self._dialects, self._made_from
@@ -267,12 +265,18 @@ class Predictor:
     given, planned = state
     self.__init__(**given)  # type: ignore[misc]
     self._data_sets, self._dialects, self._made_from = planned
-    self._at_once = workers.HERE
+    # Others work beside it there.
+    self._threads = workers.HERE
 
   @functools.cached_property
   def _strategy(self) -> tf.distribute.Strategy:
     """Found by who predicts: finding it takes the memory of GPUs."""
     return self._find_strategy()
+
+  @functools.cached_property
+  def _threads(self) -> workers.Place:
+    """That predict by a network each; found by who predicts, too."""
+    return workers.Place(processes=devices.idle_cores())
 
   def plan(
     self,
@@ -328,12 +332,12 @@ class Predictor:
         shard_files.check_sizes(data_set.shards, data_set.records)
     member_checks.check_data(trained, [of.records for of in data_sets])
     pieces = []
-    at_once = _group_size(pending[0])
-    for start in range(0, len(pending), at_once):
+    group_size = _group_size(pending[0])
+    for start in range(0, len(pending), group_size):
       for number, shards in cut:
         chosen = tuple(
           checkpoint
-          for checkpoint in pending[start : start + at_once]
+          for checkpoint in pending[start : start + group_size]
           if shards in to_do[checkpoint]
         )
         if chosen:
@@ -502,7 +506,7 @@ class Predictor:
       scores = network.scores(images, records)
       return [part.numpy() for part in read_scores(scores, labels)]
 
-    with workers.mapper(self._at_once, len(group), in_threads=True) as mapped:
+    with workers.mapper(self._threads, len(group), in_threads=True) as mapped:
       for batch_keys, labels, images in batches:
         keys += batch_keys
         classes.append(labels)

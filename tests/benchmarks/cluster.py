@@ -159,7 +159,7 @@ def simulate(number: int, pieces: int) -> None:
     idle = cpu_seconds(scheduler)
     time.sleep(10)
     print(
-      f'without pieces the scheduler takes '
+      'without pieces the scheduler takes '
       f'{(cpu_seconds(scheduler) - idle) / 10:.2f} of a core',
       flush=True,
     )
