@@ -268,7 +268,7 @@ stem=() prediction=()
 decay=(--decay=linear)
 case $images in
 digits)
-  count=900 batch=64 width=0.125 prediction=(--batch_size=256)
+  count=900 batch=64 width=0.125 prediction=(--batch_size=512)
   epochs=12
   SPARSITIES=${SPARSITIES:-0,0.5,0.9}
   data=(--source=digits)
@@ -341,7 +341,7 @@ stage data/image_records.json \
 
 # The population: dense and pruned networks.
 stage checkpoints/"$name" \
-  save_checkpoint.imagenet_train_eval --study="$STUDY" --mode=train_and_eval \
+  save_checkpoint.imagenet_train_eval --study="$STUDY" \
   --pruning_method=threshold --end_sparsity="$SPARSITIES" \
   --num_replicates="$REPLICATES" --resnet_depth=18 --width="$width" \
   "${stem[@]}" --train_batch_size="$batch" --train_steps="$steps" \

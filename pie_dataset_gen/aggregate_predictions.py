@@ -74,6 +74,7 @@ from utils import (
   paths,
   plausibility,
   populations,
+  prediction_files,
   provenance,
   storage,
   tables,
@@ -166,7 +167,8 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_cores',
     2,
-    'Shards aggregated at once, each in a process and memory of its own.',
+    'Shards aggregated at once, each in a process and memory of its own; '
+    'few rows use fewer.',
     lower_bound=1,
   )
   command_line.define_scheduler()
@@ -514,7 +516,7 @@ def run(
     more = '; ...' if record.changed[4:] else ''
     logging.info('made again: %s%s', '; '.join(record.changed[:4]), more)
   with (
-    workers.mapper(place, len(shards)) as mapped,
+    workers.mapper(place, prediction_files.processes_worth(shards)) as mapped,
     workers.scratch_folder(place, output_path) as aside,
   ):
     total = _aggregate(

@@ -134,7 +134,8 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_cores',
     2,
-    'Shards read at once, each in a process and memory of its own.',
+    'Shards read at once, each in a process and memory of its own; '
+    'few rows use fewer.',
     lower_bound=1,
   )
   command_line.define_scheduler()

@@ -28,8 +28,9 @@ The 897 evaluation digits by 40 members take 8 seconds on two cores.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import pandas as pd
 from absl import flags, logging
 
 from utils import (
@@ -163,11 +164,13 @@ def run(
   )
   written = 0
   if pieces:
-    work = functools.partial(_predict, predictor, output, mode, record)
     with (
       predictor.progress(pieces) as progress,
       workers.mapper(place, 1, progress=progress) as mapped,
+      workers.beside(place) as beside,
     ):
+      write = functools.partial(_write, output, mode, record)
+      work = functools.partial(_predict, predictor, write, beside)
       for piece, files in zip(pieces, mapped(work, pieces), strict=True):
         written += files
         progress.update(predictor.count(piece))
@@ -198,22 +201,31 @@ def _output(
 
 def _predict(
   predictor: inference.Predictor,
-  output: Callable[..., str],
-  mode: str,
-  record: provenance.Provenance,
+  write: Callable[..., None],
+  beside: Callable[..., None],
   piece: inference.Piece,
 ) -> int:
   """Writes the predictions of a piece; returns the number of files."""
-  written = 0
-  for checkpoint, shard, frame in predictor.predict_piece(piece):
-    if frame.empty:
-      continue  # A shard that is declared to be empty, of PIEs, say.
+  predicted = [
+    (checkpoint, shard, frame)
+    for checkpoint, shard, frame in predictor.predict_piece(piece)
+    if not frame.empty  # As of a shard that is declared so, of PIEs, say.
+  ]
+  beside(write, predicted)
+  return len(predicted)
+
+
+def _write(
+  output: Callable[..., str],
+  mode: str,
+  record: provenance.Provenance,
+  predicted: Sequence[tuple[member_paths.Checkpoint, str, pd.DataFrame]],
+) -> None:
+  for checkpoint, shard, frame in predicted:
     record.start()
     csvs.write(
       tables.PREDICTIONS, frame.assign(split=mode), output(checkpoint, shard)
     )
-    written += 1
-  return written
 
 
 def main(argv: list[str]) -> None:

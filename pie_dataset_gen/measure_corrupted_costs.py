@@ -82,7 +82,8 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_cores',
     2,
-    'Sets measured at once, each in a process and memory of its own.',
+    'Sets measured at once, each in a process and memory of its own; '
+    'few rows use fewer.',
     lower_bound=1,
   )
   command_line.define_scheduler()
@@ -172,7 +173,7 @@ def run(
     )
   sets = prediction_files.find(folder)
   measure = functools.partial(measure_set, mode=mode)
-  with workers.mapper(place, len(sets)) as mapped:
+  with workers.mapper(place, prediction_files.processes_worth(sets)) as mapped:
     found: Mapping[str, Measured] = dict(
       zip(sets, mapped(measure, sets.values()), strict=True)
     )

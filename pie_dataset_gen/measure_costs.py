@@ -64,6 +64,7 @@ from utils import (
   membership,
   paths,
   populations,
+  prediction_files,
   provenance,
   storage,
   tables,
@@ -128,7 +129,8 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_cores',
     2,
-    'Shards counted at once, each in a process and memory of its own.',
+    'Shards counted at once, each in a process and memory of its own; '
+    'few rows use fewer.',
     lower_bound=1,
   )
   command_line.define_scheduler()
@@ -317,7 +319,9 @@ def run(
   members: list[shard_predictions.Identity] = []
   same = shard_predictions.SameMembers()
   with workers.scratch_folder(place, results_directory) as aside:
-    with workers.mapper(place, len(shards)) as mapped:
+    with workers.mapper(
+      place, prediction_files.processes_worth(shards)
+    ) as mapped:
       count = functools.partial(count_shard, settings=settings, aside=aside)
       for found in mapped(count, shards, shards.values()):
         same.check(found.shard, found.members, found.image_key)

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from pie_dataset_gen import shard_predictions
-from utils import csvs, populations, tables, workers
+from utils import csvs, populations, prediction_files, tables, workers
 
 _KEY = list(tables.MEMBER_KEY)
 
@@ -160,7 +160,9 @@ def read_agreement(
       stands in two of them.
   """
   work = functools.partial(_read_shard, mode=mode)
-  with workers.mapper(place, len(shards)) as mapped:
+  with workers.mapper(
+    place, prediction_files.processes_worth(shards)
+  ) as mapped:
     return _add_up(shards, mapped(work, shards.values()), source)
 
 

@@ -259,9 +259,8 @@ def run(
       lambda checkpoint, shard: (checkpoint, set_of[shard]) in to_do,
       whole=True,
     )
-    measure = functools.partial(
-      _measure,
-      predictor=predictor,
+    write = functools.partial(
+      _write,
       sets=[(one, of.records.class_names) for one, of in data_sets.items()],
       dataset_name=dataset_name,
       is_pie=is_pie,
@@ -273,7 +272,9 @@ def run(
     with (
       predictor.progress(pieces) as progress,
       workers.mapper(place, 1, progress=progress) as mapped,
+      workers.beside(place) as beside,
     ):
+      measure = functools.partial(_measure, predictor, write, beside)
       for piece, _ in zip(pieces, mapped(measure, pieces), strict=True):
         progress.update(predictor.count(piece))
   record.finish(
@@ -369,9 +370,18 @@ def _predictions(
 
 
 def _measure(
-  piece: inference.Piece,
-  *,
   predictor: inference.Predictor,
+  write: Callable[..., None],
+  beside: Callable[..., None],
+  piece: inference.Piece,
+) -> None:
+  beside(write, piece.data_set, predictor.predict_whole(piece))
+
+
+def _write(
+  data_set: int,
+  predicted: Mapping[member_paths.Checkpoint, pd.DataFrame],
+  *,
   sets: Sequence[tuple[image_sets.CorruptedSet, Sequence[str]]],
   dataset_name: str,
   is_pie: pd.Series | None,
@@ -383,8 +393,8 @@ def _measure(
   """Writes the metrics of a few checkpoints on a set.
 
   Args:
-    piece: these.
-    predictor: predicts it.
+    data_set: number of the set.
+    predicted: by these.
     sets: the sets as they were planned, each with the names of its classes.
     dataset_name: as of `run`, like all that follow.
     is_pie: likewise.
@@ -394,8 +404,8 @@ def _measure(
       they are not.
     record: started before the first file appears.
   """
-  one, class_names = sets[piece.data_set]
-  for checkpoint, predictions in predictor.predict_whole(piece).items():
+  one, class_names = sets[data_set]
+  for checkpoint, predictions in predicted.items():
     of_views = views.views_of(predictions, dataset_name, is_pie)
     record.start()
     if predictions_of:

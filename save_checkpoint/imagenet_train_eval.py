@@ -31,14 +31,14 @@ With --scheduler the workers of a Dask cluster train a member each, at the same
 time; one that is told to end saves the member's last step, and others go on
 there (docs/cluster.md).
 
-Thirty digit classifiers (dense, half and nine tenths pruned; 1.5 minutes on
+Thirty digit classifiers (dense, half and nine tenths pruned; 1.2 minutes on
 two cores):
 
   python -m save_checkpoint.imagenet_train_eval \
       --study=runs/digits --pruning_method=threshold \
       --end_sparsity=0,0.5,0.9 --num_replicates=10 \
       --resnet_depth=18 --width=0.125 --train_batch_size=64 --train_steps=168 \
-      --members_at_once=2 --base_learning_rate=0.4 --warmup_epochs=1 \
+      --members_at_once=3 --base_learning_rate=0.4 --warmup_epochs=1 \
       --decay_epochs=8,11 \
       --sparsity_begin_step=28 --sparsity_end_step=147 --pruning_frequency=12
 
@@ -256,8 +256,8 @@ def define_flags() -> None:
     'members_at_once',
     1,
     'Members trained at the same time in this process, on one device; changes '
-    'no bit. 0 is one for each core that TF_NUM_INTRAOP_THREADS, over how many '
-    'an operation is split, leaves idle, and at most 8.',
+    'no bit. 0 is one more than the cores that TF_NUM_INTRAOP_THREADS, over '
+    'how many an operation is split, leaves idle, and at most 8.',
     lower_bound=0,
   )
   flags.DEFINE_string(

@@ -98,7 +98,10 @@ class PopulationTrainer:
     chosen = self._execution.members_at_once
     if chosen or _is_shared(self.strategy):
       return chosen or 1
-    return min(_MOST_AT_ONCE, devices.idle_cores())
+    cores = devices.idle_cores()
+    # One more, since each waits at times, for images, files or Python's lock:
+    # a tenth of the time on two cores.
+    return 1 if cores == 1 else min(_MOST_AT_ONCE, cores + 1)
 
   def beside(self) -> PopulationTrainer:
     """One that trains other members at the same time, from the same images."""

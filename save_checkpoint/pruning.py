@@ -7,7 +7,9 @@ survivors is exact: k = round(size * (1 - fraction)) for every layer, where the
 toolkit (as the original) keeps every weight that ties with the k-th. The
 toolkit sorts, which takes several times as long. And its masks of blocks fail
 where a block is as high or as wide as the kernel, and are moved against the
-blocks that they were made from where blocks do not divide the kernel.
+blocks that they were made from where blocks do not divide the kernel. They are
+made by the host, between two steps: an update is rare, and has nothing to
+trace.
 
 Methods, per layer (there is no ranking across layers):
 
@@ -100,24 +102,14 @@ def survivors(size: int, fraction_pruned: float) -> int:
   return max(1, round(size * (1 - fraction_pruned)))
 
 
-def _keep_largest(
-  scores: tf.Tensor, k: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-  """The k-th largest of scores that are not negative, and the 0/1 mask."""
-  # The bits of numbers that are not negative are ordered as the numbers are:
-  # 31 counts find the k-th largest, many times faster than sorting them all.
-  bits = tf.bitcast(tf.reshape(scores, [-1]), tf.int32)
-  kth = tf.constant(0)
-  for position in tf.range(30, -1, -1):
-    candidate = kth | tf.bitwise.left_shift(1, position)
-    reach = tf.math.count_nonzero(bits >= candidate, dtype=tf.int32)
-    kth = tf.where(reach >= k, candidate, kth)
-  above, tied = bits > kth, bits == kth
+def _keep_largest(scores: np.ndarray, k: int) -> tuple[np.float32, np.ndarray]:
+  """The k-th largest of the scores, and the 0/1 mask, float32."""
+  kth = np.partition(scores, -k, axis=None)[-k]
+  mask = (scores > kth).astype(np.float32)
   # Of equal scores, those with the lower indices survive.
-  room = k - tf.math.count_nonzero(above, dtype=tf.int32)
-  among_tied = tf.cumsum(tf.cast(tied, tf.int32))
-  mask = tf.cast(above | (tied & (among_tied <= room)), scores.dtype)
-  return tf.bitcast(kth, tf.float32), tf.reshape(mask, scores.shape)
+  tied = np.flatnonzero(scores == kth)
+  mask.flat[tied[: k - np.count_nonzero(mask)]] = 1
+  return kth, mask
 
 
 class MaskMaker:
@@ -156,44 +148,42 @@ class MaskMaker:
     return math.prod(window) * -(-rows // height) * -(-columns // width)
 
   def make(
-    self, weights: tf.Tensor, k: tf.Tensor, seed: tf.Tensor, step: tf.Tensor
-  ) -> tuple[tf.Tensor, tf.Tensor]:
+    self, weights: np.ndarray, k: int, seed: int, step: int
+  ) -> tuple[np.float32, np.ndarray]:
     """Makes a mask.
 
     Args:
-      weights: [height, width, in, out], of which the magnitude counts.
+      weights: [height, width, in, out] float32, of which the magnitude counts.
       k: number of `units` that survive.
-      seed: the member's, scalar int64.
-      step: the optimiser step, scalar int64.
+      seed: the member's.
+      step: the optimiser step.
 
     Returns:
       The smallest score that survives, and the 0/1 mask [height, width, in,
-      out].
+      out], both float32.
     """
     scores = weights
     if self._method != 'threshold':
-      draw = (
-        step if self._method == 'random_independent' else tf.zeros_like(step)
-      )
-      scores = tf.random.stateless_uniform(
-        self._shape, seed=tf.stack([seed + draw, self._layer])
-      )
-    scores = tf.abs(scores)
+      draw = step if self._method == 'random_independent' else 0
+      with tf.device('CPU'):
+        scores = tf.random.stateless_uniform(
+          self._shape, seed=tf.constant([seed + draw, self._layer], tf.int64)
+        ).numpy()
+    scores = np.abs(scores)
     if self._block_size == (1, 1):
       return _keep_largest(scores, k)
     height, width = self._block_size
     _, _, rows, columns = self._shape
     down, across = -(-rows // height), -(-columns // width)
-    filled = tf.pad(
-      tf.reshape(scores, (rows, columns)),
+    filled = np.pad(
+      scores.reshape(rows, columns),
       ((0, down * height - rows), (0, across * width - columns)),
     )
-    sums = tf.reduce_sum(
-      tf.reshape(filled, (down, height, across, width)), (1, 3)
-    )
+    sums = filled.reshape(down, height, across, width).sum((1, 3))
     # Blocks at the edge hold fewer weights.
     heights = np.minimum(height, rows - height * np.arange(down))
     widths = np.minimum(width, columns - width * np.arange(across))
-    threshold, mask = _keep_largest(sums / np.outer(heights, widths), k)
-    mask = tf.repeat(tf.repeat(mask, height, 0), width, 1)[:rows, :columns]
-    return threshold, tf.reshape(mask, self._shape)
+    means = sums / np.outer(heights, widths).astype(np.float32)
+    threshold, mask = _keep_largest(means, k)
+    mask = mask.repeat(height, 0).repeat(width, 1)[:rows, :columns]
+    return threshold, mask.reshape(self._shape)

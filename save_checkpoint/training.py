@@ -185,36 +185,16 @@ class Trainer:
         [0, 1).
       seed: of the random methods.
     """
-    counts = [
-      pruning.survivors(maker.units, fraction_pruned)
-      for maker in self._mask_makers
-    ]
-    self._update_masks(
-      tf.constant(counts, tf.int32), tf.constant(seed, tf.int64)
-    )
-
-  @functools.cached_property
-  def _update_masks(self):
-    @tf.function
-    def update_masks(counts, seed):
-      # Each replica has the same weights and makes the same masks.
-      def replica_fn():
-        for i, (conv, maker) in enumerate(
-          zip(self._layers, self._mask_makers, strict=True)
-        ):
-          prefix = f'{_SCOPE}{conv.name}/'
-          threshold, mask = maker.make(
-            self._variables[f'{prefix}weights'].read_value(),
-            counts[i],
-            seed,
-            self._step,
-          )
-          self._variables[f'{prefix}mask'].assign(mask)
-          self._variables[f'{prefix}threshold'].assign(threshold)
-
-      self._strategy.run(replica_fn)
-
-    return update_masks
+    for conv, maker in zip(self._layers, self._mask_makers, strict=True):
+      prefix = f'{_SCOPE}{conv.name}/'
+      threshold, mask = maker.make(
+        self._variables[f'{prefix}weights'].numpy(),
+        pruning.survivors(maker.units, fraction_pruned),
+        seed,
+        self.step,
+      )
+      self._variables[f'{prefix}mask'].assign(mask)
+      self._variables[f'{prefix}threshold'].assign(threshold)
 
   def train(self, batches, num_steps: int) -> tuple[float, float, int]:
     """Takes optimiser steps.

@@ -19,7 +19,15 @@ from pie_dataset_gen import (
   votes,
 )
 from tests.benchmarks import pie_verdicts
-from utils import csvs, paths, populations, provenance, tables, workers
+from utils import (
+  csvs,
+  paths,
+  populations,
+  prediction_files,
+  provenance,
+  tables,
+  workers,
+)
 
 LEVEL = populations.Level('threshold', 0.5)
 NUM_LABELS = 4
@@ -843,7 +851,8 @@ def test_runs_from_the_command_line_without_tensorflow(tmp_path):
   code = (
     'import sys\n'
     'from pie_dataset_gen import aggregate_predictions as script\n'
-    'from utils import command_line\n'
+    'from utils import command_line, prediction_files\n'
+    'prediction_files._BYTES_PER_PROCESS = 1\n'
     'try:\n'
     '  command_line.run_script(script.main, script.define_flags)\n'
     'except SystemExit as end:\n'
@@ -893,7 +902,7 @@ def test_the_p_of_a_level_is_that_of_all_memberships(tmp_path):
     assert row['permutations'] == 9
 
 
-def test_a_level_that_predicts_otherwise_has_a_small_p(tmp_path):
+def test_a_level_that_predicts_otherwise_has_a_small_p(tmp_path, monkeypatch):
   folder = write_population(tmp_path / 'in', dense=8, pruned=8, images=(60, 60))
 
   def turn(frame, number):
@@ -907,6 +916,7 @@ def test_a_level_that_predicts_otherwise_has_a_small_p(tmp_path):
   assert one.loc[0.9, 'energy_pvalue'] == pytest.approx(1 / 1000)
   assert one.loc[0.5, 'energy_pvalue'] > 0.05
   assert one.loc[0.5, 'permutations'] == 999
+  monkeypatch.setattr(prediction_files, '_BYTES_PER_PROCESS', 1)
   other = run(folder, tmp_path / 'cores', place=workers.Place(2))
   pd.testing.assert_frame_equal(one.reset_index(), other, check_like=True)
 

@@ -68,11 +68,11 @@ class Bucket:
       if name.startswith(tuple(f'{start}/' for start in names)):
         self.put(name, path.read_bytes())
 
-  def start(self, stage, *flags):
+  def start(self, stage, *flags, by=()):
     """A stage as a process, its study in the bucket."""
     moved = stage.but(f'--study=gs://{self.name}').flags
     return subprocess.Popen(
-      [sys.executable, '-m', stage.script, *moved, *flags],
+      [sys.executable, '-m', *by, stage.script, *moved, *flags],
       cwd=ROOT,
       env=bucket_server.environment(self.port),
       stdout=subprocess.DEVNULL,
@@ -80,8 +80,8 @@ class Bucket:
       text=True,
     )
 
-  def finish(self, stage, *flags):
-    process = self.start(stage, *flags)
+  def finish(self, stage, *flags, by=()):
+    process = self.start(stage, *flags, by=by)
     _, log = process.communicate(timeout=300)
     assert process.returncode == 0, log
 
@@ -176,7 +176,8 @@ def test_killed_in_a_bucket(chain, bucket, long, tally):
       assert content == wanted[name], name
   assert killed
   tally['kills while writing to a bucket'] += killed
-  bucket.finish(stage('aggregate_predictions'), '--num_cores=2')
+  by = ['tests.run_in_processes']
+  bucket.finish(stage('aggregate_predictions'), '--num_cores=2', by=by)
   assert results(bucket.objects()) == wanted
 
 

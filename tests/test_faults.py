@@ -179,7 +179,10 @@ def test_ctrl_c_ends_a_script_and_its_workers(runner, chain, name, long, tally):
       'pie' if 'pie' in name else 'results/digits/modal_labels'
     )
     process = subprocess.Popen(
-      [sys.executable, '-m', stage.script, *stage.flags, WITH_WORKERS[name]],
+      [
+        *(sys.executable, '-m', 'tests.run_in_processes', stage.script),
+        *(*stage.flags, WITH_WORKERS[name]),
+      ],
       cwd=folder,
       env={**os.environ, 'PYTHONPATH': str(ROOT)},
       stdout=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ import pytest
 from pie_dataset_gen import headline_rows, measure_corrupted_costs
 from tests import test_measure_costs
 from tests.test_measure_costs import LEVELS, SHARDS, aggregate, exact
-from utils import csvs, paths, populations, tables, workers
+from utils import csvs, paths, populations, prediction_files, tables, workers
 
 # The shards of the other tests are the sets here.
 SETS = dict(zip(SHARDS, ('fog_1', 'fog_3'), strict=True))
@@ -77,11 +77,12 @@ def test_the_mean_is_over_images_of_answers_and_over_sets_of_scores(study):
   assert found['low'].notna().all() and found['pvalue'].notna().any()
 
 
-def test_order_and_processes_do_not_matter(study, tmp_path):
+def test_order_and_processes_do_not_matter(study, tmp_path, monkeypatch):
   again = shutil.copytree(study[0], tmp_path / 'again')
   path = paths.corrupted_costs(str(again / 'results'), NAME, 'eval')
   with open(path, 'rb') as file:
     before = file.read()
+  monkeypatch.setattr(prediction_files, '_BYTES_PER_PROCESS', 1)
   run(again, place=workers.Place(2))
   with open(path, 'rb') as file:
     assert file.read() == before

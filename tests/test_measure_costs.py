@@ -19,7 +19,15 @@ from pie_dataset_gen import (
   measure_costs,
 )
 from tests.benchmarks import costs as simulated
-from utils import csvs, membership, paths, populations, tables, workers
+from utils import (
+  csvs,
+  membership,
+  paths,
+  populations,
+  prediction_files,
+  tables,
+  workers,
+)
 
 LEVELS = (
   populations.DENSE,
@@ -524,9 +532,10 @@ def test_reliability_is_of_each_members_own_bins(study):
     assert rows[level]['confidence'].is_monotonic_increasing
 
 
-def test_shards_and_processes_do_not_matter(study, tmp_path):
+def test_shards_and_processes_do_not_matter(study, tmp_path, monkeypatch):
   folder = study[0]
   shutil.copytree(folder / 'results', tmp_path / 'results')
+  monkeypatch.setattr(prediction_files, '_BYTES_PER_PROCESS', 1)
   run(folder / 'predictions', tmp_path / 'results', place=workers.Place(2))
   # The same images, the other way round in one file each.
   together = tmp_path / 'together' / 'shard'

@@ -185,7 +185,7 @@ def test_several_devices_train_one_member_at_a_time(
 
 
 @pytest.mark.parametrize(
-  ('split_over', 'wanted'), [('1', 4), ('3', 1), ('', 1), ('0', 1)]
+  ('split_over', 'wanted'), [('1', 5), ('3', 1), ('', 1), ('0', 1)]
 )
 def test_as_many_members_as_cores_without_work(
   data, monkeypatch, split_over, wanted

@@ -42,6 +42,8 @@ _ORDER = (
   'global_step',
 )
 _LEVEL = ('pruning_method', 'fraction_pruned')
+# Read in about the time that a process takes to start.
+_BYTES_PER_PROCESS = 2**25
 
 
 def find(where: str) -> dict[str, list[str]]:
@@ -78,6 +80,17 @@ def find(where: str) -> dict[str, list[str]]:
           'they hold different members, or name one by a pattern'
         )
   return dict(sorted(shards.items()))
+
+
+def processes_worth(shards: Mapping[str, Sequence[str]]) -> float:
+  """Processes that are worth their start where each reads whole shards.
+
+  Args:
+    shards: as `find` lists them; the first file tells how large all are.
+  """
+  files = [path for of_shard in shards.values() for path in of_shard]
+  size = epath.Path(files[0]).stat().length * len(files)
+  return min(len(shards), size / _BYTES_PER_PROCESS)
 
 
 def identities(files: Sequence[str]) -> pd.DataFrame:

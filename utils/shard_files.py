@@ -28,6 +28,7 @@ _FRAME_BYTES = 16
 _HEADER_BYTES = 12
 # More than an image takes, and than memory should for one.
 MAX_RECORD_BYTES = 2**29
+_AT_A_TIME = 16
 # At a time: to a bucket, 1,024 shards cost the time of answers, not of bytes.
 _REQUESTS = 16
 
@@ -43,13 +44,20 @@ def read_records(path: str) -> Generator[bytes, None, None]:
   check_lengths(path)
   index, offset = 0, 0
   with _reading(path):
-    try:
-      for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
-        yield serialized
-        index += 1
-        offset += len(serialized) + _FRAME_BYTES
-    except tf.errors.DataLossError:
-      raise _damaged(path, index, offset) from None
+    # Several at a time, which takes a third of the time of one by one; then
+    # those before a damaged one.
+    for at_a_time in (_AT_A_TIME, 1):
+      try:
+        records = tf.data.TFRecordDataset(path).skip(index).batch(at_a_time)
+        for batch in records.as_numpy_iterator():
+          for serialized in batch:
+            yield serialized
+            index += 1
+            offset += len(serialized) + _FRAME_BYTES
+      except tf.errors.DataLossError:
+        continue
+      return
+    raise _damaged(path, index, offset)
 
 
 def first_record(path: str) -> bytes | None:

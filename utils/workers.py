@@ -101,6 +101,37 @@ def mapper(
 
 
 @contextlib.contextmanager
+def beside(place: Place) -> Iterator[Callable[..., None]]:
+  """What a piece ends with, done while the next piece begins.
+
+  The function that it yields calls another with arguments: in a thread, when
+  what it was given before is done, or at once for a piece of a cluster, which
+  has ended when its files are there. Errors are raised by the call after it,
+  or at the end.
+
+  Args:
+    place: where pieces are worked on.
+  """
+  if place.scheduler:
+    yield _call
+    return
+  with concurrent.futures.ThreadPoolExecutor(1) as thread:
+    last = thread.submit(int)
+
+    def call(function, *args):
+      nonlocal last
+      last.result()
+      last = thread.submit(function, *args)
+
+    yield call
+    last.result()
+
+
+def _call(function: Callable[..., object], *args: object) -> None:
+  function(*args)
+
+
+@contextlib.contextmanager
 def scratch_folder(place: Place, shared: str) -> Iterator[str]:
   """A folder for what pieces leave each other; gone afterwards.
 
