@@ -3,8 +3,7 @@
 #
 #   ./run.sh               trains 30 small networks on 900 handwritten digits,
 #                          quantises ten, and compares them all on 897 others;
-#                          4 minutes on two cores, the installation apart:
-#                          half of it training
+#                          3 minutes on two cores, the installation apart
 #   ./run.sh cifar10       the same with 50 networks on CIFAR-10: 5 hours
 #   ./run.sh FOLDER        the same on images of your own: FOLDER/<class>/<image>,
 #                          of which a third is for evaluation, or the like in
