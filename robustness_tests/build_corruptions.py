@@ -12,10 +12,10 @@ with the keys and labels of the source. Images are stored as PNG, so that what
 is measured is the corruption alone; --image_format=jpeg stores them as the
 official set does, at quality 85. They have the network's input size and are
 not cropped again. A set is complete when it has its image_records.json, and is
-skipped then. The random numbers of an image follow from corruption, severity
-and image key, so processes (--num_workers) and a cluster (--scheduler) share
-the shards, and machines may share the corruptions, without a trace in the
-bytes.
+skipped then; of one that was interrupted the shards that are there stay. The
+random numbers of an image follow from corruption, severity and image key, so
+processes (--num_workers) and a cluster (--scheduler) share the shards, and
+machines may share the corruptions, without a trace in the bytes.
 
   python -m robustness_tests.build_corruptions --study=runs/digits \
       --corruptions=gaussian_noise,contrast --severities=1,3,5
@@ -209,7 +209,7 @@ def write_copy(
   preprocessing_name: str,
   image_format: str,
 ) -> image_records.Shard:
-  """Writes a corrupted copy of a shard.
+  """Writes a corrupted copy of a shard, unless it is there.
 
   Args:
     job: corruption and severity, and the path of the shard.
@@ -220,8 +220,12 @@ def write_copy(
     image_format: likewise.
   """
   (corruption, severity), shard = job
+  path = storage.within(folders[corruption, severity], storage.name(shard))
+  if storage.exists(path):
+    # Of a run with the same settings, or `Provenance` would have refused.
+    return shard_files.describe(path)
   return shard_files.write(
-    storage.within(folders[corruption, severity], storage.name(shard)),
+    path,
     corrupted_records(
       shard,
       dialect,

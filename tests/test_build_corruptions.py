@@ -173,11 +173,18 @@ def test_a_killed_build_is_seen_as_unfinished_and_completed(
   }
   # Two shards a set: the first set is complete, the second is not.
   assert described == {'gaussian_noise_1'}
-  first = tmp_path / 'out' / 'gaussian_noise_1' / '1.0.0'
-  kept = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+  there = sorted((tmp_path / 'out').rglob('*-of-00002'))
+  assert len(there) == 3
+  # What the second set has already is held against itself.
+  whole = there[-1].read_bytes()
+  there[-1].write_bytes(whole[:-1])
+  with pytest.raises(ValueError, match=f'{there[-1]} is damaged'):
+    run(source, tmp_path / 'out')
+  there[-1].write_bytes(whole)
+  kept = {path: path.stat().st_mtime_ns for path in there}
   run(source, tmp_path / 'out')
   assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
-  assert kept == {path: path.stat().st_mtime_ns for path in first.iterdir()}
+  assert kept == {path: path.stat().st_mtime_ns for path in there}
 
 
 def test_finished_sets_are_left_alone(source, tmp_path, caplog):

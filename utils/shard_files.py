@@ -73,13 +73,16 @@ def first_record(path: str) -> bytes | None:
   return None
 
 
-def check_lengths(path: str) -> None:
+def check_lengths(path: str) -> int:
   """Holds the lengths that records declare against the size of their file.
 
   TensorFlow takes memory for whatever length a record declares, and ends the
   process, without a name, where there is not so much. The checksum of a length
   is no help against one who wrote both. It also takes a file that ends within
   a record's header for a complete one.
+
+  Returns:
+    The number of records.
 
   Raises:
     ValueError: the file is damaged; names it, the record and its first byte.
@@ -88,8 +91,7 @@ def check_lengths(path: str) -> None:
   with _reading(path):
     size = tf.io.gfile.stat(path).length
     with tf.io.gfile.GFile(path, 'rb') as file:
-      for _ in _lengths(file, path, size):
-        pass
+      return sum(1 for _ in _lengths(file, path, size))
 
 
 def _lengths(file: tf.io.gfile.GFile, path: str, size: int) -> Iterator[int]:
@@ -247,6 +249,19 @@ def write(path: str, examples: Iterable[bytes]) -> image_records.Shard:
     for serialized in examples:
       append(serialized)
       count += 1
+  return _described(path, count)
+
+
+def describe(path: str) -> image_records.Shard:
+  """What `write` returned of a shard that is there.
+
+  Raises:
+    ValueError, OSError: as `check_lengths`.
+  """
+  return _described(path, check_lengths(path))
+
+
+def _described(path: str, count: int) -> image_records.Shard:
   return image_records.Shard(
     count, tf.io.gfile.stat(path).length, _sha256(path)
   )
