@@ -123,9 +123,11 @@ def nearest(path: str) -> str:
   """Says, for a message, what there is where a path should have been."""
   folder = epath.Path(str(path).split(',')[0])
   while glob.has_magic(str(folder)) or not folder.is_dir():
-    # Above a bucket there is nothing to ask for.
-    if folder == folder.parent or str(folder.parent).endswith('://'):
+    if folder == folder.parent:
       return ''
+    if str(folder.parent).endswith('://'):
+      # Its client says of both that nothing is there.
+      return f'; {folder} is not there either, or cannot be reached'
     folder = folder.parent
   names = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.'))
   some = ', '.join(names[:_NAMED]) + (', ...' if names[_NAMED:] else '')
