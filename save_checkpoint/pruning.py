@@ -22,7 +22,6 @@ Methods, per layer (there is no ranking across layers):
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -140,21 +139,15 @@ class MaskMaker:
       tuple(map(min, block_size, self._shape[2:])) if is_matrix else (1, 1)
     )
 
-  @property
-  def units(self) -> int:
-    """Number of blocks, or weights, that are pruned together."""
-    height, width = self._block_size
-    *window, rows, columns = self._shape
-    return math.prod(window) * -(-rows // height) * -(-columns // width)
-
   def make(
-    self, weights: np.ndarray, k: int, seed: int, step: int
+    self, weights: np.ndarray, fraction_pruned: float, seed: int, step: int
   ) -> tuple[np.float32, np.ndarray]:
     """Makes a mask.
 
     Args:
       weights: [height, width, in, out] float32, of which the magnitude counts.
-      k: number of `units` that survive.
+      fraction_pruned: share of the blocks, or weights, that does not survive,
+        in [0, 1): see `survivors`.
       seed: the member's.
       step: the optimiser step.
 
@@ -171,7 +164,7 @@ class MaskMaker:
         ).numpy()
     scores = np.abs(scores)
     if self._block_size == (1, 1):
-      return _keep_largest(scores, k)
+      return _keep_largest(scores, survivors(scores.size, fraction_pruned))
     height, width = self._block_size
     _, _, rows, columns = self._shape
     down, across = -(-rows // height), -(-columns // width)
@@ -184,6 +177,7 @@ class MaskMaker:
     heights = np.minimum(height, rows - height * np.arange(down))
     widths = np.minimum(width, columns - width * np.arange(across))
     means = sums / np.outer(heights, widths).astype(np.float32)
-    threshold, mask = _keep_largest(means, k)
+    kept = survivors(means.size, fraction_pruned)
+    threshold, mask = _keep_largest(means, kept)
     mask = mask.repeat(height, 0).repeat(width, 1)[:rows, :columns]
     return threshold, mask.reshape(self._shape)

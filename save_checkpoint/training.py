@@ -185,14 +185,11 @@ class Trainer:
         [0, 1).
       seed: of the random methods.
     """
+    step = self.step
     for conv, maker in zip(self._layers, self._mask_makers, strict=True):
       prefix = f'{_SCOPE}{conv.name}/'
-      threshold, mask = maker.make(
-        self._variables[f'{prefix}weights'].numpy(),
-        pruning.survivors(maker.units, fraction_pruned),
-        seed,
-        self.step,
-      )
+      weights = self._variables[f'{prefix}weights'].numpy()
+      threshold, mask = maker.make(weights, fraction_pruned, seed, step)
       self._variables[f'{prefix}mask'].assign(mask)
       self._variables[f'{prefix}threshold'].assign(threshold)
 

@@ -10,8 +10,7 @@ SHAPE = (3, 3, 5, 7)
 
 def make(method, weights, sparsity, seed=1, step=0, block_size=(1, 1)):
   maker = pruning.MaskMaker(method, 0, weights.shape, block_size)
-  k = pruning.survivors(maker.units, sparsity)
-  return maker.make(weights.astype(np.float32), k, seed, step)
+  return maker.make(weights.astype(np.float32), sparsity, seed, step)
 
 
 def weights(seed=0, shape=SHAPE):
@@ -77,8 +76,7 @@ def test_random_masks_depend_on_seed_layer_and_step_but_not_on_weights():
     mask('random_independent', step=1) != mask('random_independent', step=2)
   ).any()
   other_layer = pruning.MaskMaker('random_cumulative', 1, SHAPE)
-  k = pruning.survivors(other_layer.units, 0.5)
-  other = other_layer.make(weights(), k, seed=1, step=0)[1]
+  other = other_layer.make(weights(), 0.5, seed=1, step=0)[1]
   assert (other != mask('random_cumulative')).any()
 
 
